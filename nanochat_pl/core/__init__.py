@@ -1,0 +1,1 @@
+"""Shared types, errors, paths, logging and the hardware table: standard library and torch only."""

@@ -1,0 +1,41 @@
+"""The errors that end the program, and the exit code that each one documents."""
+
+EXIT_USER = 2
+EXIT_MACHINE = 3
+EXIT_DIVERGED = 4
+EXIT_SIGINT = 130
+EXIT_SIGTERM = 143
+
+
+class UserError(ValueError):
+    """The user's mistake: the message says what, where and what to do (exit code 2)."""
+
+    exit_code = EXIT_USER
+
+
+class MachineError(RuntimeError):
+    """The machine's fault, such as a full disk or no network (exit code 3)."""
+
+    exit_code = EXIT_MACHINE
+
+
+class DivergedError(RuntimeError):
+    """The training produced a NaN or infinite loss (exit code 4)."""
+
+    exit_code = EXIT_DIVERGED
+
+
+class Interrupted(RuntimeError):
+    """A signal stopped the training after it saved its state (exit code 128 + the signal's number)."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def nearest(word: str, candidates: "list[str] | tuple[str, ...]") -> str:
+    """`"; did you mean 'x'?"` for the candidate most like `word`, else an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""

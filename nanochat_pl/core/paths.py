@@ -1,0 +1,75 @@
+"""Where runs and caches live, and files that are either complete or absent."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from nanochat_pl.core.errors import MachineError
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+
+
+def runs_root() -> Path:
+    """The folder of all runs: NANOCHAT_PL_RUNS, else OUT_DIR (the seeds' name), else ./runs."""
+    return Path(os.environ.get("NANOCHAT_PL_RUNS") or os.environ.get("OUT_DIR") or "runs")
+
+
+def cache_root() -> Path:
+    """Tokenizers and downloaded data: NANOCHAT_PL_CACHE, else ~/.cache/nanochat_pl."""
+    return Path(os.environ.get("NANOCHAT_PL_CACHE") or Path.home() / ".cache" / "nanochat_pl")
+
+
+def data_root() -> Path:
+    """Downloaded data: DATA_ROOT (the seeds' name), else the cache's folder `data`."""
+    return Path(os.environ.get("DATA_ROOT") or cache_root() / "data")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it is fsynced and takes the place of `path` at once.
+
+    Raises:
+        MachineError: the disk is full or not writable; `path` is as it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _fsync(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise MachineError(
+                f"Could not write {path}: {error.strerror}. Free some space (or point NANOCHAT_PL_RUNS or "
+                "NANOCHAT_PL_CACHE to another disk) and run the same command again; what was there before is untouched."
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8; `path` holds either the old content or the new one, never a part of it."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,25 @@
+"""The types that packages hand to each other."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+IGNORE_INDEX = -100
+"""A target with this value adds neither to the loss nor to the count of weighted tokens."""
+
+
+class StepBatch(NamedTuple):
+    """One micro-batch of one rank.
+
+    Attributes:
+        inputs: (B, T) int64 token ids.
+        targets: (B, T) int64 token ids, each the successor of the input at its place, or IGNORE_INDEX.
+        weights: (B, T) float32 weight of each target's loss; None where every target counts 1.
+        cursor: where the data goes on after this batch; an opaque object, so that Lightning's transfer does not
+            walk into it.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    cursor: Any
