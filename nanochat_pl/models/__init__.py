@@ -1,0 +1,1 @@
+"""The model contract, the models, and what they cost."""

@@ -1,0 +1,131 @@
+"""The shape of the nanochat model and its switches."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+
+    from nanochat_pl.models.nanochat import NanoChat
+
+
+@dataclasses.dataclass(frozen=True)
+class NanoChatConfig(Spec):
+    """Everything that `model.json` must hold to build the model again.
+
+    Attributes:
+        sequence_len: tokens of the context that the model is trained on; the short window derives from it.
+        window_pattern: one letter a layer, repeated: L attends to everything before, S to the last `short_window`
+            tokens and itself. The last layer is always L.
+        short_window: tokens before the current one that an S layer sees; None: a quarter of the context, rounded
+            up to 128.
+        qk_scale: factor of the normalised queries and of the normalised keys.
+        softcap: logits are softcap * tanh(logits / softcap); None: as they come.
+        value_embeddings: add a gated per-token value to attention's values in every other layer (the last included).
+        smear: mix the embedding of the token before into each token.
+        backout: subtract a part of the middle layer's output before the head.
+        scalars: learned scale of the residual stream and of the re-added embedding at each layer.
+        compute_dtype: of activations and embeddings; matrices are kept in float32 and cast when used.
+    """
+
+    vocab_size: int
+    sequence_len: int
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    window_pattern: str = "SSSL"
+    short_window: int | None = None
+    rope_base: float = 100_000.0
+    qk_scale: float = 1.2
+    softcap: float | None = 15.0
+    value_embeddings: bool = True
+    smear: bool = True
+    backout: bool = True
+    scalars: bool = True
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def check(self) -> None:
+        for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}, but it must be at least 1.")
+        if self.n_embd % self.n_head:
+            step = self.n_head * 2
+            raise UserError(
+                f"model.n_embd={self.n_embd} is not divisible by model.n_head={self.n_head}. Nearest legal widths for "
+                f"{self.n_head} heads: {_neighbours(self.n_embd, step)}; heads that divide {self.n_embd} into even "
+                f"parts: {_even_heads(self.n_embd)}."
+            )
+        if self.head_dim % 2:
+            raise UserError(
+                f"model.n_embd={self.n_embd} over model.n_head={self.n_head} makes heads of {self.head_dim} channels, but "
+                f"the rotary embedding needs an even number. Nearest legal widths for {self.n_head} heads: "
+                f"{_neighbours(self.n_embd, self.n_head * 2)}."
+            )
+        if self.n_head % self.n_kv_head:
+            legal = [n for n in range(1, self.n_head + 1) if self.n_head % n == 0]
+            raise UserError(
+                f"model.n_kv_head={self.n_kv_head} does not divide model.n_head={self.n_head}; "
+                f"legal values: {', '.join(map(str, legal))}."
+            )
+        if not self.window_pattern or set(self.window_pattern) - set("SL"):
+            raise UserError(
+                f"model.window_pattern={self.window_pattern!r} must consist of the letters S (short window) and L (full "
+                "context), such as 'SSSL' or 'L'."
+            )
+        for name in ("short_window", "softcap", "rope_base", "qk_scale"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(
+                    f"model.{name} is {value}, but it must be above 0 (or null where it can be switched off)."
+                )
+
+    def build(self) -> "NanoChat":
+        """The model on the current default device, its weights not yet set; see `models.contract.build_model`."""
+        from nanochat_pl.models.nanochat import NanoChat
+
+        return NanoChat(self)
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_dim(self) -> int:
+        return self.n_kv_head * self.head_dim
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embeddings and of the head: the vocabulary rounded up to 64."""
+        return -(-self.vocab_size // 64) * 64
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Each layer's window: tokens before the current one that it sees; None: all of them."""
+        short = self.short_window or -(-self.sequence_len // 4 // 128) * 128
+        letters = [self.window_pattern[i % len(self.window_pattern)] for i in range(self.n_layer - 1)]
+        return (*(short if letter == "S" else None for letter in letters), None)
+
+    @property
+    def value_embedding_layers(self) -> tuple[int, ...]:
+        """Layers that have a value embedding: every other one, so that the last one has it."""
+        return tuple(range((self.n_layer - 1) % 2, self.n_layer, 2)) if self.value_embeddings else ()
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        import torch  # here, so that reading a config costs no import of torch
+
+        return getattr(torch, self.compute_dtype)
+
+
+def _neighbours(value: int, step: int) -> str:
+    below, above = value // step * step, (value // step + 1) * step
+    return f"{below} or {above}" if below else str(above)
+
+
+def _even_heads(width: int) -> str:
+    legal = [n for n in range(1, width // 2 + 1) if width % (2 * n) == 0 and width // n >= 8]
+    return ", ".join(map(str, legal)) if legal else "none"

@@ -1,0 +1,89 @@
+"""What a language model must offer to the stages, the engine and the optimizer, and how one is built by name."""
+
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.nn.kv_cache import KVCache
+
+ROLES = ("matrix", "embedding", "value_embedding", "unembedding", "resid_scalar", "x0_scalar", "gate")
+"""What a parameter is for; the optimizer's recipe has a row for each."""
+
+ARCHITECTURES: dict[str, type[NanoChatConfig]] = {"nanochat": NanoChatConfig}
+
+
+class LanguageModel(Protocol):
+    """A causal language model: `nn.Module` with these members."""
+
+    config: Any
+
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        weights: Tensor | None = None,
+        *,
+        reduction: Literal["sum", "none"] = "sum",
+        cache: KVCache | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits (B, T, vocab_size) float32 without targets; with them the sum of weighted token losses, or each."""
+
+    def param_roles(self) -> dict[str, str]:
+        """The role, one of ROLES, of every parameter by name."""
+
+    def init_weights(self, seed: int) -> None:
+        """Set every parameter, the same for the same seed."""
+
+    def init_buffers(self) -> None:
+        """Set what is computed from the config alone and not saved."""
+
+    def build_cache(self, batch_size: int, length: int) -> KVCache:
+        """An empty cache for `batch_size` rows of at most `length` tokens, on the model's device."""
+
+
+def build_config(architecture: str, values: dict[str, Any]) -> NanoChatConfig:
+    """The config of an architecture from plain values, as `model.json` holds them.
+
+    Raises:
+        UserError: an unknown architecture or key, or values that don't fit.
+    """
+    if architecture not in ARCHITECTURES:
+        names = tuple(ARCHITECTURES)
+        raise UserError(
+            f"Unknown model architecture {architecture!r}; known: {', '.join(names)}{nearest(architecture, names)}"
+        )
+    kind = ARCHITECTURES[architecture]
+    fields = tuple(kind.__dataclass_fields__)
+    for key in values:
+        if key not in fields:
+            raise UserError(
+                f"Unknown option model.{key} of {architecture}; options: {', '.join(fields)}{nearest(key, fields)}"
+            )
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UserError(f"The {architecture} model's config is incomplete: {error}.") from error
+
+
+def architecture_of(config: NanoChatConfig) -> str:
+    """The name under which `build_config` makes this kind of config."""
+    return next(name for name, kind in ARCHITECTURES.items() if type(config) is kind)
+
+
+def build_model(config: NanoChatConfig, device: torch.device | str, seed: int | None) -> nn.Module:
+    """The model on `device` without a second copy on the way: meta, to_empty, init_weights.
+
+    Args:
+        seed: of the initial weights; None leaves them unset, for weights that are loaded next.
+    """
+    with torch.device("meta"):
+        model = config.build()
+    model.to_empty(device=device)
+    model.init_buffers()
+    if seed is not None:
+        model.init_weights(seed)
+    return model

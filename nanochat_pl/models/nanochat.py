@@ -1,0 +1,212 @@
+"""The nanochat model: a GPT with RoPE, QK norm, ReLU squared, value embeddings, smear and backout.
+
+After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps. Read it from the bottom up: NanoChat.forward.
+"""
+
+import zlib
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nanochat_pl.core.types import IGNORE_INDEX
+from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.nn.attention import attention
+from nanochat_pl.nn.cross_entropy import linear_cross_entropy
+from nanochat_pl.nn.kv_cache import KVCache
+from nanochat_pl.nn.layers import Linear, relu_squared, rms_norm
+from nanochat_pl.nn.position import rotary_tables, rotate
+
+VALUE_GATE_CHANNELS = 12
+SMEAR_GATE_CHANNELS = 24
+
+
+class Attention(nn.Module):
+    def __init__(self, config: NanoChatConfig, layer: int):
+        super().__init__()
+        self.config, self.layer, self.window = config, layer, config.windows[layer]
+        self.query = Linear(config.n_embd, config.n_embd)
+        self.key = Linear(config.n_embd, config.kv_dim)
+        self.value = Linear(config.n_embd, config.kv_dim)
+        self.proj = Linear(config.n_embd, config.n_embd)
+        self.value_gate: Linear | None = None
+        if layer in config.value_embedding_layers:
+            self.value_gate = Linear(min(VALUE_GATE_CHANNELS, config.n_embd), config.n_kv_head)
+
+    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        B, T, C = x.shape
+        D = self.config.head_dim
+        q = self.query(x).view(B, T, -1, D)
+        k = self.key(x).view(B, T, -1, D)
+        v = self.value(x).view(B, T, -1, D)
+        if self.value_gate is not None and value_embedding is not None:
+            gate = 3 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))
+            v = v + gate.unsqueeze(-1) * value_embedding.view(B, T, -1, D)
+        q, k = rms_norm(rotate(q, cos, sin)), rms_norm(rotate(k, cos, sin))
+        y = attention(q, k, v, window=self.window, scale=self.config.qk_scale**2 / D**0.5)
+        return self.proj(y.reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: NanoChatConfig):
+        super().__init__()
+        self.fc = Linear(config.n_embd, 4 * config.n_embd)
+        self.proj = Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(relu_squared(self.fc(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, config: NanoChatConfig, layer: int):
+        super().__init__()
+        self.attn = Attention(config, layer)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attn(rms_norm(x), value_embedding, cos, sin)
+        return x + self.mlp(rms_norm(x))
+
+
+class NanoChat(nn.Module):
+    def __init__(self, config: NanoChatConfig):
+        super().__init__()
+        self.config = config
+        embedding_dtype = (
+            torch.float32 if config.compute_dtype == "float16" else config.dtype
+        )  # GradScaler needs float32
+        self.embedding = nn.Embedding(config.padded_vocab_size, config.n_embd, dtype=embedding_dtype)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.head = Linear(config.n_embd, config.padded_vocab_size)
+        self.value_embeddings = nn.ModuleDict(
+            {
+                str(layer): nn.Embedding(config.padded_vocab_size, config.kv_dim, dtype=embedding_dtype)
+                for layer in config.value_embedding_layers
+            }
+        )
+        if config.scalars:
+            self.resid_scalars = nn.Parameter(torch.empty(config.n_layer))
+            self.x0_scalars = nn.Parameter(torch.empty(config.n_layer))
+        if config.smear:
+            self.smear_gate = Linear(min(SMEAR_GATE_CHANNELS, config.n_embd), 1)
+            self.smear_scale = nn.Parameter(torch.empty(1))
+        if config.backout:
+            self.backout_scale = nn.Parameter(torch.empty(1))
+        self.register_buffer("cos", torch.empty(0), persistent=False)
+        self.register_buffer("sin", torch.empty(0), persistent=False)
+
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        weights: Tensor | None = None,
+        *,
+        reduction: Literal["sum", "none"] = "sum",
+        cache: KVCache | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits or losses of a batch of token ids.
+
+        Args:
+            ids: (B, T) token ids.
+            targets: (B, T) token ids or IGNORE_INDEX.
+            weights: (B, T) weight of each target's loss; they get no gradient.
+            reduction: "sum": the weighted sum of the losses; "none": the weighted loss of each token.
+            cache: tokens seen before; takes up these.
+            last_only: logits of the last position only, (B, 1, vocab_size).
+
+        Returns:
+            Without targets logits (B, T, vocab_size), else the loss, () or (B, T); float32.
+        """
+        x = self._trunk(ids, cache)
+        if targets is not None:
+            losses = linear_cross_entropy(
+                x,
+                self.head.weight[: self.config.vocab_size],
+                targets,
+                weights,
+                softcap=self.config.softcap,
+                ignore_index=IGNORE_INDEX,
+            )
+            return losses.sum() if reduction == "sum" else losses
+        logits = self.head(x[:, -1:] if last_only else x)[..., : self.config.vocab_size].float()
+        return self.config.softcap * torch.tanh(logits / self.config.softcap) if self.config.softcap else logits
+
+    def _trunk(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+        """The normalised vectors (B, T, C) that the head reads."""
+        config = self.config
+        T = ids.size(1)
+        cos, sin = self.cos[:T, None].to(config.dtype), self.sin[:T, None].to(config.dtype)
+        x = rms_norm(self.embedding(ids).to(config.dtype))
+        if config.smear:
+            gate = self.smear_scale.to(x.dtype) * torch.sigmoid(
+                self.smear_gate(x[:, 1:, : self.smear_gate.in_features])
+            )
+            x = torch.cat((x[:, :1], x[:, 1:] + gate * x[:, :-1]), dim=1)
+        x0, middle = x, x
+        for layer, block in enumerate(self.blocks):
+            if config.scalars:
+                x = self.resid_scalars[layer].to(x.dtype) * x + self.x0_scalars[layer].to(x.dtype) * x0
+            value_embedding = None
+            if str(layer) in self.value_embeddings:
+                value_embedding = self.value_embeddings[str(layer)](ids).to(x.dtype)
+            x = block(x, value_embedding, cos, sin)
+            if layer == config.n_layer // 2:
+                middle = x
+        if config.backout:
+            x = x - self.backout_scale.to(x.dtype) * middle
+        return rms_norm(x)
+
+    def param_roles(self) -> dict[str, str]:
+        """The role of every parameter by name; the optimizer's recipe has a row for each role."""
+        roles = {
+            "embedding": "embedding",
+            "value_embeddings": "value_embedding",
+            "blocks": "matrix",
+            "head": "unembedding",
+            "resid_scalars": "resid_scalar",
+            "x0_scalars": "x0_scalar",
+            "smear_gate": "gate",
+            "smear_scale": "gate",
+            "backout_scale": "gate",
+        }
+        return {name: roles[name.split(".")[0]] for name, _ in self.named_parameters()}
+
+    def init_buffers(self) -> None:
+        """Compute the rotary tables on the parameters' device."""
+        device = self.embedding.weight.device
+        self.cos, self.sin = rotary_tables(
+            self.config.sequence_len, self.config.head_dim, self.config.rope_base, device
+        )
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """nanochat's initial weights; each parameter draws from (seed, its name), so switches don't change the others."""
+        generator = torch.Generator(self.embedding.weight.device)
+        bound = (3 / self.config.n_embd) ** 0.5  # uniform in +-bound has standard deviation 1 / sqrt(n_embd)
+        depth = torch.linspace(0, 1, self.config.n_layer) if self.config.n_layer > 1 else torch.zeros(1)
+        for name, parameter in self.named_parameters():
+            generator.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+            match name.removesuffix(".weight").split(".")[-1]:
+                case "embedding":
+                    parameter.normal_(0.0, 0.8, generator=generator)
+                case "head":
+                    parameter.normal_(0.0, 0.001, generator=generator)
+                case "query" | "key" | "value":
+                    parameter.uniform_(-bound, bound, generator=generator)
+                case "fc":
+                    parameter.uniform_(-0.4 * bound, 0.4 * bound, generator=generator)
+                case "proj" | "smear_scale":
+                    parameter.zero_()
+                case "value_gate" | "smear_gate":
+                    parameter.uniform_(0.0, 0.02, generator=generator)
+                case "resid_scalars":
+                    parameter.copy_(1.15 - 0.10 * depth)
+                case "x0_scalars":
+                    parameter.copy_(0.20 - 0.15 * depth)
+                case "backout_scale":
+                    parameter.fill_(0.2)
+                case layer if layer.isdigit():  # value_embeddings.3
+                    parameter.uniform_(-bound, bound, generator=generator)
+                case other:
+                    raise AssertionError(f"no initial value for {other}")
