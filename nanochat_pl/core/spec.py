@@ -18,8 +18,7 @@ class Spec:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value = _coerce(getattr(self, field.name), hints[field.name], f"{type(self).__name__}.{field.name}")
-            object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, checked(getattr(self, field.name), hints[field.name], field.name))
         self.check()
 
     def check(self) -> None:
@@ -30,37 +29,27 @@ class Spec:
         return dataclasses.asdict(self)
 
 
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the annotation wants it, or a `UserError` that names the place and the legal values."""
+def checked(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the annotation `hint` wants it (a whole float becomes an int, a list a tuple).
+
+    Raises:
+        UserError: it is of another type; the message names the place and the legal values.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        for option in arguments:
-            if option is not type(None):
-                try:
-                    return _coerce(value, option, where)
-                except UserError:
-                    continue
-        raise _wrong_type(value, hint, where)
+        return _checked_union(value, hint, where)
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{where} is {value!r}; legal values: {', '.join(map(repr, arguments))}.")
         return value
     if origin in (list, tuple):
-        if isinstance(value, str) or not isinstance(value, list | tuple):
-            raise _wrong_type(value, hint, where)
-        variadic = origin is list or (len(arguments) == 2 and arguments[1] is Ellipsis)
-        if not variadic and len(value) != len(arguments):
-            raise _wrong_type(value, hint, where)
-        kinds = [arguments[0]] * len(value) if variadic else arguments
-        return origin(_coerce(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(value, kinds)))
+        return _checked_sequence(value, hint, where)
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong_type(value, hint, where)
-        return {_coerce(k, arguments[0], where): _coerce(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+        return {checked(k, arguments[0], where): checked(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
@@ -70,6 +59,33 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
+def _checked_union(value: Any, hint: Any, where: str) -> Any:
+    options = typing.get_args(hint)
+    if value is None and type(None) in options:
+        return None
+    options = tuple(option for option in options if option is not type(None))
+    if len(options) == 1:
+        return checked(value, options[0], where)
+    for option in options:
+        try:
+            return checked(value, option, where)
+        except UserError:
+            continue
+    raise _wrong_type(value, hint, where)
+
+
+def _checked_sequence(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if not isinstance(value, list | tuple):
+        raise _wrong_type(value, hint, where)
+    if origin is list or arguments[1:] == (Ellipsis,):
+        arguments = (arguments[0],) * len(value)
+    elif len(value) != len(arguments):
+        raise _wrong_type(value, hint, where)
+    return origin(checked(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(value, arguments)))
+
+
 def _wrong_type(value: Any, hint: Any, where: str) -> UserError:
-    wanted = getattr(hint, "__name__", None) if typing.get_origin(hint) is None else str(hint).replace("NoneType", "None")
-    return UserError(f"{where} is {value!r} ({type(value).__name__}), but it must be {wanted}.")
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    wanted = names.get(hint) or str(hint).replace("NoneType", "null")
+    return UserError(f"{where} is {value!r}, but it must be {wanted}.")

@@ -1,0 +1,1 @@
+"""What happens on a cadence beside the training: one concern a file; none changes a gradient."""

@@ -1,0 +1,127 @@
+"""Checkpoints for resuming: at validations or every so many steps, and every so many minutes; the last n are kept."""
+
+import logging
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.paths import replacing
+from nanochat_pl.core.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, fsyncs, and replaces: a checkpoint is complete or absent."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with replacing(Path(path)) as temporary:
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # torch's zip writer reports a full disk so
+                raise _disk_error(error, temporary) from error
+
+
+def _disk_error(error: RuntimeError, path: Path) -> Exception:
+    import errno
+
+    if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error) or "iostream" in str(error):
+        return OSError(errno.ENOSPC, "no space left, or the file may not grow further", str(path))
+    return error
+
+
+class Checkpoints(Checkpoint):
+    """Writes `checkpoints/step-00001000.ckpt`, and `last.ckpt` as a link to the newest.
+
+    Args:
+        every_n_steps: None writes at every validation.
+        every_n_minutes: None writes by steps only.
+        keep_last: how many to keep.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 10.0, keep_last: int = 3):
+        super().__init__()
+        for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
+            if value is not None and value <= 0:
+                raise UserError(f"callbacks.checkpoints.{name} is {value}; it must be positive, or null for never.")
+        if keep_last < 1:
+            raise UserError(f"callbacks.checkpoints.keep_last is {keep_last}; at least 1 is needed to resume.")
+        self._every_n_steps = every_n_steps
+        self._every_n_seconds = math.inf if every_n_minutes is None else 60 * every_n_minutes
+        self._keep_last = keep_last
+        self._saved_step = -1
+        self._saved_time = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Where validation follows, its end is the place to save: a resume then has its metrics too.
+        if stepped(trainer) and not validation_due(trainer) and self._due(trainer):
+            self.save(trainer, stage)
+
+    def on_validation_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        if self._every_n_steps is None or self._due(trainer) or finished(trainer):
+            self.save(trainer, stage)
+
+    def save(self, trainer: Trainer, stage: Any) -> None:
+        """Write a checkpoint of the step that just ended, unless there is one or its loss is not finite."""
+        step = trainer.global_step
+        if step == self._saved_step or not math.isfinite(stage.step_loss.item()):
+            return
+        folder = RunFolder(trainer.default_root_dir).checkpoints
+        trainer.save_checkpoint(folder / f"step-{step:08d}.ckpt")
+        self._saved_step, self._saved_time = step, time.monotonic()
+        if trainer.is_global_zero:
+            point_last_to(folder / f"step-{step:08d}.ckpt")
+            for old in step_checkpoints(folder)[self._keep_last :]:
+                old.unlink()
+        log.info("step %d: saved %s", step, folder / f"step-{step:08d}.ckpt")
+
+    def _due(self, trainer: Trainer) -> bool:
+        by_steps = self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0
+        return by_steps or time.monotonic() - self._saved_time >= self._every_n_seconds
+
+
+def step_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first."""
+    names = (path for path in folder.glob("step-*.ckpt") if re.fullmatch(r"step-\d+\.ckpt", path.name))
+    return sorted(names, reverse=True)
+
+
+def point_last_to(checkpoint: Path) -> None:
+    """Make `last.ckpt` a link to this checkpoint, at once."""
+    temporary = checkpoint.parent / ".last.ckpt.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(checkpoint.name)
+    temporary.replace(checkpoint.parent / "last.ckpt")
+
+
+def newest_sound_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The newest checkpoint that can be read whole, and the damaged ones that are newer."""
+    damaged = []
+    for path in step_checkpoints(folder):
+        if is_sound(path):
+            return path, damaged
+        damaged.append(path)
+    return None, damaged
+
+
+def is_sound(path: Path) -> bool:
+    """Whether the zip archive that torch wrote is complete and every checksum in it is right."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return False

@@ -1,0 +1,20 @@
+"""The portable model folder, kept up to date at every validation."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from nanochat_pl.checkpoint.model_folder import save_model_folder
+from nanochat_pl.core.run_folder import RunFolder
+
+
+class Export(Callback):
+    """Replaces `model/` at every validation (one is at the end of training too)."""
+
+    def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        facts = {"step": step, "tokens": step * stage.recipe.horizon.total_batch_tokens} | stage.latest_of("val")
+        folder = RunFolder(trainer.default_root_dir).model
+        save_model_folder(folder, stage.model, stage.recipe.model, trainer.datamodule.tokenizer, facts)

@@ -1,0 +1,54 @@
+"""The training metrics at the log interval: the one place of a host sync between validations."""
+
+import math
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from nanochat_pl.callbacks.cadence import finished, stepped
+from nanochat_pl.core.errors import DivergedError
+
+
+class LogMetrics(Callback):
+    """Logs `train/loss` (of this step's tokens), `train/lr_scale`, `train/tokens`, `speed/tokens_per_second`.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite.
+    """
+
+    def __init__(self) -> None:
+        self._since = (0, 0.0)
+        self._outside_seconds = 0.0
+        self._validation_started = 0.0
+
+    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
+        self._since = (trainer.global_step, time.perf_counter())
+
+    def on_validation_start(self, trainer: Trainer, stage: LightningModule) -> None:
+        self._validation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        step, seconds = self._since
+        self._since = (step, seconds + time.perf_counter() - self._validation_started)
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        if not stepped(trainer) or not (step % trainer.log_every_n_steps == 0 or finished(trainer)):
+            return
+        loss = stage.step_loss.item()
+        now = time.perf_counter()
+        before_step, before = self._since
+        self._since = (step, now)
+        tokens = stage.recipe.horizon.total_batch_tokens
+        metrics = {
+            "train/loss": loss,
+            "train/lr_scale": trainer.lr_scheduler_configs[0].scheduler.multiplier,
+            "train/tokens": float(step * tokens),
+            "speed/tokens_per_second": (step - before_step) * tokens / (now - before),
+        }
+        stage.latest.update(metrics)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+        if not math.isfinite(loss):
+            raise DivergedError(f"The training loss is {loss} at step {step}.")

@@ -1,0 +1,60 @@
+"""summary.json, current at every validation and right at the end; loss.png with it."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from nanochat_pl.core.run_folder import RunFolder
+
+
+class Summary(Callback):
+    """Writes what the run has reached; `status` is written by whoever ends the run."""
+
+    def __init__(self) -> None:
+        self._created = time.perf_counter()
+        self._first_step_seconds: float | None = None
+        self._wall_seconds_before = 0.0
+
+    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
+        self._wall_seconds_before = RunFolder(trainer.default_root_dir).read_summary().get("wall_seconds", 0.0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._first_step_seconds is None:
+            self._first_step_seconds = time.perf_counter() - self._created
+
+    def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
+        self._write(trainer, stage)
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if self._first_step_seconds is not None:
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, stage: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        RunFolder(trainer.default_root_dir).write_summary(
+            step=step,
+            tokens=step * stage.recipe.horizon.total_batch_tokens,
+            train_loss=stage.latest.get("train/loss"),
+            val_bpb=stage.latest.get("val/bpb"),
+            val_loss=stage.latest.get("val/loss"),
+            tokens_per_second=stage.latest.get("speed/tokens_per_second"),
+            seconds_to_first_step=self._first_step_seconds,
+            wall_seconds=self._wall_seconds_before + time.perf_counter() - self._created,
+            peak_memory_bytes=peak_memory_bytes(trainer.strategy.root_device),
+        )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held so far: of the GPU where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,1 @@
+"""From command-line arguments to checked specs, and readable errors where that fails."""

@@ -1,0 +1,45 @@
+"""The command line composed by Hydra, and the name of the run that it asks for."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
+
+NOT_TRAINED = ("run", "hw", "stage", "recipe", "experiment", "trainer", "callbacks", "logger", "init_from", "hydra")
+"""Sections and groups that don't change what is trained, so that they don't show in the run's name."""
+
+
+def without_plus(arguments: Sequence[str]) -> list[str]:
+    """`+hw=cpu` as `hw=cpu`: `hw` stands in the defaults list, where Hydra refuses the plus."""
+    return [argument[1:] if argument.startswith("+hw=") else argument for argument in arguments]
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of train.py for these overrides, without running anything."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+        return hydra.compose("train", without_plus(overrides))
+
+
+def run_name(config: DictConfig, overrides: Sequence[str]) -> str:
+    """`run.name`, else the experiment or recipe and the overrides that change what is trained."""
+    if config.run.name is not None:
+        return str(config.run.name)
+    chosen = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    base = chosen.get("experiment") or config.recipe_name
+    changes = [
+        re.sub(r"[^\w.,=+-]+", "_", override.lstrip("+"))
+        for override in sorted(overrides)
+        if override.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0] not in NOT_TRAINED
+    ]
+    name = ",".join([base, *changes])
+    if len(name) <= 120:
+        return name
+    return f"{name[:100]},{hashlib.sha256(name.encode()).hexdigest()[:12]}"

@@ -1,0 +1,46 @@
+"""Hydra's and OmegaConf's exceptions as one paragraph: what, where, what to do."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from omegaconf import DictConfig
+
+from nanochat_pl.config.compose import compose
+from nanochat_pl.core.errors import nearest
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """One readable paragraph for an error of composing the configuration from `arguments`."""
+    text = str(error)
+    if match := re.search(r"Could not (?:override|append|delete)[^']*'([^'\n]+)'", text):
+        return _unknown_key(match[1].partition("=")[0], arguments)
+    if match := re.search(r"Could not find '(.+?)/([^/'\n]+)'", text):
+        group, option = match[1], match[2]
+        legal = [line.strip() for line in text.split("Available options in")[-1].splitlines()[1:] if line.strip()]
+        legal = [line for line in legal if re.fullmatch(r"[\w-]+", line)]
+        return f"{group} has no option '{option}'{nearest(option, legal)} Legal values: {', '.join(legal)}."
+    if "Multiple values for" in text:
+        return f"{text.splitlines()[0]} Give each group once on the command line."
+    first = re.sub(r"\s+", " ", text.split("\nSee http")[0].split("\nfull_key")[0])
+    return f"The command line could not be understood: {first}"
+
+
+def _unknown_key(key: str, arguments: Sequence[str]) -> str:
+    groups = [argument for argument in arguments if re.match(r"(recipe|experiment|hw|stage|data|model)=", argument)]
+    try:
+        known = list(_dotted_keys(compose(groups)))
+    except Exception:
+        known = list(_dotted_keys(compose([])))
+    suggestion = nearest(key, known) or nearest(key.rpartition(".")[2], [name.rpartition(".")[2] for name in known])
+    here = [name for name in known if name.startswith(key.partition(".")[0] + ".")]
+    legal = f" Options there: {', '.join(here)}." if here and not suggestion else ""
+    return f"There is no option '{key}'{suggestion or '.'}{legal} `python train.py --cfg job` shows them all."
+
+
+def _dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in config:
+        key = f"{prefix}{name}"
+        if isinstance(config._get_node(name), DictConfig):
+            yield from _dotted_keys(config[name], f"{key}.")
+        elif name != "_target_":
+            yield key

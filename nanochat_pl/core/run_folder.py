@@ -1,0 +1,102 @@
+"""The folder of one stage of one run: its files, its lock, and its records."""
+
+import csv
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.paths import runs_root, write_text
+
+
+class RunFolder:
+    """`runs/NAME/STAGE/`: every path and every record of a run goes through here.
+
+    Attributes:
+        path: the folder itself.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.resolved = self.path / "resolved.json"
+        self.plan = self.path / "plan.txt"
+        self.log = self.path / "train.log"
+        self.metrics = self.path / "metrics.csv"
+        self.events = self.path / "events.jsonl"
+        self.invocations = self.path / "invocations.jsonl"
+        self.loss_picture = self.path / "loss.png"
+        self.samples = self.path / "samples.txt"
+        self.summary = self.path / "summary.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+
+    @classmethod
+    def of(cls, name: str, stage: str) -> "RunFolder":
+        return cls(runs_root() / name / stage)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process.
+
+        Raises:
+            UserError: another process trains here.
+        """
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                yield
+        except Timeout:
+            raise UserError(
+                f"Another process is training in {self.path}. Wait for it, stop it, or give this run another folder "
+                "with run.name=NAME."
+            ) from None
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary, or an empty dict where there is none (or an unreadable one)."""
+        try:
+            return json.loads(self.summary.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def write_summary(self, **fields: Any) -> None:
+        """Merge `fields` into summary.json."""
+        write_text(self.summary, json.dumps(self.read_summary() | fields, indent=2) + "\n")
+
+    def record_event(self, kind: str, **fields: Any) -> None:
+        """Append one line to events.jsonl."""
+        _append_line(self.events, {"time": _now(), "event": kind} | fields)
+
+    def record_invocation(self, **fields: Any) -> None:
+        """Append one line to invocations.jsonl."""
+        _append_line(self.invocations, {"time": _now()} | fields)
+
+    def read_metrics(self) -> dict[str, list[tuple[int, float]]]:
+        """metric name -> its (step, value) pairs in order of steps."""
+        series: dict[str, list[tuple[int, float]]] = {}
+        if self.metrics.exists():
+            with self.metrics.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    for name, value in row.items():
+                        if name != "step" and value:
+                            series.setdefault(name, []).append((int(row["step"]), float(value)))
+        return series
+
+
+def _append_line(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,1 @@
+"""What measures a model: bits per byte, later CORE and task suites."""

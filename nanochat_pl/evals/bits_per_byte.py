@@ -1,0 +1,40 @@
+"""Bits per byte: a loss that doesn't depend on the vocabulary, as in nanochat's loss_eval.py."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from nanochat_pl.core.types import IGNORE_INDEX
+
+
+class BitsPerByte(Metric):
+    """Sums nats and bytes over batches and ranks; special tokens and ignored targets count in neither.
+
+    Args:
+        token_bytes: (vocab_size,) int64, UTF-8 bytes of each token, 0 for tokens that don't count.
+    """
+
+    full_state_update = False
+    nats: Tensor
+    bytes: Tensor
+    tokens: Tensor
+
+    def __init__(self, token_bytes: Tensor):
+        super().__init__()
+        self.register_buffer("token_bytes", token_bytes, persistent=False)
+        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("bytes", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, losses: Tensor, targets: Tensor) -> None:
+        """Add (B, T) losses in nats of (B, T) targets."""
+        size = torch.where(targets == IGNORE_INDEX, 0, self.token_bytes[targets.clamp_min(0)])
+        self.nats += losses.double().where(size > 0, 0.0).sum()
+        self.bytes += size.sum()
+        self.tokens += (size > 0).sum()
+
+    def compute(self) -> Tensor:
+        """Bits per byte; infinite where no byte was seen."""
+        return self.nats / (math.log(2) * self.bytes)

@@ -1,0 +1,160 @@
+"""The Plan: everything that can be checked beforehand, on one printed screen."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.hardware import HardwareSpec, device_name
+from nanochat_pl.models.cost import ModelCost
+from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
+
+TYPICAL_UTILISATION = 0.4
+"""Share of the matrix-multiply speed that training of small models reaches; a guess for the expected time only."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, in which pieces, and what it is expected to take.
+
+    Attributes:
+        model: the architecture's config.
+        horizon: total batch, steps, tokens and what follows from them.
+        rows_per_step: sequences of one optimizer step over all devices.
+        micro_batch_rows: sequences of one forward pass on one device.
+        accumulation: micro-batches of one step on one device.
+        memory_bytes: estimate by what holds it.
+    """
+
+    model: Any
+    hardware: HardwareSpec
+    horizon: Horizon
+    cost: ModelCost
+    rows_per_step: int
+    micro_batch_rows: int
+    accumulation: int
+    memory_bytes: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The automatic decisions, for resolved.json."""
+        return {
+            "model": self.model.as_dict(),
+            "hardware": self.hardware.as_dict(),
+            "total_batch_tokens": self.horizon.total_batch_tokens,
+            "steps": self.horizon.steps,
+            "tokens": self.horizon.tokens,
+            "rows_per_step": self.rows_per_step,
+            "micro_batch_rows": self.micro_batch_rows,
+            "accumulation": self.accumulation,
+            "lr_scale": self.horizon.lr_scale,
+            "weight_decay_scale": self.horizon.weight_decay_scale,
+        }
+
+    def text(self, flops_per_second: float | None = None) -> str:
+        """The plan as a screen of text.
+
+        Args:
+            flops_per_second: measured matrix-multiply speed of the device; None leaves the expected time out.
+        """
+        model, horizon, hardware = self.model, self.horizon, self.hardware
+        roles = ", ".join(f"{role} {count:,}" for role, count in self.cost.parameters_by_role.items() if count)
+        flops = self.cost.training_flops_per_token * horizon.tokens
+        windows = f"windows {model.window_pattern}, " if set(model.window_pattern) != {"L"} else ""
+        memory = ", ".join(f"{name} {_gigabytes(size)}" for name, size in self.memory_bytes.items())
+        lines = [
+            ("model", f"{model.n_layer} layers, width {model.n_embd}, {model.n_head} heads"
+                      f"{f' ({model.n_kv_head} kv)' if model.n_kv_head != model.n_head else ''}, "
+                      f"context {model.sequence_len}, {windows}vocabulary {model.vocab_size:,}"),
+            ("parameters", f"{self.cost.parameters:,} ({roles})"),
+            ("horizon", f"{horizon.steps:,} steps x {horizon.total_batch_tokens:,} tokens = {horizon.tokens:,} tokens "
+                        f"({horizon.tokens / self.cost.scaling_parameters:.1f} per scaling parameter)"),
+            ("batch", f"{self.rows_per_step} rows a step = {self.accumulation} x {self.micro_batch_rows} rows x "
+                      f"{hardware.devices} device(s)"),
+            ("scales", f"learning rates x {horizon.lr_scale:.3g}, weight decay x {horizon.weight_decay_scale:.3g}"),
+            ("hardware", f"{hardware.devices} x {device_name(hardware.accelerator or 'cpu')}, {hardware.compute_dtype}, "
+                         f"{'compiled' if hardware.compile else 'not compiled'}"),
+            ("memory", f"about {_gigabytes(sum(self.memory_bytes.values()))} ({memory})"),
+            ("work", f"{flops:.3g} FLOPs"),
+        ]  # fmt: skip
+        if flops_per_second:
+            seconds = flops / (flops_per_second * TYPICAL_UTILISATION * hardware.devices)
+            lines.append(("time", f"about {_duration(seconds)}"))
+        return "\n".join(f"{name:>10}  {value}" for name, value in lines)
+
+
+def make_plan(model: Any, reference: Any, horizon: HorizonSpec, hardware: HardwareSpec, streams: int) -> Plan:
+    """Check that everything divides and fits, and decide what was left open.
+
+    Args:
+        model: the architecture's config.
+        reference: the config of the model that the scaling laws refer to, with the same vocabulary.
+        hardware: a detected profile, nothing unset.
+        streams: virtual streams of the data.
+
+    Raises:
+        UserError: a combination that cannot be; the message names the nearest that can.
+    """
+    cost, sequence_len, devices = ModelCost(model), model.sequence_len, hardware.devices
+    resolved = resolve_horizon(
+        horizon,
+        scaling_parameters=cost.scaling_parameters,
+        reference_scaling_parameters=ModelCost(reference).scaling_parameters,
+        flops_per_token=cost.training_flops_per_token,
+        sequence_len=sequence_len,
+        devices=devices,
+    )
+    rows = resolved.total_batch_tokens // sequence_len
+    if streams % devices:
+        raise UserError(f"data.streams={streams} is not a multiple of {devices} devices; choose a multiple of them.")
+    rows_per_device = rows // devices
+    fitting = max(1, hardware.tokens_per_device // sequence_len)
+    micro = max(size for size in range(1, min(rows_per_device, fitting) + 1) if rows_per_device % size == 0)
+    return Plan(
+        model=model,
+        hardware=hardware,
+        horizon=resolved,
+        cost=cost,
+        rows_per_step=rows,
+        micro_batch_rows=micro,
+        accumulation=rows_per_device // micro,
+        memory_bytes=_memory_estimate(model, cost, hardware, micro * sequence_len),
+    )
+
+
+def measured_matmul_flops_per_second(accelerator: str, compute_dtype: str, width: int) -> float:
+    """The speed of matrix products of the model's width on this device, measured for a few hundredths of a second."""
+    import time
+
+    import torch
+
+    device, dtype = torch.device(accelerator), getattr(torch, compute_dtype)
+    rows = 4096
+    a, b = torch.ones(rows, width, device=device, dtype=dtype), torch.ones(width, 4 * width, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        (a @ b).sum().item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * rows * width * 4 * width / best
+
+
+def _memory_estimate(model: Any, cost: ModelCost, hardware: HardwareSpec, micro_tokens: int) -> dict[str, int]:
+    """Float32 weights and gradients; AdamW keeps two moments, Muon one; a layer keeps about 20 widths a token."""
+    muon = cost.parameters_by_role["matrix"]
+    activation_bytes = 4 if hardware.compute_dtype == "float32" else 2
+    return {
+        "weights": 4 * cost.parameters,
+        "gradients": 4 * cost.parameters,
+        "optimizer": 4 * muon + 8 * (cost.parameters - muon),
+        "activations": activation_bytes * micro_tokens * model.n_embd * (20 * model.n_layer + 8),
+        "framework": 500_000_000,
+    }
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 5e6 else f"{size / 1e6:.2f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,27 @@
+"""Base pretraining: every token of a document is predicted from those before it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from nanochat_pl.core.spec import Spec
+from nanochat_pl.core.types import StepBatch
+from nanochat_pl.stages.stage import Recipe, Stage
+
+
+class BaseStage(Stage):
+    """Next-token prediction; every target counts the same."""
+
+    def loss(self, batch: StepBatch) -> Tensor:
+        return self.model(batch.inputs, batch.targets)
+
+
+@dataclass(frozen=True)
+class BaseStageSpec(Spec):
+    """`stage=base`."""
+
+    name: Literal["base"] = "base"
+
+    def build(self, recipe: Recipe) -> BaseStage:
+        return BaseStage(recipe)

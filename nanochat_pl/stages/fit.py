@@ -1,0 +1,66 @@
+"""The Lightning Trainer as this project sets it up."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers.logger import Logger
+
+from nanochat_pl.callbacks.checkpoints import AtomicCheckpointIO
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.hardware import HardwareSpec
+from nanochat_pl.core.spec import Spec
+
+
+@dataclass(frozen=True)
+class TrainerSpec(Spec):
+    """Cadences of the training, in optimizer steps."""
+
+    log_every_n_steps: int = 10
+    validate_every_n_steps: int = 250
+
+    def check(self) -> None:
+        for name in ("log_every_n_steps", "validate_every_n_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"trainer.{name} is {getattr(self, name)}; it must be at least 1.")
+
+    def build(
+        self,
+        hardware: HardwareSpec,
+        *,
+        folder: Path,
+        steps: int,
+        accumulation: int,
+        callbacks: list[Callback],
+        loggers: list[Logger],
+    ) -> Trainer:
+        """A trainer that ends after `steps` optimizer steps of `accumulation` micro-batches each.
+
+        Args:
+            hardware: a detected profile.
+            folder: the run folder; callbacks find it as `trainer.default_root_dir`.
+        """
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", module="lightning.pytorch.trainer.connectors.data_connector")
+        return Trainer(
+            accelerator=hardware.accelerator or "auto",
+            devices=hardware.devices,
+            default_root_dir=folder,
+            max_steps=steps,
+            max_epochs=-1,
+            accumulate_grad_batches=accumulation,
+            val_check_interval=self.validate_every_n_steps * accumulation,
+            check_val_every_n_epoch=None,
+            log_every_n_steps=self.log_every_n_steps,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=True,
+            use_distributed_sampler=False,
+        )
+

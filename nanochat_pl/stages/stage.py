@@ -1,0 +1,133 @@
+"""What all stages share: building the model, stepping the optimizer, committing the data's cursor, validation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from nanochat_pl.core.types import StepBatch
+from nanochat_pl.evals.bits_per_byte import BitsPerByte
+from nanochat_pl.models.contract import LanguageModel, architecture_of, build_model
+from nanochat_pl.models.cost import ModelCost
+from nanochat_pl.optim.muon import MuonAdamWSpec
+from nanochat_pl.optim.scaling import Horizon
+from nanochat_pl.optim.schedules import ScheduleSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a stage needs to know before it has seen data.
+
+    Attributes:
+        model: the architecture's config.
+        horizon: steps, batch and the scales that follow from them.
+        accumulation: micro-batches of one optimizer step on one device.
+        token_bytes: (vocab_size,) int64, UTF-8 bytes of each token, 0 for special tokens.
+        compile_model: whether to compile the model in place.
+    """
+
+    model: Any
+    optimizer: MuonAdamWSpec
+    schedule: ScheduleSpec
+    horizon: Horizon
+    accumulation: int
+    token_bytes: Tensor
+    seed: int
+    compile_model: bool = False
+
+
+class Stage(LightningModule):
+    """A training stage; subclasses define `loss(batch)`.
+
+    Attributes:
+        model: the network, there after `configure_model`.
+        step_loss: 0-d tensor, the mean loss per token of the last complete optimizer step; on the device.
+        latest: the newest value of each logged metric.
+    """
+
+    model: LanguageModel
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.recipe = recipe
+        self.step_loss = torch.tensor(float("nan"))
+        self.latest: dict[str, float] = {}
+        self._step_loss_sum = torch.tensor(0.0)
+        self._cursor: Any = None
+        self.val_bits_per_byte = BitsPerByte(recipe.token_bytes)
+
+    def loss(self, batch: StepBatch) -> Tensor:
+        """The sum of the batch's weighted token losses, a 0-d float32 tensor with a gradient."""
+        raise NotImplementedError
+
+    def configure_model(self) -> None:
+        if hasattr(self, "model"):
+            return
+        self.model = build_model(self.recipe.model, self.trainer.strategy.root_device, self.recipe.seed)
+        if self.recipe.compile_model:
+            self.model.compile(dynamic=False)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        roles = self.model.param_roles()
+        optimizer = self.recipe.optimizer.build(
+            self.model.named_parameters(),
+            roles,
+            width=self.recipe.model.n_embd,
+            batch_lr_scale=self.recipe.horizon.lr_scale,
+            weight_decay=self.recipe.optimizer.weight_decay * self.recipe.horizon.weight_decay_scale,
+        )
+        schedule = self.recipe.schedule.build(optimizer, self.recipe.horizon.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self._step_loss_sum = self._step_loss_sum + loss.detach()
+        self._cursor = batch.cursor
+        # Lightning divides by the micro-batches of a step, DDP by the ranks: undone here, so that the gradient is
+        # that of the mean over the step's tokens however the step is cut up.
+        horizon = self.recipe.horizon
+        return loss * (self.recipe.accumulation * self.trainer.world_size / horizon.total_batch_tokens)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.step_loss = self._step_loss_sum * (self.trainer.world_size / self.recipe.horizon.total_batch_tokens)
+        self._step_loss_sum = torch.zeros_like(self._step_loss_sum)
+        self.trainer.datamodule.commit(self._cursor)
+
+    def on_train_start(self) -> None:
+        self._step_loss_sum = torch.zeros((), device=self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["nanochat_pl"] = {
+            "architecture": architecture_of(self.recipe.model),
+            "model": self.recipe.model.as_dict(),
+            "accumulation": self.recipe.accumulation,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        before = checkpoint["nanochat_pl"]["accumulation"]
+        if before != self.recipe.accumulation:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                for name, micro_batches in counts.items():
+                    counts[name] = micro_batches * self.recipe.accumulation // before
+
+    def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
+        # `forward` and not the call: validation's shapes must not recompile the training graph.
+        losses = self.model.forward(batch.inputs, batch.targets, reduction="none")
+        self.val_bits_per_byte.update(losses, batch.targets)
+
+    def on_validation_epoch_end(self) -> None:
+        metric = self.val_bits_per_byte
+        metrics = {"val/bpb": metric.compute().item(), "val/loss": (metric.nats / metric.tokens).item()}
+        self.latest.update(metrics)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=self.trainer.global_step)
+        metric.reset()
+
+    @property
+    def cost(self) -> ModelCost:
+        """Parameters and FLOPs of the model."""
+        return ModelCost(self.recipe.model)
