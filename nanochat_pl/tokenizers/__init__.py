@@ -1,0 +1,1 @@
+"""BPE, byte and character tokenizers: trained, saved as readable files, loaded, cached."""
