@@ -106,14 +106,26 @@ def point_last_to(checkpoint: Path) -> None:
     temporary.replace(checkpoint.parent / "last.ckpt")
 
 
-def newest_sound_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The newest checkpoint that can be read whole, and the damaged ones that are newer."""
-    damaged = []
+def resume_point(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read whole; newer damaged ones are reported and passed over.
+
+    Makes `last.ckpt` point to it. None where there is no sound checkpoint.
+    """
     for path in step_checkpoints(folder):
         if is_sound(path):
-            return path, damaged
-        damaged.append(path)
-    return None, damaged
+            point_last_to(path)
+            return path
+        log.warning("The checkpoint %s is damaged (cut short or overwritten); the one before it is used.", path)
+        path.rename(path.with_suffix(".damaged"))
+    return None
+
+
+def last_good(folder: Path) -> str:
+    """A sentence that names the newest checkpoint, for messages about a run that failed."""
+    newest = next(iter(step_checkpoints(folder)), None)
+    if newest is None:
+        return "There is no checkpoint yet."
+    return f"The last good checkpoint is kept: {newest}."
 
 
 def is_sound(path: Path) -> bool:

@@ -41,9 +41,10 @@ class LogMetrics(Callback):
         before_step, before = self._since
         self._since = (step, now)
         tokens = stage.recipe.horizon.total_batch_tokens
+        schedule = trainer.lr_scheduler_configs[0].scheduler
         metrics = {
             "train/loss": loss,
-            "train/lr_scale": trainer.lr_scheduler_configs[0].scheduler.multiplier,
+            "train/lr_scale": schedule.get_last_lr()[0] / schedule.base_lrs[0],
             "train/tokens": float(step * tokens),
             "speed/tokens_per_second": (step - before_step) * tokens / (now - before),
         }

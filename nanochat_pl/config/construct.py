@@ -1,14 +1,12 @@
 """Sections of the configuration made into objects, every argument checked."""
 
-import inspect
 import typing
 from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from nanochat_pl.core.errors import UserError, nearest
-from nanochat_pl.core.spec import checked
+from nanochat_pl.core.spec import call_checked
 
 
 def construct(section: DictConfig, name: str) -> Any:
@@ -20,13 +18,9 @@ def construct(section: DictConfig, name: str) -> Any:
         UserError: an unknown key or a wrong type, named as the user spells it.
     """
     values = typing.cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
-    target = get_object(values.pop("_target_"))
-    parameters = inspect.signature(target).parameters
-    for key in values:
-        if key not in parameters:
-            raise UserError(
-                f"There is no option {name}.{key}{nearest(key, list(parameters))} Legal: {', '.join(parameters)}."
-            )
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    values = {key: checked(value, hints.get(key, Any), f"{name}.{key}") for key, value in values.items()}
-    return target(**values)
+    return call_checked(get_object(values.pop("_target_")), values, name)
+
+
+def construct_all(sections: DictConfig, name: str) -> list[Any]:
+    """The parts of a group of named sections, in their order; one that is null is left out."""
+    return [construct(part, f"{name}.{key}") for key, part in sections.items() if part is not None]

@@ -1,11 +1,12 @@
 """What this machine has, and what a run asks of it."""
 
+import dataclasses
 import platform
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
-from dataclasses import dataclass
 
 Accelerator = Literal["cpu", "cuda", "mps"]
 
@@ -39,14 +40,15 @@ class HardwareSpec(Spec):
         if self.threads is not None and self.threads < 1:
             raise UserError(f"hw.threads is {self.threads}; it must be at least 1, or null for torch's own choice.")
 
-    def detect(self) -> "HardwareSpec":
+    def detect(self, decided: dict[str, Any] | None = None) -> "HardwareSpec":
         """This profile with every unset field decided for this machine.
+
+        Args:
+            decided: an earlier invocation's decisions, kept where the accelerator is still the same.
 
         Raises:
             UserError: the profile asks for an accelerator or a number of devices that is not here.
         """
-        import dataclasses
-
         import torch
 
         available: dict[str, int] = {"cuda": torch.cuda.device_count()}
@@ -57,12 +59,14 @@ class HardwareSpec(Spec):
                 f"hw asks for {self.devices} {accelerator} device(s), but this machine has {available[accelerator]}. "
                 f"Set hw.devices={max(available[accelerator], 1)}, or leave hw out to take what is here."
             )
+        decided = decided if decided and decided["accelerator"] == accelerator else {}
         fast_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return dataclasses.replace(
             self,
             accelerator=accelerator,
-            compute_dtype=self.compute_dtype or ("bfloat16" if fast_bf16 else "float32"),
-            compile=accelerator == "cuda" if self.compile is None else self.compile,
+            compute_dtype=self.compute_dtype
+            or decided.get("compute_dtype", "bfloat16" if fast_bf16 else "float32"),
+            compile=decided.get("compile", accelerator == "cuda") if self.compile is None else self.compile,
         )
 
 

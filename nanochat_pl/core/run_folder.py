@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import DivergedError, Interrupted, UserError
 from nanochat_pl.core.paths import runs_root, write_text
 
 
@@ -58,6 +58,28 @@ class RunFolder:
                 f"Another process is training in {self.path}. Wait for it, stop it, or give this run another folder "
                 "with run.name=NAME."
             ) from None
+
+    @contextmanager
+    def recording(self, **facts: Any) -> Iterator[None]:
+        """Keeps `status` in summary.json while inside: running, then finished, interrupted, diverged or failed.
+
+        Args:
+            facts: of this invocation, written at once.
+        """
+        self.write_summary(status="running", **facts)
+        status = "failed"
+        try:
+            yield
+            status = "finished"
+        except (Interrupted, KeyboardInterrupt):
+            status = "interrupted"
+            raise
+        except DivergedError:
+            status = "diverged"
+            raise
+        finally:
+            self.write_summary(status=status)
+            self.record_event(status)
 
     def read_summary(self) -> dict[str, Any]:
         """The summary, or an empty dict where there is none (or an unreadable one)."""

@@ -1,11 +1,13 @@
 """Frozen dataclasses that configure a part: checked when they are made, `.build()` makes the part."""
 
 import dataclasses
+import inspect
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal, Union
 
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,27 @@ class Spec:
         return dataclasses.asdict(self)
 
 
+def call_checked(target: Callable[..., Any], values: dict[str, Any], where: str) -> Any:
+    """`target(**values)`, every value checked against the annotations of `target`.
+
+    Args:
+        where: the section's name as the user spells it.
+
+    Raises:
+        UserError: an unknown, missing or wrong argument.
+    """
+    parameters = inspect.signature(target).parameters
+    for key in values:
+        if key not in parameters:
+            legal = ", ".join(parameters)
+            raise UserError(f"There is no option {where}.{key}{nearest(key, list(parameters)) or '.'} Legal: {legal}.")
+    for key, parameter in parameters.items():
+        if key not in values and parameter.default is parameter.empty:
+            raise UserError(f"The option {where}.{key} is missing.")
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    return target(**{key: checked(value, hints.get(key, Any), f"{where}.{key}") for key, value in values.items()})
+
+
 def checked(value: Any, hint: Any, where: str) -> Any:
     """`value` as the annotation `hint` wants it (a whole float becomes an int, a list a tuple).
 
@@ -46,6 +69,8 @@ def checked(value: Any, hint: Any, where: str) -> Any:
         return value
     if origin in (list, tuple):
         return _checked_sequence(value, hint, where)
+    if isinstance(hint, type) and issubclass(hint, Spec) and isinstance(value, dict):
+        return call_checked(hint, value, where)
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong_type(value, hint, where)

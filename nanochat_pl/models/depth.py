@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
 from nanochat_pl.models.config import NanoChatConfig
-from nanochat_pl.optim.scaling import width_for_depth
+from nanochat_pl.optim.scaling import heads_for_width, width_for_depth
 
 REFERENCE_DEPTH = 12
 
@@ -50,7 +50,7 @@ class NanoChatSpec(Spec):
             UserError: width, heads and head size don't fit each other; names the nearest that do.
         """
         n_embd = self.n_embd or width_for_depth(self.depth, self.aspect_ratio, self.head_dim)
-        n_head = self.n_head or self._heads(n_embd)
+        n_head = self.n_head or heads_for_width(n_embd, self.head_dim)
         names = {field.name for field in dataclasses.fields(NanoChatConfig)} & {f.name for f in dataclasses.fields(self)}
         shared = {name: getattr(self, name) for name in names}
         shapes = dict(n_layer=self.depth, n_embd=n_embd, n_head=n_head, n_kv_head=self.n_kv_head or n_head)
@@ -59,13 +59,3 @@ class NanoChatSpec(Spec):
     def reference(self, vocab_size: int) -> NanoChatConfig:
         """nanochat's d12 with this vocabulary, to which the scaling laws refer."""
         return NanoChatSpec(depth=REFERENCE_DEPTH).config(vocab_size)
-
-    def _heads(self, n_embd: int) -> int:
-        if n_embd % self.head_dim:
-            below = n_embd // self.head_dim * self.head_dim
-            legal = [width for width in (below, below + self.head_dim) if width]
-            raise UserError(
-                f"model.n_embd is {n_embd}, which heads of size model.head_dim={self.head_dim} don't divide. Nearest "
-                f"legal widths: {' and '.join(map(str, legal))}; or set model.n_head or model.head_dim."
-            )
-        return n_embd // self.head_dim

@@ -1,0 +1,50 @@
+# make train   a virtual environment where there is none, then the default run
+# make test    the quick tests            make test-slow   those with real processes
+# make lint    ruff and mypy              make install     the environment alone
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+# xdist workers; each test process uses one torch thread
+JOBS ?= 2
+
+.PHONY: train test test-slow lint format install
+train: $(VENV)/installed
+	$(BIN)/python train.py $(ARGS)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/installed
+
+# With uv, torch comes as the build for this machine's GPU; with pip, as constraints.txt pins it.
+$(VENV)/installed: pyproject.toml constraints.txt
+ifdef UV
+	test -d $(VENV) || uv venv $(VENV)
+	uv pip install --python $(BIN)/python --torch-backend=auto -e . -c constraints.txt
+else
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e . -c constraints.txt
+endif
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+ifdef UV
+	uv pip install --python $(BIN)/python --torch-backend=auto -e '.[dev]' -c constraints.txt
+else
+	$(BIN)/python -m pip install -q -e '.[dev]' -c constraints.txt
+endif
+	touch $@

@@ -1,0 +1,55 @@
+"""All sections of train.yaml as checked objects."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from nanochat_pl.config.construct import construct
+from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.hardware import HardwareSpec
+from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.optim.muon import MuonAdamWSpec
+from nanochat_pl.optim.scaling import HorizonSpec
+from nanochat_pl.optim.schedules import ScheduleSpec
+from nanochat_pl.planning.plan import Plan, make_plan
+
+SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "hw")
+OTHER_KEYS = (
+    "trainer", "stage", "callbacks", "logger", "seed", "init_from", "run", "recipe_name", "recipe", "experiment",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Specs:
+    """What is trained on what; the trainer's, stage's, callbacks' and loggers' sections are built by train.py."""
+
+    model: NanoChatSpec
+    tokenizer: Any
+    data: Any
+    optim: MuonAdamWSpec
+    schedule: ScheduleSpec
+    horizon: HorizonSpec
+    hw: HardwareSpec
+    seed: int
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Specs":
+        """Construct and check every section.
+
+        Raises:
+            UserError: an unknown section or option, a wrong type, a value out of range.
+        """
+        known = SECTIONS + OTHER_KEYS
+        for key in config:
+            if key not in known:
+                raise UserError(f"There is no section '{key}'{nearest(str(key), known)} Sections: {', '.join(known)}.")
+        if not isinstance(config.seed, int) or isinstance(config.seed, bool) or config.seed < 0:
+            raise UserError(f"seed is {config.seed!r}, but it must be a whole number, 0 or more.")
+        sections = {name: construct(config[name], name) for name in SECTIONS}
+        return cls(**sections, seed=config.seed)
+
+    def plan(self, vocab_size: int, hardware: HardwareSpec) -> Plan:
+        """The plan for a vocabulary on a detected profile."""
+        model = self.model.config(vocab_size, hardware.compute_dtype or "float32")
+        return make_plan(model, self.model.reference(vocab_size), self.horizon, hardware, self.data.streams)

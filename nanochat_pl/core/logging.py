@@ -1,0 +1,35 @@
+"""Log lines: plain on the console, dated in the run's train.log."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """While inside, the package's INFO lines go to standard error and are appended to `path`."""
+    logger = logging.getLogger("nanochat_pl")
+    console = _Console()
+    console.setFormatter(logging.Formatter("%(message)s"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in (console, file):
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (console, file):
+            logger.removeHandler(handler)
+            handler.close()
+
+
+class _Console(logging.Handler):
+    """Writes to the standard error of the moment, which a progress bar may have replaced by its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
