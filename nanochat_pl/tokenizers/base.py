@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import write_text
 
 BOS = "<|bos|>"
@@ -75,14 +76,14 @@ class Tokenizer(ABC):
         """The ids of each text, without BOS: one array of `dtype` a text, views of a few shared buffers."""
 
     @abstractmethod
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The UTF-8 bytes of `ids`; a special token gives its name.
 
         Raises:
             UserError: an id is not in the vocabulary.
         """
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; bytes that are no UTF-8 (a character cut in the middle) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
@@ -120,3 +121,12 @@ class Tokenizer(ABC):
 def without_surrogates(text: str) -> str:
     """`text` as UTF-8 can hold it: surrogate pairs joined, lone surrogates replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def unknown_id(ids: Sequence[int], vocab_size: int) -> UserError:
+    """The error for `ids` of which at least one is outside of the vocabulary."""
+    wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
+    return UserError(
+        f"Token id {wrong} is not in this tokenizer's vocabulary of {vocab_size} (0 to {vocab_size - 1}); "
+        "the ids come from another tokenizer."
+    )
