@@ -1,0 +1,69 @@
+"""From named parameters and their roles to the optimizer's parameter groups."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from nanochat_pl.core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from nanochat_pl.optim.muon import MuonAdamWSpec
+
+REFERENCE_WIDTH = 768
+MATRIX = "matrix"
+
+
+def build_param_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    roles: Mapping[str, str],
+    recipe: "MuonAdamWSpec",
+    *,
+    width: int,
+    batch_lr_scale: float = 1.0,
+    weight_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """One group a role, in the recipe's order; frozen parameters are left out.
+
+    Args:
+        roles: parameter name to role.
+        width: n_embd; rates of rows with `scaled_by_width` are multiplied by 1 / sqrt(width / 768).
+        batch_lr_scale: multiplies all rates.
+        weight_decay: of the matrices, already scaled to the horizon; None takes the recipe's.
+
+    Raises:
+        UserError: a parameter without role, a role without row, or no parameter at all.
+    """
+    members: dict[str, list[tuple[str, nn.Parameter]]] = {role: [] for role in (MATRIX, *recipe.rows())}
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        role = roles.get(name)
+        if role not in members:
+            raise UserError(
+                f"The parameter {name} has the role {role!r}, for which the optimizer's recipe has no row; "
+                f"roles: {', '.join(members)}{nearest(str(role), tuple(members))}"
+            )
+        if role == MATRIX and parameter.ndim != 2:
+            raise UserError(
+                f"The parameter {name} of shape {tuple(parameter.shape)} is no matrix; give it another role."
+            )
+        members[role].append((name, parameter))
+    if not any(members.values()):
+        raise UserError("The model has no parameter that requires a gradient, so there is nothing to optimize.")
+    groups: list[dict[str, Any]] = []
+    for role, params in members.items():
+        if not params:
+            continue
+        if role == MATRIX:
+            values = dict(recipe.matrix_values())
+            if weight_decay is not None:
+                values["weight_decay"] = weight_decay
+        else:
+            row = recipe.rows()[role]
+            values = dict(lr=row.lr, betas=(row.beta1, row.beta2), eps=recipe.eps, weight_decay=row.weight_decay)
+            if row.scaled_by_width:
+                values["lr"] = row.lr * (width / REFERENCE_WIDTH) ** -0.5
+        values["lr"] *= batch_lr_scale
+        groups.append({"role": role, "params": params, **values})
+    return groups
