@@ -1,0 +1,1 @@
+"""From raw text to batches: sources, virtual streams, packing and the LightningDataModule."""

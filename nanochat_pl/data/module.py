@@ -1,0 +1,309 @@
+"""The LightningDataModule of text: rows dealt from virtual streams, exact to stop and continue at any step."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.types import StepBatch
+from nanochat_pl.data.packing import BestFitPacker, PackerState
+from nanochat_pl.data.sources import DocumentSource, read_documents
+from nanochat_pl.data.state import Cursor, DataState, gather_states
+from nanochat_pl.data.stream import Dealer, PieceStream, load_pieces
+from nanochat_pl.data.validation import packed_rows, window_rows
+from nanochat_pl.data.windows import WindowRows, concatenate
+from nanochat_pl.tokenizers.base import Tokenizer
+
+Packing = Literal["best_fit", "windows"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of a step are shared out.
+
+    Row n, counted over the whole run, comes from stream n mod V and belongs to rank n mod W; a micro-batch is any slice
+    of a rank's rows.
+
+    Attributes:
+        sequence_len: T; a row has T inputs and T targets.
+        rows_per_step: R, rows of one optimizer step over all ranks; a multiple of W.
+        micro_batch_rows: rows of one batch of one rank; the last batch of a step may be smaller.
+        streams: V; a multiple of W.
+        rank: of this process.
+        world_size: W.
+    """
+
+    sequence_len: int
+    rows_per_step: int
+    micro_batch_rows: int
+    streams: int = 16
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_len", "rows_per_step", "micro_batch_rows", "streams", "world_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        assert 0 <= self.rank < self.world_size
+        for name in ("rows_per_step", "streams"):
+            value, w = getattr(self, name), self.world_size
+            if value % w:
+                below, above = value // w * w, -(-value // w) * w
+                legal = f"{below} or {above}" if below else str(above)
+                raise UserError(f"{name} is {value}, which {w} devices cannot share evenly; nearest legal: {legal}.")
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Batches that one rank yields in one optimizer step: the accumulation."""
+        return -(-(self.rows_per_step // self.world_size) // self.micro_batch_rows)
+
+    @property
+    def own_streams(self) -> range:
+        """The streams of this rank."""
+        return range(self.rank, self.streams, self.world_size)
+
+    def own_rows(self, start: int) -> range:
+        """This rank's rows of the step that begins at row `start`."""
+        return range(start + (self.rank - start) % self.world_size, start + self.rows_per_step, self.world_size)
+
+
+class TextDataModule(LightningDataModule):
+    """Batches for pretraining from `train`, and a fixed validation list from `val`.
+
+    `train_dataloader()` never ends and goes on from the last committed cursor. A batch that ends a step carries a
+    cursor; `commit(cursor)` when the optimizer has stepped makes it the state that `state_dict()` saves. Rows depend on
+    the sources, the tokenizer, T, V, the packing and the seed only, so a run goes on exactly with another number of
+    ranks or other micro-batches.
+
+    Args:
+        train, val: documents to train on, documents never trained on.
+        layout: how rows are shared out.
+        packing: "best_fit" or "windows" (everything tokenized is held in memory).
+        buffer_documents: pieces that each stream's packer chooses from.
+        val_tokens: at most so many targets in the validation list; None: all.
+        tokenizer_threads: tokenizing ahead, beside the training.
+
+    Raises:
+        UserError: the training documents together are shorter than a row.
+    """
+
+    def __init__(
+        self,
+        train: DocumentSource,
+        val: DocumentSource,
+        tokenizer: Tokenizer,
+        layout: Layout,
+        *,
+        seed: int,
+        packing: Packing = "best_fit",
+        buffer_documents: int = 128,
+        val_tokens: int | None = 1 << 17,
+        tokenizer_threads: int = 2,
+    ):
+        super().__init__()
+        self.tokenizer, self.layout = tokenizer, layout
+        self.val_tokens = val_tokens
+        self._train, self._val, self._packing = train, val, packing
+        self._seed, self._buffer_documents, self._threads = seed, buffer_documents, tokenizer_threads
+        self._check_length()
+        self._committed = Cursor(0, {})
+        self._train_tokens: np.ndarray | None = None
+        self._val_batches: list[StepBatch] | None = None
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Batches that one rank yields in one optimizer step: the accumulation."""
+        return self.layout.micro_batches_per_step
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the rows depend on; a state goes on only where all of it is the same."""
+        shared = {
+            "training data": self._train.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
+            "sequence_len": self.layout.sequence_len,
+            "packing": self._packing,
+            "seed": self._seed,
+        }
+        if self._packing == "windows":
+            return shared
+        return shared | {"streams": self.layout.streams, "buffer_documents": self._buffer_documents}
+
+    def train_dataloader(self) -> DataLoader:
+        return _loader(self._train_batches)
+
+    def val_dataloader(self) -> DataLoader:
+        if self._val_batches is None:
+            self._val_batches = self._build_val_batches()
+        return DataLoader(self._val_batches, batch_size=None, collate_fn=_unchanged)  # type: ignore[arg-type]
+
+    def commit(self, cursor: Cursor) -> None:
+        """The optimizer has stepped on the batches up to and including the one that carried `cursor`."""
+        assert cursor.streams is not None, "a cursor in the middle of a step; accumulate micro_batches_per_step batches"
+        self._committed = cursor
+
+    def state_dict(self) -> dict[str, Any]:
+        """The committed state of all ranks, in plain containers. A collective call where torch.distributed runs."""
+        own = {stream: self._state_of(stream) for stream in self._state_streams()}
+        streams = gather_states(own, self.layout.world_size)
+        return DataState(self.fingerprint, self._committed.rows, streams).as_plain()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the state was saved, on any number of ranks.
+
+        Raises:
+            UserError: the state belongs to other data, another tokenizer or other settings; names the differences.
+        """
+        state = DataState.from_plain(state_dict)
+        state.check_fingerprint(self.fingerprint)
+        self._committed = Cursor(state.rows, {v: state.streams[v] for v in self._state_streams()})
+
+    def counters(self) -> dict[str, int]:
+        """What this rank's streams have read up to the committed step, for a log line.
+
+        `epoch` is the number of complete passes over the data, `pieces` counts documents and row-sized parts of long
+        ones, `tokens` those placed in rows, `cropped_tokens` those cut off.
+        """
+        if self._packing == "windows":
+            tokens = self._committed.rows // self.layout.world_size * self.layout.sequence_len
+            size = len(self._train_tokens) if self._train_tokens is not None else None
+            epoch = self._committed.rows * self.layout.sequence_len // size if size else 0
+            return {"epoch": epoch, "tokens": tokens}
+        states = {stream: self._state_of(stream) for stream in self.layout.own_streams}
+        dealer = self._dealer()
+        return {
+            "epoch": min(dealer.chunk(stream, state.position[0])[0] for stream, state in states.items()),
+            "pieces": sum(state.pieces for state in states.values()),
+            "tokens": sum(state.tokens for state in states.values()),
+            "cropped_tokens": sum(state.cropped_tokens for state in states.values()),
+        }
+
+    def _state_streams(self) -> range:
+        return range(0) if self._packing == "windows" else self.layout.own_streams
+
+    def _state_of(self, stream: int) -> PackerState:
+        assert self._committed.streams is not None
+        return self._committed.streams.get(stream, PackerState())
+
+    def _dealer(self) -> Dealer:
+        return Dealer(self._train, self.layout.streams, self._seed)
+
+    def _train_batches(self) -> Iterator[StepBatch]:
+        if self._packing == "windows":
+            if self._train_tokens is None:
+                self._train_tokens = concatenate(read_documents(self._train), self.tokenizer, self._threads)
+            return self._batches_from(WindowRows(self._train_tokens, self._seed))
+        # Not shut down by hand: its threads end when the last stream that uses it is gone.
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tokenize")
+        states = {stream: self._state_of(stream) for stream in self.layout.own_streams}
+        sequence_len = self.layout.sequence_len
+        rows = PackedRows(self._dealer(), states, self.tokenizer, sequence_len, self._buffer_documents, pool)
+        return self._batches_from(rows)
+
+    def _batches_from(self, rows: "WindowRows | PackedRows") -> Iterator[StepBatch]:
+        layout, start = self.layout, self._committed.rows
+        while True:
+            own = layout.own_rows(start)
+            start += layout.rows_per_step
+            for first in range(0, len(own), layout.micro_batch_rows):
+                numbers = own[first : first + layout.micro_batch_rows]
+                block = np.empty((len(numbers), layout.sequence_len + 1), dtype=np.int64)
+                for i, n in enumerate(numbers):
+                    rows.fill(n, block[i])
+                ends_step = numbers[-1] == own[-1]
+                yield _batch(block, Cursor(start, rows.snapshot() if ends_step else None))
+
+    def _check_length(self) -> None:
+        wanted, tokens = self.layout.sequence_len + 1, 0
+        for document in read_documents(self._train):
+            tokens += len(self.tokenizer.encode_batch([document], num_threads=1)[0]) + 1
+            if tokens >= wanted:
+                return
+        raise UserError(
+            f"The training text has only {tokens} tokens, but one row of sequence_len={self.layout.sequence_len} needs "
+            f"{wanted}. Give more text, or set model.sequence_len to {max(1, tokens - 1)} or less."
+        )
+
+    def _build_val_batches(self) -> list[StepBatch]:
+        layout = self.layout
+        limit = None if self.val_tokens is None else max(1, self.val_tokens // layout.sequence_len)
+        build = window_rows if self._packing == "windows" else packed_rows
+        block, targets = build(read_documents(self._val), self.tokenizer, layout.sequence_len, limit, layout.world_size)
+        inputs = torch.from_numpy(block[layout.rank :: layout.world_size])
+        own = torch.from_numpy(targets[layout.rank :: layout.world_size])
+        size = layout.micro_batch_rows
+        return [
+            StepBatch(inputs[i : i + size].contiguous(), own[i : i + size].contiguous(), None, None)
+            for i in range(0, len(own), size)
+        ]
+
+
+class PackedRows:
+    """The packers of one rank's streams."""
+
+    def __init__(
+        self,
+        dealer: Dealer,
+        states: dict[int, PackerState],
+        tokenizer: Tokenizer,
+        sequence_len: int,
+        buffer_documents: int,
+        pool: Executor,
+    ):
+        self._streams = dealer.streams
+        self._states = dict(states)
+        self._packers: dict[int, BestFitPacker] = {}
+        self._touched: set[int] = set()
+
+        def open_packer(stream: int, state: PackerState) -> BestFitPacker:
+            held = load_pieces(dealer, stream, tokenizer, sequence_len, state.held)
+            pieces = PieceStream(dealer, stream, tokenizer, sequence_len, pool, state.position)
+            return BestFitPacker(pieces, tokenizer.bos_id, buffer_documents, held, state)
+
+        self._opening: dict[int, Future[BestFitPacker]] = {
+            stream: pool.submit(open_packer, stream, state) for stream, state in states.items()
+        }
+
+    def fill(self, n: int, row: np.ndarray) -> None:
+        """Write row number `n` of the run."""
+        stream = n % self._streams
+        packer = self._packers.get(stream)
+        if packer is None:
+            packer = self._packers[stream] = self._opening.pop(stream).result()
+        packer.fill(row)
+        self._touched.add(stream)
+
+    def snapshot(self) -> dict[int, PackerState]:
+        """The state of every stream."""
+        for stream in self._touched:
+            self._states[stream] = self._packers[stream].snapshot()
+        self._touched.clear()
+        return dict(self._states)
+
+
+class _Endless(IterableDataset):
+    def __init__(self, build_batches: Callable[[], Iterator[StepBatch]]):
+        self._build_batches = build_batches
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        return self._build_batches()
+
+
+def _loader(build_batches: Callable[[], Iterator[StepBatch]]) -> DataLoader:
+    pin = torch.cuda.is_available()
+    return DataLoader(_Endless(build_batches), batch_size=None, collate_fn=_unchanged, pin_memory=pin)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _batch(block: np.ndarray, cursor: Cursor) -> StepBatch:
+    inputs, targets = np.ascontiguousarray(block[:, :-1]), np.ascontiguousarray(block[:, 1:])
+    return StepBatch(torch.from_numpy(inputs), torch.from_numpy(targets), None, cursor)

@@ -1,0 +1,140 @@
+"""Best-fit packing: fill a row with the largest pieces that fit, crop only when nothing fits.
+
+A piece is a document, or a row's worth of a long one; `BestFitPacker` keeps a small buffer of them sorted by length, so
+a choice costs O(log n). The idea (a row begins with BOS, no padding, crop the shortest) is that of nanochat's
+dataloader; splitting long documents instead of throwing their tails away, and the cheap snapshots, are ours.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+Reference = tuple[int, int, int]
+"""Where a piece comes from: its stream's ordinal of the chunk, the document's place in that chunk, the part."""
+
+_SEQUENCE_BITS = 40
+
+
+class Piece(NamedTuple):
+    """At most T tokens of one document, without the BOS that the packer puts before them.
+
+    Attributes:
+        ids: (n,) token ids, 1 <= n <= T.
+        reference: where they come from; grows along the stream.
+        after: the reference at which the stream goes on behind this piece.
+    """
+
+    ids: np.ndarray
+    reference: Reference
+    after: Reference
+
+
+class PackerState(NamedTuple):
+    """An immutable snapshot of one packer: where its stream goes on, what it holds, what it has counted.
+
+    Attributes:
+        position: reference of the first piece that was not taken from the stream.
+        held: references of the pieces in the buffer, in any order.
+        pieces: number of pieces placed in rows, whole or cropped.
+        tokens: number of tokens placed in rows, BOS included.
+        cropped_tokens: number of tokens cut off and never trained on in this pass.
+    """
+
+    position: Reference = (0, 0, 0)
+    held: tuple[Reference, ...] = ()
+    pieces: int = 0
+    tokens: int = 0
+    cropped_tokens: int = 0
+
+
+class BestFitPacker:
+    """Packs the pieces of one stream into rows.
+
+    Args:
+        stream: the pieces from `state.position` on.
+        bos_id: the token before every piece.
+        buffer_documents: pieces to choose from; the buffer is full at every choice while the stream lasts.
+        held: the pieces that `state.held` refers to, in the stream's order.
+        state: the snapshot to go on from.
+    """
+
+    def __init__(
+        self,
+        stream: Iterator[Piece],
+        bos_id: int,
+        buffer_documents: int,
+        held: tuple[Piece, ...] = (),
+        state: PackerState | None = None,
+    ):
+        state = state or PackerState()
+        self._stream = stream
+        self._bos_id = bos_id
+        self._capacity = buffer_documents
+        self._sequence = 0
+        # Three lists in one order, by (length with BOS, arrival): the keys pack both into one int.
+        self._keys: list[int] = []
+        self._ids: list[np.ndarray] = []
+        self._held: list[Reference] = []
+        self._position = state.position
+        self.filled = 0
+        self._pieces, self._tokens, self._cropped_tokens = state.pieces, state.tokens, state.cropped_tokens
+        for piece in held:
+            self._insert(piece)
+
+    def fill(self, row: np.ndarray) -> bool:
+        """Fill `row` (any length, any integer type) to its end; False if the stream ended before it.
+
+        A finite stream may leave the row's rest untouched; `filled` then says how far it came.
+        """
+        start, end = 0, len(row)
+        while start < end:
+            if len(self._keys) < self._capacity:
+                self._refill()
+            if not self._keys:
+                break
+            start += self._place(row[start:])
+        self.filled = start
+        self._tokens += start
+        return start == end
+
+    def snapshot(self) -> PackerState:
+        """The state after the rows filled so far; a few microseconds."""
+        return PackerState(self._position, tuple(self._held), self._pieces, self._tokens, self._cropped_tokens)
+
+    def _place(self, space: np.ndarray) -> int:
+        """Put the best piece at the start of `space`; return the number of tokens written."""
+        keys, room = self._keys, len(space)
+        if room == 1:  # the BOS that would follow anyway; no piece is spent on it
+            space[0] = self._bos_id
+            return 1
+        index = bisect_left(keys, (room + 1) << _SEQUENCE_BITS) - 1
+        if index >= 0:  # the largest that fits, the oldest among equals
+            length = keys[index] >> _SEQUENCE_BITS
+            index = bisect_left(keys, length << _SEQUENCE_BITS)
+        else:  # nothing fits: the shortest, the oldest among equals
+            index, length = 0, keys[0] >> _SEQUENCE_BITS
+            self._cropped_tokens += length - room
+            length = room
+        space[0] = self._bos_id
+        space[1:length] = self._ids[index][: length - 1]
+        del keys[index], self._ids[index], self._held[index]
+        self._pieces += 1
+        return length
+
+    def _refill(self) -> None:
+        while len(self._keys) < self._capacity:
+            piece = next(self._stream, None)
+            if piece is None:
+                break
+            self._insert(piece)
+            self._position = piece.after
+
+    def _insert(self, piece: Piece) -> None:
+        key = (len(piece.ids) + 1) << _SEQUENCE_BITS | self._sequence
+        self._sequence += 1
+        index = bisect_left(self._keys, key)
+        self._keys.insert(index, key)
+        self._ids.insert(index, piece.ids)
+        self._held.insert(index, piece.reference)

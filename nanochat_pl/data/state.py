@@ -1,0 +1,103 @@
+"""Where the data stand: the cursor that rides in a batch, and the state that a checkpoint keeps."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.data.packing import PackerState
+
+FORMAT_VERSION = 1
+
+
+class Cursor:
+    """Where the data go on behind a batch; an immutable object, opaque to Lightning's transfer.
+
+    Attributes:
+        rows: rows of the whole run up to the end of the batch's step, over all ranks.
+        streams: the state of each of this rank's streams; None in the middle of a step.
+    """
+
+    __slots__ = ("rows", "streams")
+
+    def __init__(self, rows: int, streams: dict[int, PackerState] | None):
+        self.rows = rows
+        self.streams = streams
+
+
+@dataclass(frozen=True)
+class DataState:
+    """What a checkpoint keeps.
+
+    Attributes:
+        fingerprint: what the rows depend on.
+        rows: rows of the whole run so far, over all ranks.
+        streams: the state of every stream; empty for windows.
+    """
+
+    fingerprint: dict[str, Any]
+    rows: int
+    streams: dict[int, PackerState]
+
+    def as_plain(self) -> dict[str, Any]:
+        """Dicts, lists, ints and strings."""
+        return {
+            "version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "rows": self.rows,
+            "streams": {
+                stream: {
+                    "position": list(state.position),
+                    "held": [list(reference) for reference in sorted(state.held)],
+                    "pieces": state.pieces,
+                    "tokens": state.tokens,
+                    "cropped_tokens": state.cropped_tokens,
+                }
+                for stream, state in sorted(self.streams.items())
+            },
+        }
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "DataState":
+        """The inverse of `as_plain`.
+
+        Raises:
+            UserError: it was written by a newer version.
+        """
+        if plain["version"] > FORMAT_VERSION:
+            raise UserError("The checkpoint's data state was written by a newer version of nanochat-pl; update it.")
+        streams = {}
+        for stream, state in plain["streams"].items():
+            position, held = tuple(state["position"]), tuple(tuple(reference) for reference in state["held"])
+            streams[int(stream)] = PackerState(
+                position, held, state["pieces"], state["tokens"], state["cropped_tokens"]
+            )
+        return cls(plain["fingerprint"], plain["rows"], streams)
+
+    def check_fingerprint(self, now: dict[str, Any]) -> None:
+        """Raise `UserError` naming what differs from `now`."""
+        names = sorted(self.fingerprint.keys() | now.keys())
+        different = [name for name in names if self.fingerprint.get(name) != now.get(name)]
+        if different:
+            changes = ", ".join(
+                f"{name} was {_short(self.fingerprint, name)}, is {_short(now, name)}" for name in different
+            )
+            raise UserError(
+                f"The checkpoint cannot go on with other data: {changes}. Restore what was changed, or start anew with "
+                "run.fresh=true or another run.name."
+            )
+
+
+def gather_states(own: dict[int, PackerState], world_size: int) -> dict[int, PackerState]:
+    """The states of all ranks' streams, on every rank. A collective call where torch.distributed runs."""
+    if world_size == 1 or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return own
+    parts: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(parts, own)
+    return {stream: PackerState(*state) for part in parts for stream, state in part.items()}
+
+
+def _short(fingerprint: dict[str, Any], name: str) -> str:
+    value = fingerprint.get(name, "absent")
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)

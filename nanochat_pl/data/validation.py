@@ -1,0 +1,72 @@
+"""The fixed rows of the held-out split: the same for every run, rank count and micro-batch."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.types import IGNORE_INDEX
+from nanochat_pl.data.packing import BestFitPacker, Piece
+from nanochat_pl.data.windows import concatenate
+from nanochat_pl.tokenizers.base import Tokenizer
+
+_BUFFER_DOCUMENTS = 128
+_AT_ONCE = 64
+
+
+def packed_rows(
+    documents: Iterable[str], tokenizer: Tokenizer, sequence_len: int, limit: int | None, multiple: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first `limit` rows of one best-fit pass over `documents`.
+
+    Returns:
+        inputs and targets, (rows, T) int64 each; rows that don't count fill them up to a multiple of `multiple`.
+    """
+    packer = BestFitPacker(_pieces(documents, tokenizer, sequence_len), tokenizer.bos_id, _BUFFER_DOCUMENTS)
+    rows: list[np.ndarray] = []
+    while limit is None or len(rows) < limit:
+        row = np.full(sequence_len + 1, IGNORE_INDEX, dtype=np.int64)
+        complete = packer.fill(row)
+        if packer.filled > 1:
+            rows.append(row)
+        if not complete:
+            break
+    return _finish(rows, tokenizer, multiple)
+
+
+def window_rows(
+    documents: Iterable[str], tokenizer: Tokenizer, sequence_len: int, limit: int | None, multiple: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first `limit` windows of the concatenated text, one after the other; returns what `packed_rows` returns."""
+    tokens = concatenate(documents, tokenizer, num_threads=1).astype(np.int64)
+    rows = []
+    for start in range(0, len(tokens) - 1, sequence_len)[:limit]:
+        window = tokens[start : start + sequence_len + 1]
+        rows.append(np.pad(window, (0, sequence_len + 1 - len(window)), constant_values=IGNORE_INDEX))
+    return _finish(rows, tokenizer, multiple)
+
+
+def _finish(rows: list[np.ndarray], tokenizer: Tokenizer, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    if not rows:
+        raise UserError("The held-out text is empty: give more text, or name files for it with data.val_files.")
+    rows += [np.full_like(rows[0], IGNORE_INDEX)] * (-len(rows) % multiple)
+    block = np.stack(rows)
+    inputs = np.where(block == IGNORE_INDEX, tokenizer.bos_id, block)
+    return inputs[:, :-1], block[:, 1:]
+
+
+def _pieces(documents: Iterable[str], tokenizer: Tokenizer, sequence_len: int) -> Iterator[Piece]:
+    nowhere = (0, 0, 0)
+    batch: list[str] = []
+
+    def cut() -> Iterator[Piece]:
+        for ids in tokenizer.encode_batch(batch, num_threads=1):
+            for start in range(0, len(ids), sequence_len):
+                yield Piece(ids[start : start + sequence_len], nowhere, nowhere)
+        batch.clear()
+
+    for document in documents:
+        batch.append(document)
+        if len(batch) == _AT_ONCE:
+            yield from cut()
+    yield from cut()

@@ -1,0 +1,46 @@
+"""Random windows of one long text, as nanoGPT draws its batches: row n of a run is a pure function of (seed, n)."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from nanochat_pl.data.order import random_words
+from nanochat_pl.data.packing import PackerState
+from nanochat_pl.tokenizers.base import Tokenizer
+
+_AT_ONCE = 1024
+
+
+def concatenate(documents: Iterable[str], tokenizer: Tokenizer, num_threads: int) -> np.ndarray:
+    """All documents as one array of token ids, a BOS before each; held in memory."""
+    arrays: list[np.ndarray] = []
+    batch: list[str] = []
+
+    def encode() -> None:
+        for ids in tokenizer.encode_batch(batch, num_threads=num_threads):
+            arrays.extend((np.array([tokenizer.bos_id], dtype=ids.dtype), ids))
+        batch.clear()
+
+    for document in documents:
+        batch.append(document)
+        if len(batch) == _AT_ONCE:
+            encode()
+    encode()
+    return np.concatenate(arrays)
+
+
+class WindowRows:
+    """Rows that begin anywhere in `tokens`, each place equally likely; there is no state to save."""
+
+    def __init__(self, tokens: np.ndarray, seed: int):
+        self._tokens, self._seed = tokens, seed
+
+    def fill(self, n: int, row: np.ndarray) -> None:
+        """Write row number `n` of the run."""
+        word = random_words(np.array([n], dtype=np.uint64), self._seed)[0]
+        start = int(word % np.uint64(len(self._tokens) - len(row) + 1))
+        row[:] = self._tokens[start : start + len(row)]
+
+    def snapshot(self) -> dict[int, PackerState]:
+        """Nothing."""
+        return {}
