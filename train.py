@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import nanochat_pl
 from nanochat_pl.config.compose import CONF_FOLDER, run_name, without_plus
-from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, UserError
+from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted
 from nanochat_pl.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from nanochat_pl.config.specs import Specs
 
 log = logging.getLogger("nanochat_pl.train")
 
@@ -42,42 +44,44 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     return str(run.path)
 
 
-def fit(config: "DictConfig", specs: Any, stage_spec: Any, run: RunFolder, started: float) -> None:
+def fit(config: "DictConfig", specs: "Specs", stage_spec: Any, run: RunFolder, started: float) -> None:
     """Plan, build and fit; the run folder says at every moment how far it came."""
     import torch
 
-    from nanochat_pl.callbacks.checkpoints import last_good, resume_point
+    from nanochat_pl.callbacks.checkpoints import last_good, resume_point, step_of
+    from nanochat_pl.callbacks.summary import Summary
     from nanochat_pl.config.construct import construct, construct_all
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
     from nanochat_pl.core.invocation import invocation
-    from nanochat_pl.planning.plan import measured_matmul_flops_per_second
     from nanochat_pl.stages.stage import Recipe
-    from nanochat_pl.tokenizers.cache import cached_tokenizer
 
+    trainer_spec = construct(config.trainer, "trainer")
+    callbacks = [*construct_all(config.callbacks, "callbacks"), Summary(started)]
+    logger_specs = construct_all(config.logger, "logger")
     earlier = find_earlier(run, config)
     hardware = specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
-    trainer_spec = construct(config.trainer, "trainer")
-    train_source, val_source = specs.data.build_sources()
-    tokenizer = cached_tokenizer(specs.tokenizer, train_source.fingerprint, train_source.texts)
+    sources = specs.data.build_sources()
+    tokenizer = specs.build_tokenizer(sources)
     plan = specs.plan(tokenizer.vocab_size, hardware)
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
         return log.info(finished_message(run, earlier.finished_steps))
-    resume_from = resume_point(run.checkpoints) if earlier else None
-    speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, plan.model.n_embd)
-    log.info("%s\n%s", run.path, plan.text(speed))
-    record(run, config, plan.as_dict(), plan.text(speed))
-    run.record_invocation(resumed_from=str(resume_from) if resume_from else None, **invocation())
 
+    resume_from = resume_point(run.checkpoints) if earlier else None
+    resumed_step = step_of(resume_from) if resume_from else None
+    record(run, config, plan)
+    run.record_invocation(resumed_step=resumed_step, **invocation())
+    log.info("%s\n%s", run.path, run.plan.read_text())
+    if resume_from:
+        log.info("Going on from step %d (%s).", resumed_step, resume_from)
     data = specs.data.build(
-        train_source,
-        val_source,
         tokenizer,
         sequence_len=plan.model.sequence_len,
         rows_per_step=plan.rows_per_step,
         micro_batch_rows=plan.micro_batch_rows,
         seed=specs.seed,
+        sources=sources,
     )
     stage = stage_spec.build(
         Recipe(
@@ -96,10 +100,10 @@ def fit(config: "DictConfig", specs: Any, stage_spec: Any, run: RunFolder, start
         folder=run.path,
         steps=plan.horizon.steps,
         accumulation=plan.accumulation,
-        callbacks=construct_all(config.callbacks, "callbacks"),
-        loggers=construct_all(config.logger, "logger"),
+        callbacks=callbacks,
+        loggers=[spec.build(run, resumed_step) for spec in logger_specs],
     )
-    with run.recording(stage=stage_spec.name, resumed_from=str(resume_from) if resume_from else None):
+    with run.recording(stage=stage_spec.name, resumed_from=resumed_step):
         try:
             trainer.fit(stage, datamodule=data, ckpt_path=resume_from, weights_only=True)
         except DivergedError as error:
@@ -111,8 +115,8 @@ def main() -> int:
     """Run the command line; returns the exit code (README, "Exit codes")."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+
+    from nanochat_pl.config.explain import composing
 
     arguments = sys.argv[1:] = without_plus(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them and exiting with 1
@@ -121,26 +125,29 @@ def main() -> int:
     @hydra.main(config_path=str(CONF_FOLDER), config_name="train", version_base="1.3")
     def job(config: "DictConfig") -> str:
         began = started.pop() if started else time.perf_counter()
-        return train(config, list(HydraConfig.get().overrides.task), began)
+        overrides = list(HydraConfig.get().overrides.task)
+        try:
+            return train(config, overrides, began)
+        except Exception as error:
+            # Left as SystemExit, which Hydra passes on at once: it would bury the message, and go on with a sweep.
+            sys.exit(_fail(error))
 
     try:
-        job()
-    except (HydraException, OmegaConfBaseException) as error:
-        from nanochat_pl.config.explain import explain
-
-        return _fail(explain(error, arguments), UserError.exit_code)
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
-            raise
-        return _fail(str(error), code)
+        with composing(arguments):
+            job()
     except KeyboardInterrupt:
-        return _fail("Interrupted before training began.", EXIT_SIGINT)
+        return _fail(Interrupted("Interrupted before training began.", EXIT_SIGINT))
+    except Exception as error:
+        return _fail(error)
     return 0
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"\n{message}", file=sys.stderr)
+def _fail(error: Exception) -> int:
+    """Print the paragraph of an error that documents its exit code, and return that; raise any other error."""
+    code = getattr(error, "exit_code", None)
+    if code is None:
+        raise error
+    print(f"\n{error}", file=sys.stderr)
     return code
 
 

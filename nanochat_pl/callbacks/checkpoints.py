@@ -98,6 +98,11 @@ def step_checkpoints(folder: Path) -> list[Path]:
     return sorted(names, reverse=True)
 
 
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step that a checkpoint was written after."""
+    return int(checkpoint.stem.removeprefix("step-"))
+
+
 def point_last_to(checkpoint: Path) -> None:
     """Make `last.ckpt` a link to this checkpoint, at once."""
     temporary = checkpoint.parent / ".last.ckpt.tmp"

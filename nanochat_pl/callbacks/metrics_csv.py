@@ -1,7 +1,9 @@
 """metrics.csv: a Lightning logger that appends, and on resume cuts what lies beyond the checkpoint."""
 
 import csv
+import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,16 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from nanochat_pl.core.paths import write_text
+from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.spec import Spec
+
+
+@dataclass(frozen=True)
+class MetricsCSVSpec(Spec):
+    """`logger=csv`."""
+
+    def build(self, run: RunFolder, resumed_step: int | None) -> "MetricsCSV":
+        return MetricsCSV(run.metrics, resumed_step)
 
 
 class MetricsCSV(Logger):
@@ -66,8 +78,6 @@ class MetricsCSV(Logger):
             csv.DictWriter(file, self._columns, restval="").writerow({"step": step} | dict(metrics))
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        import io
-
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")
         writer.writeheader()

@@ -14,12 +14,12 @@ from nanochat_pl.core.run_folder import RunFolder
 class Summary(Callback):
     """Writes what the run has reached; `status` is written by whoever ends the run.
 
-    Attributes:
+    Args:
         started: `time.perf_counter()` when this invocation began.
     """
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
+    def __init__(self, started: float) -> None:
+        self._started = started
         self._first_step_seconds: float | None = None
         self._wall_seconds_before = 0.0
 
@@ -30,7 +30,7 @@ class Summary(Callback):
         self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._first_step_seconds is None:
-            self._first_step_seconds = time.perf_counter() - self.started
+            self._first_step_seconds = time.perf_counter() - self._started
 
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
         self._write(trainer, stage)
@@ -51,7 +51,7 @@ class Summary(Callback):
             val_loss=stage.latest.get("val/loss"),
             tokens_per_second=stage.latest.get("speed/tokens_per_second"),
             seconds_to_first_step=self._first_step_seconds,
-            wall_seconds=self._wall_seconds_before + time.perf_counter() - self.started,
+            wall_seconds=self._wall_seconds_before + time.perf_counter() - self._started,
             peak_memory_bytes=peak_memory_bytes(trainer.strategy.root_device),
         )
 

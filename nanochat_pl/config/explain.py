@@ -2,11 +2,23 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from nanochat_pl.config.compose import compose
-from nanochat_pl.core.errors import nearest
+from nanochat_pl.core.errors import UserError, nearest
+
+
+@contextmanager
+def composing(arguments: Sequence[str]) -> Iterator[None]:
+    """Turns Hydra's and OmegaConf's exceptions into `UserError`s about these arguments."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, arguments)) from error
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.planning.plan import Plan, measured_matmul_flops_per_second
 
 MAY_CHANGE = ("run", "hw", "trainer", "callbacks", "logger", "horizon", "schedule")
 """Sections that an unfinished run may be resumed with in another setting: none of them changes what a step trains on,
@@ -60,11 +61,13 @@ def find_earlier(run: RunFolder, config: DictConfig) -> Earlier | None:
     return Earlier(finished_steps=finished, resolved=resolved)
 
 
-def record(run: RunFolder, config: DictConfig, resolved: dict[str, Any], plan_text: str) -> None:
-    """Write config.yaml, resolved.json and plan.txt."""
+def record(run: RunFolder, config: DictConfig, plan: Plan) -> None:
+    """Write config.yaml, resolved.json and plan.txt, with the expected time on this device."""
+    hardware = plan.hardware
+    speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, plan.model.n_embd)
     write_text(run.config, OmegaConf.to_yaml(config, resolve=True))
-    write_text(run.resolved, json.dumps(resolved, indent=2) + "\n")
-    write_text(run.plan, plan_text + "\n")
+    write_text(run.resolved, json.dumps(plan.as_dict(), indent=2) + "\n")
+    write_text(run.plan, plan.text(speed) + "\n")
 
 
 def finished_message(run: RunFolder, steps: int) -> str:

@@ -8,11 +8,15 @@ from omegaconf import DictConfig
 from nanochat_pl.config.construct import construct
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.hardware import HardwareSpec
+from nanochat_pl.data.sources import read_documents
+from nanochat_pl.data.specs import Sources
 from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
 from nanochat_pl.planning.plan import Plan, make_plan
+from nanochat_pl.tokenizers.base import Tokenizer
+from nanochat_pl.tokenizers.cache import cached_tokenizer
 
 SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "hw")
 OTHER_KEYS = (
@@ -53,3 +57,12 @@ class Specs:
         """The plan for a vocabulary on a detected profile."""
         model = self.model.config(vocab_size, hardware.compute_dtype or "float32")
         return make_plan(model, self.model.reference(vocab_size), self.horizon, hardware, self.data.streams)
+
+    def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:
+        """The tokenizer of this data: from the cache, else trained now."""
+        train, _ = sources or self.data.build_sources()
+        return cached_tokenizer(self.tokenizer, train.fingerprint, lambda: read_documents(train))
+
+    def planned_vocab_size(self) -> int:
+        """Known beforehand for BPE; else the tokenizer is built."""
+        return getattr(self.tokenizer, "vocab_size", None) or self.build_tokenizer().vocab_size

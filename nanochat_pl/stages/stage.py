@@ -10,7 +10,6 @@ from torch import Tensor
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.models.contract import LanguageModel, architecture_of, build_model
-from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -126,8 +125,3 @@ class Stage(LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.trainer.global_step)
         metric.reset()
-
-    @property
-    def cost(self) -> ModelCost:
-        """Parameters and FLOPs of the model."""
-        return ModelCost(self.recipe.model)

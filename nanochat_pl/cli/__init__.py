@@ -1,0 +1,29 @@
+"""`python -m nanochat_pl COMMAND` (console script `nanochat-pl`): everything beside training and serving."""
+
+import sys
+
+import typer
+
+from nanochat_pl.cli import plan, sample, tokenizer
+
+app = typer.Typer(
+    help="nanochat-pl: train small ChatGPT-like models from scratch. Training itself is `python train.py`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("sample")(sample.sample)
+app.command("plan", context_settings={"ignore_unknown_options": True})(plan.plan)
+app.add_typer(tokenizer.app, name="tokenizer")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one paragraph and its exit code."""
+    try:
+        app()
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(code)

@@ -1,0 +1,38 @@
+"""`python -m nanochat_pl sample MODEL --prompt TEXT`."""
+
+from typing import Annotated
+
+import typer
+
+
+def sample(
+    model: Annotated[str, typer.Argument(help="A run (runs/NAME), a stage of it (runs/NAME/base), or a model folder.")],
+    prompt: Annotated[list[str], typer.Option(help="Text to go on from; can be given several times.")] = [""],  # noqa: B006
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the k likeliest tokens.")] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+) -> None:
+    """Continue a text with a trained model."""
+    from nanochat_pl.checkpoint.model_folder import load_model_folder
+    from nanochat_pl.inference.generate import generate
+
+    loaded = load_model_folder(model, device)
+    tokenizer = loaded.tokenizer
+    texts = [text for text in prompt for _ in range(num_samples)]
+    prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
+    continuations = generate(
+        loaded.model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+        stop_ids=(tokenizer.bos_id,),
+    )
+    for text, ids in zip(texts, continuations):
+        print(text + tokenizer.decode(ids))
+        if len(texts) > 1:
+            print("---")
