@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
+from nanochat_pl.data.download import tiny_shakespeare
 from nanochat_pl.data.module import Layout, Packing, TextDataModule
 from nanochat_pl.data.sources import DocumentSource, TinySource
+from nanochat_pl.data.text_files import find_files
+from nanochat_pl.data.text_sources import text_sources
 from nanochat_pl.tokenizers.base import Tokenizer
 
 Sources = tuple[DocumentSource, DocumentSource]
@@ -91,3 +94,65 @@ class TinyDataSpec(DataSpec):
 
     def build_sources(self) -> Sources:
         return TinySource("train", self.num_documents), TinySource("val", self.val_documents)
+
+
+@dataclass(frozen=True)
+class TextDataSpec(DataSpec):
+    """The user's own .txt, .jsonl and .parquet files.
+
+    Attributes:
+        files: paths, folders or globs. A .txt file is split into documents at blank lines (not for windows).
+        val_files: what to validate on; None: a part of `files` is held out.
+        text_key: key of the text in .jsonl, column in .parquet.
+        val_fraction: the share that is held out: the end of the .txt files, documents by hash of the others.
+    """
+
+    files: str | list[str] | None = None
+    val_files: str | list[str] | None = None
+    text_key: str = "text"
+    val_fraction: float = 0.05
+
+    def check(self) -> None:
+        super().check()
+        if not self.files:
+            raise UserError("data=text needs files: data.files=my.txt, or data.files='[a.jsonl,more/*.parquet]'.")
+        _check_fraction(self.val_fraction)
+
+    def build_sources(self) -> Sources:
+        return text_sources(
+            find_files(_as_list(self.files)),
+            find_files(_as_list(self.val_files), "data.val_files"),
+            text_key=self.text_key,
+            val_fraction=self.val_fraction,
+            whole_files=self.packing == "windows",
+        )
+
+
+@dataclass(frozen=True)
+class ShakespeareDataSpec(DataSpec):
+    """Tiny Shakespeare; the last 10% are held out, as in nanoGPT.
+
+    Attributes:
+        path: the text; None: downloaded once and kept.
+    """
+
+    path: str | None = None
+    val_fraction: float = 0.1
+    packing: Packing = "windows"
+
+    def check(self) -> None:
+        super().check()
+        _check_fraction(self.val_fraction)
+
+    def build_sources(self) -> Sources:
+        files = find_files([self.path], "data.path") if self.path else [tiny_shakespeare()]
+        return text_sources(files, val_fraction=self.val_fraction, whole_files=self.packing == "windows")
+
+
+def _as_list(files: str | list[str] | None) -> list[str]:
+    return [files] if isinstance(files, str) else list(files or ())
+
+
+def _check_fraction(val_fraction: float) -> None:
+    if not 0 < val_fraction < 1:
+        raise UserError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1, for example 0.1.")

@@ -37,10 +37,13 @@ def packed_rows(
 def window_rows(
     documents: Iterable[str], tokenizer: Tokenizer, sequence_len: int, limit: int | None, multiple: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `limit` windows of the concatenated text, one after the other; returns what `packed_rows` returns."""
+    """At most `limit` windows of the concatenated text, evenly spaced and apart; returns what `packed_rows` returns."""
     tokens = concatenate(documents, tokenizer, num_threads=1).astype(np.int64)
+    starts = range(0, len(tokens) - 1, sequence_len)
+    count = len(starts) if limit is None else min(limit, len(starts))
     rows = []
-    for start in range(0, len(tokens) - 1, sequence_len)[:limit]:
+    for i in range(count):
+        start = starts[i * len(starts) // count]
         window = tokens[start : start + sequence_len + 1]
         rows.append(np.pad(window, (0, sequence_len + 1 - len(window)), constant_values=IGNORE_INDEX))
     return _finish(rows, tokenizer, multiple)

@@ -34,11 +34,15 @@ class WindowRows:
 
     def __init__(self, tokens: np.ndarray, seed: int):
         self._tokens, self._seed = tokens, seed
+        self._words, self._words_from = np.empty(0, dtype=np.uint64), 0
 
     def fill(self, n: int, row: np.ndarray) -> None:
         """Write row number `n` of the run."""
-        word = random_words(np.array([n], dtype=np.uint64), self._seed)[0]
-        start = int(word % np.uint64(len(self._tokens) - len(row) + 1))
+        if not 0 <= n - self._words_from < len(self._words):
+            self._words_from = n - n % _AT_ONCE
+            counters = np.arange(self._words_from, self._words_from + _AT_ONCE, dtype=np.uint64)
+            self._words = random_words(counters, self._seed)
+        start = int(self._words[n - self._words_from]) % (len(self._tokens) - len(row) + 1)
         row[:] = self._tokens[start : start + len(row)]
 
     def snapshot(self) -> dict[int, PackerState]:
