@@ -1,5 +1,6 @@
 """Hydra's and OmegaConf's exceptions as one paragraph: what, where, what to do."""
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,15 +39,19 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
-    groups = [argument for argument in arguments if re.match(r"(recipe|experiment|hw|stage|data|model)=", argument)]
+    groups = [argument for argument in arguments if re.fullmatch(r"\w+=\w+", argument)]
     try:
         known = list(_dotted_keys(compose(groups)))
-    except Exception:
+    except (HydraException, OmegaConfBaseException):
         known = list(_dotted_keys(compose([])))
-    suggestion = nearest(key, known) or nearest(key.rpartition(".")[2], [name.rpartition(".")[2] for name in known])
+    # The same last word in another section is the likeliest slip: trainer.devices for hw.devices.
+    last = key.rpartition(".")[2]
+    by_last_word = {name.rpartition(".")[2]: name for name in reversed(known)}
+    close = difflib.get_close_matches(last, list(by_last_word), n=1, cutoff=0.75)
+    suggestion = f"; did you mean '{by_last_word[close[0]]}'?" if close else nearest(key, known)
     here = [name for name in known if name.startswith(key.partition(".")[0] + ".")]
-    legal = f" Options there: {', '.join(here)}." if here and not suggestion else ""
-    return f"There is no option '{key}'{suggestion or '.'}{legal} `python train.py --cfg job` shows them all."
+    legal = f" Options there: {', '.join(here)}." if here and suggestion == "." else ""
+    return f"There is no option '{key}'{suggestion}{legal} `python train.py --cfg job` shows them all."
 
 
 def _dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -1,5 +1,8 @@
 """The errors that end the program, and the exit code that each one documents."""
 
+import difflib
+from collections.abc import Sequence
+
 EXIT_USER = 2
 EXIT_MACHINE = 3
 EXIT_DIVERGED = 4
@@ -33,9 +36,7 @@ class Interrupted(RuntimeError):
         self.exit_code = exit_code
 
 
-def nearest(word: str, candidates: "list[str] | tuple[str, ...]") -> str:
-    """`"; did you mean 'x'?"` for the candidate most like `word`, else an empty string."""
-    import difflib
-
+def nearest(word: str, candidates: Sequence[str]) -> str:
+    """The end of a sentence about an unknown word: "; did you mean 'x'?" for the candidate most like it, else "."."""
     close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else "."

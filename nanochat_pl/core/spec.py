@@ -44,7 +44,7 @@ def call_checked(target: Callable[..., Any], values: dict[str, Any], where: str)
     for key in values:
         if key not in parameters:
             legal = ", ".join(parameters)
-            raise UserError(f"There is no option {where}.{key}{nearest(key, list(parameters)) or '.'} Legal: {legal}.")
+            raise UserError(f"There is no option {where}.{key}{nearest(key, list(parameters))} Legal: {legal}.")
     for key, parameter in parameters.items():
         if key not in values and parameter.default is parameter.empty:
             raise UserError(f"The option {where}.{key} is missing.")

@@ -1,0 +1,32 @@
+"""Callbacks that do to a training what the world does: kill it, spoil its loss."""
+
+import os
+import signal
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Kill(Callback):
+    """Sends a signal to the own process when the given micro-batch (counted from 0 over the run) begins."""
+
+    def __init__(self, micro_batch: int, signal_name: str = "SIGKILL"):
+        self._micro_batch = micro_batch
+        self._signal = signal.Signals[signal_name]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx + 1 == self._micro_batch:
+            os.kill(os.getpid(), self._signal)
+
+
+class Spoil(Callback):
+    """Makes a weight NaN when the given step begins."""
+
+    def __init__(self, step: int):
+        self._step = step
+
+    @torch.no_grad()
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self._step:
+            next(pl_module.parameters()).fill_(float("nan"))

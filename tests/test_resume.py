@@ -1,0 +1,107 @@
+"""Runs that are killed and started again equal those that were left alone, bit for bit."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.processes import SMALL, losses, train
+
+ACCUMULATE = ("hw.tokens_per_device=64",)  # 2 rows a micro-batch, 4 micro-batches a step
+EPOCHS = ("data.num_documents=96",)  # about 13 steps an epoch
+
+
+def killed_at(micro_batch: int, signal_name: str = "SIGKILL") -> tuple[str, ...]:
+    return (
+        "+callbacks.kill._target_=tests.faults.Kill",
+        f"+callbacks.kill.micro_batch={micro_batch}",
+        f"+callbacks.kill.signal_name={signal_name}",
+    )
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    expected = losses(one)
+    assert len(expected) >= 24 and all("train/loss" in row for row in expected.values())
+    assert losses(other) == expected
+    weights, others = load_file(one / "model/model.safetensors"), load_file(other / "model/model.safetensors")
+    assert weights.keys() == others.keys() and all(weights[name].equal(others[name]) for name in weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "kills"),
+    [
+        ((), (13,)),
+        (ACCUMULATE, (4 * 13 + 2,)),
+        (EPOCHS, (12, 19)),
+        ((*EPOCHS, *ACCUMULATE), (4 * 10 + 3, 4 * 17 + 1)),
+        (("callbacks.checkpoints.every_n_steps=5",), (8, 16)),
+    ],
+    ids=["mid-epoch", "mid-accumulation", "epochs-twice", "all-at-once", "own-cadence"],
+)
+def test_killed_and_resumed_equals_uninterrupted(
+    tmp_path: Path, options: tuple[str, ...], kills: tuple[int, ...]
+) -> None:
+    code, output = train(*SMALL, *options, runs=tmp_path / "whole")
+    assert code == 0, output
+    for micro_batch in kills:
+        code, output = train(*SMALL, *options, *killed_at(micro_batch), runs=tmp_path / "killed")
+        assert code == -9, output
+    code, output = train(*SMALL, *options, runs=tmp_path / "killed")
+    assert code == 0 and "Going on from step" in output, output
+    assert_same_training(tmp_path / "whole/test/base", tmp_path / "killed/test/base")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_saves_at_the_step_boundary(tmp_path: Path, name: str, code: int) -> None:
+    whole, _ = train(*SMALL, *ACCUMULATE, runs=tmp_path / "whole")
+    assert whole == 0
+    found, output = train(*SMALL, *ACCUMULATE, *killed_at(4 * 11 + 2, name), runs=tmp_path / "stopped")
+    assert found == code and "after step 12" in output and "Traceback" not in output, output
+    assert (tmp_path / "stopped/test/base/checkpoints/step-00000012.ckpt").exists()
+    found, output = train(*SMALL, *ACCUMULATE, runs=tmp_path / "stopped")
+    assert found == 0 and "Going on from step 12" in output, output
+    assert_same_training(tmp_path / "whole/test/base", tmp_path / "stopped/test/base")
+
+
+@pytest.mark.slow
+def test_resumed_with_another_micro_batch_trains_on_the_same_rows(tmp_path: Path) -> None:
+    assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
+    assert train(*SMALL, *killed_at(13), runs=tmp_path / "killed")[0] == -9
+    code, output = train(*SMALL, *ACCUMULATE, runs=tmp_path / "killed")
+    assert code == 0, output
+    expected, found = losses(tmp_path / "whole/test/base"), losses(tmp_path / "killed/test/base")
+    assert expected.keys() == found.keys()
+    for step, row in expected.items():
+        assert float(found[step]["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=2e-4)
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
+    assert train(*SMALL, *killed_at(20), runs=tmp_path / "killed")[0] == -9
+    run = tmp_path / "killed/test/base"
+    newest = run / "checkpoints/step-00000016.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    code, output = train(*SMALL, runs=tmp_path / "killed")
+    assert code == 0 and "is damaged" in output and "Going on from step 8" in output, output
+    assert_same_training(tmp_path / "whole/test/base", run)
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so_and_can_be_extended(tmp_path: Path) -> None:
+    assert train(*SMALL, runs=tmp_path)[0] == 0
+    weights = (tmp_path / "test/base/model/model.safetensors").read_bytes()
+    code, output = train(*SMALL, runs=tmp_path)
+    assert code == 0 and "is finished" in output and "horizon.steps=48" in output, output
+    assert (tmp_path / "test/base/model/model.safetensors").read_bytes() == weights
+    code, output = train(*SMALL, "horizon.steps=30", runs=tmp_path)
+    assert code == 0 and "Going on from step 24" in output, output
+    assert list(losses(tmp_path / "test/base"))[-1] == "30"
+    code, output = train(*SMALL, "model.n_embd=64", runs=tmp_path)
+    assert code == 2 and "model.n_embd was 32 and is now 64" in output, output
+    code, output = train(*SMALL, "model.n_embd=64", "run.fresh=true", "horizon.steps=4", runs=tmp_path)
+    assert code == 0, output
+    assert list(losses(tmp_path / "test/base"))[-1] == "4"
+    assert len(list((tmp_path / "test").glob("base.before-*/metrics.csv"))) == 1
