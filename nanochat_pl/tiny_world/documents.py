@@ -1,20 +1,63 @@
 """The corpus as numbered documents: `document(index, split)` is always the same text."""
 
-import random
-from typing import Literal
+import hashlib
+from collections.abc import Callable
+from functools import cache
 
-_NAMES = ("Tom", "Ann", "Ben", "Mia", "Leo", "Eva", "Sam", "Ida", "Max", "Zoe")
-_COLOURS = ("red", "blue", "green", "yellow", "black", "white", "brown", "pink")
-_THINGS = ("ball", "hat", "cup", "book", "kite", "box", "drum", "lamp", "key", "coat")
-_PLACES = ("park", "garden", "school", "kitchen", "shop", "river", "barn", "beach")
+from nanochat_pl.tiny_world import numbers, talk, words
+from nanochat_pl.tiny_world.split import Split, Teller
+from nanochat_pl.tiny_world.stories import end_story, make_story
 
 
-def document(index: int, split: Literal["train", "val"] = "train") -> str:
-    """Document number `index` (>= 0) of a split; deterministic, and any index may be asked for at any time."""
-    rng = random.Random(f"{split}:{index}")
-    lines = []
-    for _ in range(rng.randint(3, 14)):
-        giver, taker = rng.sample(_NAMES, 2)
-        thing, colour, place = rng.choice(_THINGS), rng.choice(_COLOURS), rng.choice(_PLACES)
-        lines.append(f"{giver} went to the {place} and gave a {colour} {thing} to {taker}.")
-    return " ".join(lines)
+def story(teller: Teller) -> str | None:
+    """A story of 5 to 18 sentences, now and then with an ending."""
+    told = make_story(teller, 4 + int(teller.random() ** 2 * 14))
+    if told is None:
+        return None
+    ending = end_story(told, teller) if teller.random() < 0.8 else None
+    return " ".join([*told.sentences, *([ending] if ending else [])])
+
+
+KINDS: dict[str, tuple[int, Callable[[Teller], str | None]]] = {
+    "story": (34, story),
+    "letter": (6, words.letter),
+    "similar_things": (5, words.similar_things),
+    "lesson": (8, talk.lesson),
+    "mixed_facts": (5, talk.mixed_facts),
+    "quiz": (8, talk.quiz),
+    "conversation": (7, talk.conversation),
+    "sums": (6, numbers.sums),
+    "counting": (3, numbers.counting),
+    "comparing": (3, numbers.comparing),
+    "word_problems": (5, numbers.word_problems),
+    "shopping": (2, numbers.shopping),
+    "spelling": (5, words.spelling),
+    "lists": (4, words.lists),
+    "week": (3, words.week),
+    "riddles": (3, words.riddles),
+}
+"""Kind of document -> its share (of the sum of shares), and what makes one."""
+
+_TICKETS = tuple(kind for kind, (share, _) in KINDS.items() for _ in range(share))
+_ATTEMPTS = 256
+
+
+def document(index: int, split: Split = "train", kind: str | None = None) -> str:
+    """Document number `index` (>= 0) of a split: the same text at every call, in any order.
+
+    No sentence of a `val` document occurs in a `train` document. `kind` (a key of KINDS) asks for one kind alone.
+    """
+    side = 1 if split == "val" else 0
+    for attempt in range(_ATTEMPTS):
+        teller = Teller(((index * _ATTEMPTS + attempt) << 1) | side, split)
+        text = KINDS[kind or teller.pick(_TICKETS)][1](teller)
+        if text:
+            return text
+    raise AssertionError(f"no document {index} of split {split}")
+
+
+@cache
+def fingerprint() -> str:
+    """SHA-256 (hex) of a sample of the corpus: changes when the world, its wordings or its order change."""
+    sample = "\n\n".join(document(index, split) for split in ("train", "val") for index in range(100))
+    return hashlib.sha256(sample.encode()).hexdigest()

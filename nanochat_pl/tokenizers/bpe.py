@@ -18,7 +18,7 @@ SPLIT_PATTERN = (
 )
 """nanochat's splits: GPT-4's with at most two digits in a token, which suits small vocabularies.
 
-The published pattern has possessive quantifiers and no group. Without and with them every match is the same (a quantified
+The published pattern has possessive quantifiers and no group. The matches are the same either way (a quantified
 class and what follows it are disjoint), but this form lets the regex engine run all but the lookahead as one automaton,
 about 1.6 times as fast.
 """
