@@ -61,8 +61,8 @@ class NanoChatConfig(Spec):
             )
         if self.head_dim % 2:
             raise UserError(
-                f"model.n_embd={self.n_embd} over model.n_head={self.n_head} makes heads of {self.head_dim} channels, but "
-                f"the rotary embedding needs an even number. Nearest legal widths for {self.n_head} heads: "
+                f"model.n_embd={self.n_embd} over model.n_head={self.n_head} makes heads of {self.head_dim} channels, "
+                f"but the rotary embedding needs an even number. Nearest legal widths for {self.n_head} heads: "
                 f"{_neighbours(self.n_embd, self.n_head * 2)}."
             )
         if self.n_head % self.n_kv_head:
@@ -73,8 +73,8 @@ class NanoChatConfig(Spec):
             )
         if not self.window_pattern or set(self.window_pattern) - set("SL"):
             raise UserError(
-                f"model.window_pattern={self.window_pattern!r} must consist of the letters S (short window) and L (full "
-                "context), such as 'SSSL' or 'L'."
+                f"model.window_pattern={self.window_pattern!r} must consist of the letters S (short window) and L "
+                "(full context), such as 'SSSL' or 'L'."
             )
         for name in ("short_window", "softcap", "rope_base", "qk_scale"):
             value = getattr(self, name)

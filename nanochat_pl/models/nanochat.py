@@ -1,12 +1,13 @@
 """The nanochat model: a GPT with RoPE, QK norm, ReLU squared, value embeddings, smear and backout.
 
-After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps. Read it from the bottom up: NanoChat.forward.
+After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps.
 """
 
 import zlib
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat_pl.core.types import IGNORE_INDEX
@@ -15,7 +16,7 @@ from nanochat_pl.nn.attention import attention
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 from nanochat_pl.nn.kv_cache import KVCache
 from nanochat_pl.nn.layers import Linear, relu_squared, rms_norm
-from nanochat_pl.nn.position import rotary_tables, rotate
+from nanochat_pl.nn.position import rotary_tables, rotate_and_normalize
 
 VALUE_GATE_CHANNELS = 12
 SMEAR_GATE_CHANNELS = 24
@@ -36,15 +37,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, C = x.shape
         D = self.config.head_dim
-        q = self.query(x).view(B, T, -1, D)
-        k = self.key(x).view(B, T, -1, D)
+        q = rotate_and_normalize(self.query(x).view(B, T, -1, D), cos, sin)
+        k = rotate_and_normalize(self.key(x).view(B, T, -1, D), cos, sin)
         v = self.value(x).view(B, T, -1, D)
         if self.value_gate is not None and value_embedding is not None:
             gate = 3 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))
             v = v + gate.unsqueeze(-1) * value_embedding.view(B, T, -1, D)
-        q, k = rms_norm(rotate(q, cos, sin)), rms_norm(rotate(k, cos, sin))
-        y = attention(q, k, v, window=self.window, scale=self.config.qk_scale**2 / D**0.5)
-        return self.proj(y.reshape(B, T, C))
+        y = attention(q, k, v.transpose(1, 2), window=self.window, scale=self.config.qk_scale**2 / D**0.5)
+        return self.proj(y.transpose(1, 2).reshape(B, T, C))
 
 
 class MLP(nn.Module):
@@ -120,15 +120,16 @@ class NanoChat(nn.Module):
         """
         x = self._trunk(ids, cache)
         if targets is not None:
-            losses = linear_cross_entropy(
+            return linear_cross_entropy(
                 x,
-                self.head.weight[: self.config.vocab_size],
+                self.head.weight,
                 targets,
                 weights,
+                vocab_size=self.config.vocab_size,
                 softcap=self.config.softcap,
                 ignore_index=IGNORE_INDEX,
+                reduction=reduction,
             )
-            return losses.sum() if reduction == "sum" else losses
         logits = self.head(x[:, -1:] if last_only else x)[..., : self.config.vocab_size].float()
         return self.config.softcap * torch.tanh(logits / self.config.softcap) if self.config.softcap else logits
 
@@ -136,13 +137,11 @@ class NanoChat(nn.Module):
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
         T = ids.size(1)
-        cos, sin = self.cos[:T, None].to(config.dtype), self.sin[:T, None].to(config.dtype)
+        cos, sin = self.cos[:T].to(config.dtype), self.sin[:T].to(config.dtype)
         x = rms_norm(self.embedding(ids).to(config.dtype))
         if config.smear:
-            gate = self.smear_scale.to(x.dtype) * torch.sigmoid(
-                self.smear_gate(x[:, 1:, : self.smear_gate.in_features])
-            )
-            x = torch.cat((x[:, :1], x[:, 1:] + gate * x[:, :-1]), dim=1)
+            gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
+            x = x + gate * F.pad(x[:, :-1], (0, 0, 1, 0))
         x0, middle = x, x
         for layer, block in enumerate(self.blocks):
             if config.scalars:
@@ -181,7 +180,7 @@ class NanoChat(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """nanochat's initial weights; each parameter draws from (seed, its name), so switches don't change the others."""
+        """nanochat's initial weights; each parameter draws from (seed, its name), whatever the others are."""
         generator = torch.Generator(self.embedding.weight.device)
         bound = (3 / self.config.n_embd) ** 0.5  # uniform in +-bound has standard deviation 1 / sqrt(n_embd)
         depth = torch.linspace(0, 1, self.config.n_layer) if self.config.n_layer > 1 else torch.zeros(1)

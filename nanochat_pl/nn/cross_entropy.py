@@ -1,8 +1,13 @@
-"""Cross-entropy of a softcapped linear head, without ever holding the logits of all tokens."""
+"""Cross-entropy of a linear head with softcap, without ever holding the logits of all tokens."""
+
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+CHUNK_BYTES = {"cpu": 8 * 2**20}
+"""Logits of the tokens that are worked on at once: what stays in a CPU's cache, or what fills an accelerator."""
+ACCELERATOR_CHUNK_BYTES = 256 * 2**20
 
 
 def linear_cross_entropy(
@@ -11,14 +16,114 @@ def linear_cross_entropy(
     targets: Tensor,
     weights: Tensor | None = None,
     *,
+    vocab_size: int | None = None,
     softcap: float | None = None,
     ignore_index: int = -100,
+    reduction: Literal["sum", "none"] = "sum",
 ) -> Tensor:
-    """Loss of each token, float32, in the shape of `targets`; 0 where the target is `ignore_index`."""
-    logits = F.linear(x.reshape(-1, x.size(-1)), weight.to(x.dtype)).float()
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    losses = F.cross_entropy(logits, targets.reshape(-1), ignore_index=ignore_index, reduction="none")
+    """Softmax cross-entropy of softcap * tanh(x @ weight.T / softcap) against the targets, chunk by chunk of tokens.
+
+    With "sum" the gradients are computed in the forward pass, so the logits are computed once; with "none", whose
+    incoming gradient is known only later, the backward pass computes them again.
+
+    Args:
+        x: (..., C).
+        weight: (V, C), cast to the dtype of x; its gradient is accumulated in float32.
+        targets: (...) ids below `vocab_size`, or `ignore_index`, whose loss and gradient are 0.
+        weights: (...) factor of each token's loss; gets no gradient.
+        vocab_size: rows of `weight` that are tokens; the rest is padding without probability. None: all.
+        softcap: None: logits as they come.
+
+    Returns:
+        The weighted sum, (), or the weighted loss of each token, (...); float32 (float64 for float64 inputs).
+    """
+    rows = targets.reshape(-1)
+    counted = rows != ignore_index
+    factors = counted.to(_accumulation_dtype(x))
     if weights is not None:
-        losses = losses * weights.reshape(-1)
-    return losses.view(targets.shape)
+        factors = factors * weights.reshape(-1)
+    head = _Head(vocab_size or weight.size(0), softcap, reduction, torch.is_grad_enabled())
+    loss = _LinearCrossEntropy.apply(x.reshape(-1, x.size(-1)), weight, rows.where(counted, 0), factors, head)
+    return loss if reduction == "sum" else loss.view(targets.shape)
+
+
+class _Head:
+    def __init__(self, vocab_size: int, softcap: float | None, reduction: str, gradients: bool):
+        self.vocab_size, self.softcap, self.reduction, self.gradients = vocab_size, softcap, reduction, gradients
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, factors: Tensor, head: _Head) -> Tensor:
+        ctx.head = head
+        gradients = head.gradients and any(ctx.needs_input_grad[:2]) and head.reduction == "sum"
+        losses, dx, dweight = _sweep(x, weight, targets, factors, head, gradients)
+        if head.reduction == "none":
+            ctx.save_for_backward(x, weight, targets, factors)
+            return losses
+        ctx.save_for_backward(dx, dweight)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.head.reduction == "none":
+            x, weight, targets, factors = ctx.saved_tensors
+            _, dx, dweight = _sweep(x, weight, targets, factors * grad, ctx.head, True)
+        else:
+            dx, dweight = ctx.saved_tensors
+            dx, dweight = (dx * grad).to(dx.dtype), dweight * grad
+        return dx, dweight, None, None, None
+
+
+def _sweep(
+    x: Tensor, weight: Tensor, targets: Tensor, factors: Tensor, head: _Head, gradients: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Losses (N,) and, if asked for, the gradients of their sum with respect to x (N, C) and weight (V, C).
+
+    softcap * tanh(z / softcap) is written as 2 softcap sigmoid(2 z / softcap) - softcap, whose constant the softmax
+    drops: the sigmoid is the cheaper of the two, and its derivative is u (1 - u).
+    """
+    dtype = _accumulation_dtype(x)
+    vocabulary = weight[: head.vocab_size].to(x.dtype)
+    losses = torch.empty(x.size(0), dtype=dtype, device=x.device)
+    dx = torch.empty_like(x) if gradients else None
+    dweight = torch.zeros(weight.shape, dtype=dtype, device=x.device) if gradients else None
+    chunk = _chunk_tokens(head.vocab_size, x)
+    buffers = x.new_empty(2, min(chunk, x.size(0)), head.vocab_size)
+    for start in range(0, x.size(0), chunk):
+        rows = slice(start, min(start + chunk, x.size(0)))
+        target, factor = targets[rows, None], factors[rows, None]
+        z, scores = buffers[:, : rows.stop - rows.start]
+        alpha = 1.0 if head.softcap is None else 2 / head.softcap
+        torch.addmm(z, x[rows], vocabulary.t(), beta=0, alpha=alpha, out=z)
+        if head.softcap is None:
+            scores = z.to(dtype)
+        else:
+            u = z.to(dtype).sigmoid_()
+            scores = torch.mul(u, 2 * head.softcap, out=scores if scores.dtype == dtype else None)
+        top, at_target = scores.amax(-1, keepdim=True), scores.gather(-1, target)
+        p = torch.softmax(scores, dim=-1, out=scores)
+        losses[rows] = ((top - at_target - p.amax(-1, keepdim=True).log()) * factor).squeeze(-1)
+        if dx is None or dweight is None:
+            continue
+        dz = p.scatter_add_(-1, target, torch.full_like(at_target, -1.0))
+        if head.softcap is not None:
+            dz.mul_(torch.addcmul(u, u, u, value=-1, out=u))
+            factor = factor * 4
+        dz = dz.to(x.dtype)
+        dx[rows] = (dz @ vocabulary).mul_(factor)
+        scaled = (x[rows] * factor).to(x.dtype)
+        if dtype == x.dtype:
+            dweight[: head.vocab_size].addmm_(dz.t(), scaled)
+        else:
+            dweight[: head.vocab_size] += dz.t() @ scaled
+    return losses, dx, dweight
+
+
+def _chunk_tokens(vocab_size: int, x: Tensor) -> int:
+    size = CHUNK_BYTES.get(x.device.type, ACCELERATOR_CHUNK_BYTES)
+    return max(16, size // (vocab_size * _accumulation_dtype(x).itemsize))
+
+
+def _accumulation_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

@@ -1,0 +1,103 @@
+"""The nanochat model as one plain function over named weights: a head at a time, a mask, no cleverness.
+
+Written from the formulas alone, so that the package's model can be compared with it.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def plain_logits(weights: dict[str, Tensor], config, ids: Tensor) -> Tensor:
+    """Logits (B, T, vocab_size) in the dtype of the weights."""
+    D = config.n_embd // config.n_head
+    x = normalized(weights["embedding.weight"][ids])
+
+    if config.smear:
+        before = torch.zeros_like(x)
+        before[:, 1:] = x[:, :-1]
+        gate_in = x[:, :, :24]
+        strength = 1 / (1 + torch.exp(-(gate_in @ weights["smear_gate.weight"].T)))
+        x = x + weights["smear_scale"] * strength * before
+
+    embedded = x
+    kept = None
+    for layer in range(config.n_layer):
+        if config.scalars:
+            x = weights["resid_scalars"][layer] * x + weights["x0_scalars"][layer] * embedded
+        attended = plain_attention(weights, config, layer, normalized(x), ids, D)
+        x = x + attended @ weights[f"blocks.{layer}.attn.proj.weight"].T
+        hidden = normalized(x) @ weights[f"blocks.{layer}.mlp.fc.weight"].T
+        hidden = torch.where(hidden > 0, hidden, torch.zeros_like(hidden)) ** 2
+        x = x + hidden @ weights[f"blocks.{layer}.mlp.proj.weight"].T
+        if layer == config.n_layer // 2:
+            kept = x
+    if config.backout:
+        x = x - weights["backout_scale"] * kept
+
+    logits = (normalized(x) @ weights["head.weight"].T)[:, :, : config.vocab_size]
+    if config.softcap is not None:
+        logits = config.softcap * torch.tanh(logits / config.softcap)
+    return logits
+
+
+def plain_attention(weights, config, layer: int, x: Tensor, ids: Tensor, D: int) -> Tensor:
+    name = f"blocks.{layer}.attn"
+    q, k, v = (x @ weights[f"{name}.{part}.weight"].T for part in ("query", "key", "value"))
+    has_value_embedding = config.value_embeddings and (config.n_layer - 1 - layer) % 2 == 0
+    outputs = []
+    for head in range(config.n_head):
+        kv_head = head // (config.n_head // config.n_kv_head)
+        q_head = q[:, :, head * D : (head + 1) * D]
+        k_head = k[:, :, kv_head * D : (kv_head + 1) * D]
+        v_head = v[:, :, kv_head * D : (kv_head + 1) * D]
+        if has_value_embedding:
+            extra = weights[f"value_embeddings.{layer}.weight"][ids][:, :, kv_head * D : (kv_head + 1) * D]
+            gate = 3 / (1 + torch.exp(-(x[:, :, :12] @ weights[f"{name}.value_gate.weight"][kv_head])))
+            v_head = v_head + gate[:, :, None] * extra
+        q_head = config.qk_scale * normalized(turned(q_head, config.rope_base))
+        k_head = config.qk_scale * normalized(turned(k_head, config.rope_base))
+        outputs.append(plain_softmax_attention(q_head, k_head, v_head, window_of(config, layer), 1 / math.sqrt(D)))
+    return torch.cat(outputs, dim=-1)
+
+
+def plain_softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
+    """(..., T, D) attention with the whole matrix of scores and a mask."""
+    scores = q @ k.transpose(-1, -2) * scale
+    T = q.shape[-2]
+    for row in range(T):
+        scores[..., row, row + 1 :] = -math.inf
+        if window is not None and row - window > 0:
+            scores[..., row, : row - window] = -math.inf
+    return torch.softmax(scores, dim=-1) @ v
+
+
+def window_of(config, layer: int) -> int | None:
+    """A quarter of the context rounded up to 128 for S layers; the last layer and L layers see everything."""
+    if layer == config.n_layer - 1 or config.window_pattern[layer % len(config.window_pattern)] == "L":
+        return None
+    if config.short_window is not None:
+        return config.short_window
+    quarter = math.ceil(config.sequence_len / 4)
+    return math.ceil(quarter / 128) * 128
+
+
+def normalized(x: Tensor) -> Tensor:
+    return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + torch.finfo(torch.float32).eps)
+
+
+def turned(x: Tensor, base: float) -> Tensor:
+    """Each pair (x[i], x[i + D/2]) as a complex number, turned by minus position * base^(-2i/D)."""
+    T, D = x.shape[-2:]
+    angle = torch.outer(torch.arange(T, dtype=torch.float64), base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D))
+    pairs = torch.complex(x[..., : D // 2].double(), x[..., D // 2 :].double())
+    turned_pairs = pairs * torch.exp(-1j * angle)
+    return torch.cat((turned_pairs.real, turned_pairs.imag), dim=-1).to(x.dtype)
+
+
+def plain_losses(weights: dict[str, Tensor], config, ids: Tensor, targets: Tensor) -> Tensor:
+    """-log p(target) of each token, 0 where the target is negative."""
+    probabilities = torch.log_softmax(plain_logits(weights, config, ids), dim=-1)
+    picked = probabilities.gather(-1, targets.clamp_min(0)[..., None])[..., 0]
+    return -torch.where(targets >= 0, picked, torch.zeros_like(picked))
