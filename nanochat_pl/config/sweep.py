@@ -65,15 +65,21 @@ def _print(runs: list[dict[str, Any]], spread: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("run", "val bpb", "train loss", "tok/s", "seconds", title="Sweep")
+    shared = set.intersection(*(set(run["overrides"]) for run in runs)) if len(runs) > 1 else set()
+    table = Table("run", "val bpb", "train loss", "tok/s", "seconds", title="Sweep", caption=" ".join(sorted(shared)))
     numbers = ("{:.4f}", "{:.4f}", "{:,.0f}", "{:.0f}")
     for run in runs:
         cells = [form.format(run[name]) if run.get(name) is not None else "-" for form, name in zip(numbers, METRICS)]
-        table.add_row(" ".join(run["overrides"]), *cells)
+        table.add_row(_differing(run["overrides"], shared), *cells)
     for row in spread:
         cells = [
             f"{form.format(row[name]['mean'])} ± {form.format(row[name]['standard_deviation'])}" if name in row else "-"
             for form, name in zip(numbers, METRICS)
         ]
-        table.add_row(f"[bold]{' '.join(row['overrides'])} mean over {row['seeds']} seeds", *cells)
+        name = f"{_differing(row['overrides'], shared)} mean of {row['seeds']} seeds ± standard deviation"
+        table.add_row(f"[bold]{name.strip()}", *cells)
     Console().print(table)
+
+
+def _differing(overrides: list[str], shared: set[str]) -> str:
+    return " ".join(override for override in overrides if override not in shared)
