@@ -1,7 +1,7 @@
 """Documents of numbers: sums, counting, comparing, numbers in words, and word problems with their solutions."""
 
 from nanochat_pl.tiny_world.split import Teller
-from nanochat_pl.tiny_world.world import COUNTABLE, FOODS, NUMBER_WORDS, PEOPLE, PLACES, counted, plural
+from nanochat_pl.tiny_world.world import COUNTABLE, DAYS, FOODS, NUMBER_WORDS, PEOPLE, PLACES, TIMES, counted, plural
 
 _SUM_LINES = ("{a} {sign} {b} = {c}",)
 _SUM_SENTENCES = (
@@ -15,12 +15,32 @@ _SUM_SENTENCES = (
     "{wa} {word} {wb} is {wc}.",
     "{who} writes {a} {sign} {b} = {c} on the board.",
 )
-_SUM_ASKS = ("what is {a} {word} {b}?", "how much is {a} {word} {b}?", "{who}, what is {a} {word} {b}?", "{a} {sign} {b} = ?",
-             "can you work out {a} {word} {b}, {who}?", "what do you get for {a} {sign} {b}?")  # fmt: skip
-_SUM_ANSWERS = ("{a} {word} {b} is {c}.", "it is {c}, because {a} {sign} {b} = {c}.", "{a} {sign} {b} = {c}.", "the answer is {c}.",
-                "{who} says: {c}.", "{who} gets {c}.", "that makes {c}.", "{who} counts and finds {c}.")  # fmt: skip
-_SUM_TITLES = ("{who}'s sums", "sums for {who}", "{who} and {other} practise sums", "sums up to {limit} for {who}", "homework for {who}",
-               "{who}'s homework in {room}")  # fmt: skip
+_SUM_ASKS = (
+    "what is {a} {word} {b}?",
+    "how much is {a} {word} {b}?",
+    "{who}, what is {a} {word} {b}?",
+    "{a} {sign} {b} = ?",
+    "can you work out {a} {word} {b}, {who}?",
+    "what do you get for {a} {sign} {b}?",
+)
+_SUM_ANSWERS = (
+    "{a} {word} {b} is {c}.",
+    "it is {c}, because {a} {sign} {b} = {c}.",
+    "{a} {sign} {b} = {c}.",
+    "the answer is {c}.",
+    "{who} says: {c}.",
+    "{who} gets {c}.",
+    "that makes {c}.",
+    "{who} counts and finds {c}.",
+)
+_SUM_TITLES = (
+    "{who}'s sums",
+    "sums for {who}",
+    "{who} and {other} practise sums",
+    "sums up to {limit} for {who}",
+    "homework for {who}",
+    "{who}'s homework in {room}",
+)
 _COUNTS = (
     "{who} counts from {a} to {b}: {row}.",
     "count from {a} to {b}: {row}.",
@@ -40,16 +60,29 @@ _DOWN_COUNTS = (
     "backwards, {who} says: {down}.",
 )
 _COMPARES = (
-    "{big} is more than {small}.", "{small} is less than {big}.", "{who} knows that {big} is greater than {small}.",
-    "between {small} and {big}, {big} is the greater number.", "{big} is {diff} more than {small}.", "{small} is {diff} less than {big}.",
+    "{big} is more than {small}.",
+    "{small} is less than {big}.",
+    "{who} knows that {big} is greater than {small}.",
+    "between {small} and {big}, {big} is the greater number.",
+    "{big} is {diff} more than {small}.",
+    "{small} is {diff} less than {big}.",
     "of {small} and {big}, {who} chooses the smaller number, which is {small}.",
-)  # fmt: skip
+)
 _NEIGHBOURS = (
-    "after {n} comes {after}.", "before {n} comes {before}.", "{n} lies between {before} and {after}.", "{n} is {parity}.",
-    "{who} says that {n} is {parity_number}.", "half of {even} is {n}.", "twice {n} is {even}.", "the double of {n} is {even}.",
-    "the number {n} is written {word}.", "in words, {n} is {word}.", "{word} is {n}.", "{who} writes {n} as {word}.",
+    "after {n} comes {after}.",
+    "before {n} comes {before}.",
+    "{n} lies between {before} and {after}.",
+    "{n} is {parity}.",
+    "{who} says that {n} is {parity_number}.",
+    "half of {even} is {n}.",
+    "twice {n} is {even}.",
+    "the double of {n} is {even}.",
+    "the number {n} is written {word}.",
+    "in words, {n} is {word}.",
+    "{word} is {n}.",
+    "{who} writes {n} as {word}.",
     "{word} comes after {word_before}.",
-)  # fmt: skip
+)
 _SIGNS = (("+", "plus"), ("+", "plus"), ("-", "minus"), ("-", "minus"), ("*", "times"))
 
 
@@ -76,7 +109,7 @@ def sums(teller: Teller) -> str | None:
             break
     separator = "\n" if style == "lines" or teller.random() < 0.5 else " "
     body = separator.join(told)
-    return (f"{title}\n{body}" if title else body) if len(told) >= 3 else None
+    return (f"{title}\n{body}" if title else body) if len(told) >= 4 else None
 
 
 def _sum(teller: Teller, limit: int) -> dict[str, str]:
@@ -104,7 +137,13 @@ def counting(teller: Teller) -> str | None:
         numbers = [a + step * i for i in range(n)]
         in_words = numbers[-1] <= 100 and teller.random() < 0.4
         row = [NUMBER_WORDS[i] if in_words else str(i) for i in numbers]
-        slots = {"a": str(a), "b": str(numbers[-1]), "step": str(step), "row": ", ".join(row), "down": ", ".join(reversed(row))}
+        slots = {
+            "a": str(a),
+            "b": str(numbers[-1]),
+            "step": str(step),
+            "row": ", ".join(row),
+            "down": ", ".join(reversed(row)),
+        }
         slots |= {"who": teller.pick(PEOPLE).name, "other": teller.pick(PEOPLE).name}
         if slots["who"] == slots["other"]:
             continue
@@ -121,7 +160,12 @@ def comparing(teller: Teller) -> str | None:
         small, n = int(teller.random() * 200), 1 + int(teller.random() * 99)
         diff = 1 + int(teller.random() * 50)
         slots = {"small": str(small), "big": str(small + diff), "diff": str(diff), "n": str(n), "even": str(2 * n)}
-        slots |= {"before": str(n - 1), "after": str(n + 1), "parity": "odd" if n % 2 else "even", "who": teller.pick(PEOPLE).name}
+        slots |= {
+            "before": str(n - 1),
+            "after": str(n + 1),
+            "parity": "odd" if n % 2 else "even",
+            "who": teller.pick(PEOPLE).name,
+        }
         slots |= {"parity_number": "an odd number" if n % 2 else "an even number", "word": NUMBER_WORDS[n]}
         slots["word_before"] = NUMBER_WORDS[n - 1]
         told.append(teller.tell(_COMPARES if teller.random() < 0.4 else _NEIGHBOURS, slots))
@@ -129,19 +173,58 @@ def comparing(teller: Teller) -> str | None:
     return (" " if teller.random() < 0.6 else "\n").join(lines) if len(lines) >= 3 else None
 
 
-_HAVE = ("{who} has {a_things}.", "there are {a_things} in {who}'s bag.", "{who} counts {a_things} on the table.",
-         "{who} bought {a_things} {at}.", "{who} has found {a_things} {at}.")  # fmt: skip
-_GAIN = ("{other} gives {him} {b_more}.", "{who} gets {b_more} from {other}.", "then {who} finds {b_more} {at2}.",
-         "{who} buys {b_more} {at2}.", "{other} has {b_more} for {who}.")  # fmt: skip
-_LOSS = ("{who} gives {b} of them to {other}.", "{other} takes {b} of them from {who}.", "{who} loses {b} of them {at2}.",
-         "on the way home, {who} drops {b} of them.", "{who} shares and gives {other} {b} of them.")  # fmt: skip
-_HOW_MANY = ("how many {things} does {who} have now?", "how many {things} are there now, {other}?", "{who} asks: how many {things} do I have?",
-             "how many {things} is that, {other}?")  # fmt: skip
-_SOLUTIONS = ("{a} {sign} {b} = {c}, so {who} has {c_things}.", "{who} has {c_things}, because {a} {sign} {b} = {c}.",
-              "we work out {a} {sign} {b} = {c}: {who} has {c_things}.", "the answer is {c_things}, since {a} {sign} {b} = {c}.")  # fmt: skip
-_EACH = ("{who} has {bags}.", "there are {bags} on {who}'s table.", "{who} carries {bags} home.", "{who} fills {bags} {at}.")
-_INSIDE = ("in each {bag} there are {b_things}.", "{who} puts {b_things} into each {bag}.", "every {bag} holds {b_things}.",
-           "{other} counts {b_things} in every {bag}.")  # fmt: skip
+_TODAY = ("", "", "", "", "today ", "on {day}, ", "one {day}, ", "this {time}, ", "in the {time}, ", "look, ")
+_THEN = ("", "", "", "", "then ", "later, ", "after a while, ", "the next day, ", "on {day}, ", "in the {time}, ")
+_SO = ("", "", "", "", "now, ", "so ", "and ", "well, ", "here is the question: ", "who can say it: ")
+_THUS = ("", "", "", "", "so ", "yes, ", "well, ", "that is easy: ", "in the end, ", "{other} says: ")
+_THERE = ("", "", "", "", "today ", "on {day}, ", "this week, ", "there, ", "in this place, ", "{other} says that ")
+_AFTER = ("", "", "", "", "after that, ", "and ", "then, ", "in the end, ", "{other} says: ", "at home, ")
+
+_HAVE = (
+    "{who} has {a_things}.",
+    "there are {a_things} in {who}'s bag.",
+    "{who} counts {a_things} on the table.",
+    "{who} bought {a_things} {at}.",
+    "{who} has found {a_things} {at}.",
+)
+_GAIN = (
+    "{other} gives {him} {b_more}.",
+    "{who} gets {b_more} from {other}.",
+    "{who} finds {b_more} {at2}.",
+    "{who} buys {b_more} {at2}.",
+    "{other} has {b_more} for {who}.",
+)
+_LOSS = (
+    "{who} gives {b} of them to {other}.",
+    "{other} takes {b} of them from {who}.",
+    "{who} loses {b} of them {at2}.",
+    "{who} drops {b} of them on the way home.",
+    "{who} shares and gives {other} {b} of them.",
+)
+_HOW_MANY = (
+    "how many {things} does {who} have now?",
+    "how many {things} are there now, {other}?",
+    "{who} asks: how many {things} do I have?",
+    "how many {things} is that, {other}?",
+)
+_SOLUTIONS = (
+    "{a} {sign} {b} = {c}, so {who} has {c_things}.",
+    "{who} has {c_things}, because {a} {sign} {b} = {c}.",
+    "we work out {a} {sign} {b} = {c}: {who} has {c_things}.",
+    "the answer is {c_things}, since {a} {sign} {b} = {c}.",
+)
+_EACH = (
+    "{who} has {bags}.",
+    "there are {bags} on {who}'s table.",
+    "{who} carries {bags} home.",
+    "{who} fills {bags} {at}.",
+)
+_INSIDE = (
+    "in each {bag} there are {b_things}.",
+    "{who} puts {b_things} into each {bag}.",
+    "every {bag} holds {b_things}.",
+    "{other} counts {b_things} in every {bag}.",
+)
 
 
 def word_problems(teller: Teller) -> str | None:
@@ -174,24 +257,53 @@ def _containers(teller: Teller) -> str | None:
 def _problem_slots(teller: Teller, a: int, b: int, c: int) -> dict[str, str]:
     noun = teller.pick(COUNTABLE)
     who, other = teller.rng.sample(PEOPLE, 2)
-    slots = {"who": who.name, "him": who.him, "other": other.name, "things": plural(noun), "a": str(a), "b": str(b), "c": str(c)}
+    slots = {
+        "who": who.name,
+        "him": who.him,
+        "other": other.name,
+        "things": plural(noun),
+        "a": str(a),
+        "b": str(b),
+        "c": str(c),
+    }
     slots |= {"a_things": counted(a, noun), "b_things": counted(b, noun), "c_things": counted(c, noun)}
     slots["b_more"] = f"{b} more" if b > 1 else f"1 more {noun}"
-    return slots | {"at": teller.pick(PLACES).at, "at2": teller.pick(PLACES).at}
+    return slots | {
+        "at": teller.pick(PLACES).at,
+        "at2": teller.pick(PLACES).at,
+        "day": teller.pick(DAYS),
+        "time": teller.pick(TIMES),
+    }
 
 
 def _solve(teller: Teller, slots: dict[str, str], first: tuple[str, ...], second: tuple[str, ...]) -> str | None:
-    lines = [teller.tell(wordings, slots) for wordings in (first, second, _HOW_MANY, _SOLUTIONS)]
+    parts = ((first, _TODAY), (second, _THEN), (_HOW_MANY, _SO), (_SOLUTIONS, _THUS))
+    lines = [teller.tell(wordings, slots, openers) for wordings, openers in parts]
     return " ".join(line for line in lines if line) if all(lines) else None
 
 
-_BUYS = ("{who} buys {a_things} {at}.", "{who} wants {a_things}.", "{who} takes {a_things} to the till.", "{who} asks for {a_things}.")
-_PRICES = ("one {thing} costs {b} coins.", "each {thing} costs {b} coins.", "the price of one {thing} is {b} coins.",
-           "{who} pays {b} coins for each {thing}.")  # fmt: skip
-_TOTALS = ("{a} * {b} = {c}, so {who} pays {c} coins.", "together they cost {c} coins, because {a} * {b} = {c}.",
-           "{who} pays {c} coins, since {a} * {b} = {c}.")  # fmt: skip
-_CHANGES = ("{who} has {purse} coins and keeps {rest}, because {purse} - {c} = {rest}.", "{purse} - {c} = {rest}, so {rest} of {who}'s {purse} coins are left.",
-            "of {purse} coins, {who} has {rest} left, since {purse} - {c} = {rest}.")  # fmt: skip
+_BUYS = (
+    "{who} buys {a_things} {at}.",
+    "{who} wants {a_things}.",
+    "{who} takes {a_things} to the till.",
+    "{who} asks for {a_things}.",
+)
+_PRICES = (
+    "one {thing} costs {b} coins.",
+    "each {thing} costs {b} coins.",
+    "the price of one {thing} is {b} coins.",
+    "{who} pays {b} coins for each {thing}.",
+)
+_TOTALS = (
+    "{a} * {b} = {c}, so {who} pays {c} coins.",
+    "together they cost {c} coins, because {a} * {b} = {c}.",
+    "{who} pays {c} coins, since {a} * {b} = {c}.",
+)
+_CHANGES = (
+    "{who} has {purse} coins and keeps {rest}, because {purse} - {c} = {rest}.",
+    "{purse} - {c} = {rest}, so {rest} of {who}'s {purse} coins are left.",
+    "of {purse} coins, {who} has {rest} left, since {purse} - {c} = {rest}.",
+)
 
 
 def shopping(teller: Teller) -> str | None:
@@ -201,5 +313,6 @@ def shopping(teller: Teller) -> str | None:
     purse = a * b + 2 + int(teller.random() * 40)
     slots = _problem_slots(teller, a, b, a * b) | {"thing": noun, "a_things": counted(a, noun)}
     slots |= {"purse": str(purse), "rest": str(purse - a * b)}
-    lines = [teller.tell(wordings, slots) for wordings in (_BUYS, _PRICES, _TOTALS, _CHANGES)]
+    parts = ((_BUYS, _TODAY), (_PRICES, _THERE), (_TOTALS, _THUS), (_CHANGES, _AFTER))
+    lines = [teller.tell(wordings, slots, openers) for wordings, openers in parts]
     return " ".join(line for line in lines if line) if all(lines) else None

@@ -43,10 +43,10 @@ class Teller:
     def tell(self, templates: Sequence[str], slots: dict[str, str], openers: Sequence[str] = ("",)) -> str | None:
         """One sentence from a template, with an opener before it; None where no wording was found for the split.
 
-        Templates begin as they would within a sentence; the first letter is made a capital.
+        Templates and openers begin as they would within a sentence; the first letter is made a capital.
         """
         for _ in range(self._tries):
-            line = self.pick(openers) + self.pick(templates).format_map(slots)
+            line = (self.pick(openers) + self.pick(templates)).format_map(slots)
             line = line[0].upper() + line[1:]
             if (crc32(line.encode()) % VAL_ONE_IN == 0) is self._val:
                 return line

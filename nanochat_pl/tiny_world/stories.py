@@ -14,8 +14,8 @@ from nanochat_pl.tiny_world.world import (
     COLOURS,
     NARRATOR,
     PEOPLE,
-    PET_NAMES,
     PET_COLOURS,
+    PET_NAMES,
     PETS,
     PLACES,
     SIZES,
@@ -220,7 +220,9 @@ def _talk(story: Story, teller: Teller) -> bool:
         return False
     thing = teller.pick(story.has[other])
     kind = teller.pick(("ask", "praise", "show"))
-    return _happen(story, teller, Event(kind, who if kind != "show" else other, thing, other if kind != "show" else who))
+    return _happen(
+        story, teller, Event(kind, who if kind != "show" else other, thing, other if kind != "show" else who)
+    )
 
 
 def _feel(story: Story, teller: Teller) -> bool:
@@ -301,7 +303,12 @@ def _slots(story: Story, teller: Teller, event: Event) -> dict[str, str]:
         slots |= {"the": the, "a": with_article(thing.phrase), "noun": thing.noun, "phrase": thing.phrase}
         slots |= {"colour": thing.colour, "use": THING_USES[thing.noun].format(the=the)}
     if other:
-        slots |= {"other": other.subject, "other_whom": other.object, "others": other.possessive, "other_him": other.him}
+        slots |= {
+            "other": other.subject,
+            "other_whom": other.object,
+            "others": other.possessive,
+            "other_him": other.him,
+        }
     if event.other_thing:
         slots["the2"] = _the(event.other_thing)
     if event.place:
@@ -311,10 +318,17 @@ def _slots(story: Story, teller: Teller, event: Event) -> dict[str, str]:
     if event.kind == "count":
         things = story.has[who]
         slots["things"] = listing([with_article(t.phrase) for t in things])
-        slots["n"] = ("one thing", "two things", "three things", "four things", "five things", "six things")[len(things) - 1]
+        slots["n"] = ("one thing", "two things", "three things", "four things", "five things", "six things")[
+            len(things) - 1
+        ]
     if event.kind == "pet":
         animal = teller.pick(tuple(PETS))
-        slots |= {"animal": animal, "did": PETS[animal], "pet": teller.pick(PET_NAMES), "colour": teller.pick(PET_COLOURS)}
+        slots |= {
+            "animal": animal,
+            "did": PETS[animal],
+            "pet": teller.pick(PET_NAMES),
+            "colour": teller.pick(PET_COLOURS),
+        }
     return slots
 
 

@@ -31,22 +31,64 @@ _TITLES = (
     "today {who} wants to tell {other} something about {topic}.",
     "at school, {who} and {other} are learning about {topic}.",
 )
-_ASKS = ("{q}", "{q}", "{who}, {q}", "tell me, {who}, {q}", "{who} asks: {q}", "{who} would like to know: {q}", "please tell {who}: {q}")
+_ASKS = (
+    "{q}",
+    "{q}",
+    "{who}, {q}",
+    "tell me, {who}, {q}",
+    "{who} asks: {q}",
+    "{who} would like to know: {q}",
+    "please tell {who}: {q}",
+)
 _REPLIES = (
-    "{s}.", "{s}.", "it is {short}.", "the answer is {short}.", "{other} says: {s}.", "that is easy: {s}.", "I think that {s}.",
-    "{other} answers that {s}.", "I know that {s}.", "the right answer is this: {s}.",
-)  # fmt: skip
-_CHAT_ASKS = ("{who}: {q}", "{who}: Tell me, {other}, {q}", "{who}: {other}, {q}", "{who}: Now a new question, {q}", "{who}: Do you know this, {q}")
-_CHAT_REPLIES = ("{other}: {s}.", "{other}: Of course, {s}.", "{other}: I know that {s}.", "{other}: I learned that {s}.",
-                 "{other}: My teacher says that {s}.", "{other}: That is easy, {s}.", "{other}: {short}.")  # fmt: skip
+    "{s}.",
+    "{s}.",
+    "it is {short}.",
+    "the answer is {short}.",
+    "{other} says: {s}.",
+    "that is easy: {s}.",
+    "I think that {s}.",
+    "{other} answers that {s}.",
+    "I know that {s}.",
+    "the right answer is this: {s}.",
+)
+_CHAT_ASKS = (
+    "{who}: {Q}",
+    "{who}: Tell me, {other}, {q}",
+    "{who}: {other}, {q}",
+    "{who}: Now a new question: {q}",
+    "{who}: Here is another one, {other}: {q}",
+)
+_CHAT_REPLIES = (
+    "{other}: {S}.",
+    "{other}: Of course, {s}.",
+    "{other}: I know that {s}.",
+    "{other}: I learned that {s}.",
+    "{other}: My teacher says that {s}.",
+    "{other}: That is easy, {s}.",
+    "{other}: {Short}.",
+    "{other}: {Short}, {who}.",
+)
 _CHAT_OPENS = (
-    "{who}: Good {time}, {other}!", "{who}: Hello {other}, it is nice to see you on this {weather} {time}!",
-    "{who}: Hi {other}, may I ask you something?", "{who}: What {weather} weather, {other}!", "{who}: {other}, do you have time this {time}?",
-)  # fmt: skip
-_CHAT_AGREES = ("{other}: Good {time}, {who}!", "{other}: Hello {who}, I am glad to see you!", "{other}: Of course, {who}, what is it?",
-                "{other}: Hi {who}, how are you this {time}?", "{other}: Yes, {who}, ask me anything!")  # fmt: skip
-_CHAT_THANKS = ("{who}: Thank you, {other}!", "{who}: You know a lot, {other}!", "{who}: Thanks, {other}, and have a good {time}!",
-                "{who}: Goodbye, {other}, until tomorrow {time}!")  # fmt: skip
+    "{who}: Good {time}, {other}!",
+    "{who}: Hello {other}, it is nice to see you on this {weather} {time}!",
+    "{who}: Hi {other}, may I ask you something?",
+    "{who}: What {weather} weather, {other}!",
+    "{who}: {other}, do you have time this {time}?",
+)
+_CHAT_AGREES = (
+    "{other}: Good {time}, {who}!",
+    "{other}: Hello {who}, I am glad to see you!",
+    "{other}: Of course, {who}, what is it?",
+    "{other}: Hi {who}, how are you this {time}?",
+    "{other}: Yes, {who}, ask me anything!",
+)
+_CHAT_THANKS = (
+    "{who}: Thank you, {other}!",
+    "{who}: You know a lot, {other}!",
+    "{who}: Thanks, {other}, and have a good {time}!",
+    "{who}: Goodbye, {other}, until tomorrow {time}!",
+)
 
 
 def lesson(teller: Teller) -> str | None:
@@ -125,13 +167,19 @@ def _pairs(
             continue
         slots = {"who": who, "other": other, "q": teller.pick(family.questions).format_map(row)}
         slots["short"] = family.answer.format_map(row)
+        slots |= {"Q": _capital(slots["q"]), "Short": _capital(slots["short"])}
         slots["s"] = teller.pick(family.statements).format_map(row)
+        slots["S"] = _capital(slots["s"])
         question = teller.tell(asks, slots)
         answer = teller.tell(replies, slots) if question else None
         if question and answer:
             seen.add(fact)
             pairs.append((question, answer))
     return pairs
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _two(teller: Teller) -> tuple[str, str]:

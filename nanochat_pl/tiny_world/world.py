@@ -1,14 +1,17 @@
 """The world as plain data: its people, places, things and animals, and the words for them. Facts are in facts.py."""
 
+# Lists of words are easier to read and to extend as one string.
+# ruff: noqa: SIM905
+
 from typing import NamedTuple
 
 GIRLS = (
-    "Ada Alice Amy Anna Bella Cara Clara Daisy Dora Ella Emma Eva Fay Grace Hanna Ida Iris Ivy Jane Julia Kate Lena Lily "
-    "Lucy Maria Mia Mona Nina Nora Olive Paula Rita Rosa Ruby Sara Sofia Tara Tina Vera Zoe"
+    "Ada Alice Amy Anna Bella Cara Clara Daisy Dora Ella Emma Eva Fay Grace Hanna Ida Iris Ivy Jane Julia Kate Lena "
+    "Lily Lucy Maria Mia Mona Nina Nora Olive Paula Rita Rosa Ruby Sara Sofia Tara Tina Vera Zoe"
 ).split()
 BOYS = (
-    "Adam Alan Alex Arlo Ben Bill Carl Dan David Eli Emil Felix Finn Frank Fred George Hugo Ian Ivan Jack Jim John Karl "
-    "Leo Luke Mark Max Nick Noah Omar Oscar Otto Paul Peter Ray Sam Theo Tim Tom Victor"
+    "Adam Alan Alex Arlo Ben Bill Carl Dan David Eli Emil Felix Finn Frank Fred George Hugo Ian Ivan Jack Jim John "
+    "Karl Leo Luke Mark Max Nick Noah Omar Oscar Otto Paul Peter Ray Sam Theo Tim Tom Victor"
 ).split()
 
 
@@ -98,8 +101,12 @@ def _places(preposition: str, names: str) -> list[Place]:
 
 
 PLACES = tuple(
-    _places("in", "park, garden, kitchen, forest, library, barn, village, town, market, old house, museum, field, zoo, cave")
-    + _places("at", "school, shop, lake, station, bakery, playground, harbour, castle, swimming pool, bus stop, mill, farm")
+    _places(
+        "in", "park, garden, kitchen, forest, library, barn, village, town, market, old house, museum, field, zoo, cave"
+    )
+    + _places(
+        "at", "school, shop, lake, station, bakery, playground, harbour, castle, swimming pool, bus stop, mill, farm"
+    )
     + _places("on", "beach, hill, bridge, island, playing field")
     + _places("by", "river, pond, sea, fountain, old tree, gate, well")
 )
@@ -146,7 +153,8 @@ FOODS = {
     "mushroom": "brown",
 }
 """Food that can be counted -> its usual colour."""
-COUNTABLE = (*FOODS, "book", "pencil", "shell", "stone", "marble", "button", "coin", "stamp", "flower", "card", "toy car")
+OBJECTS = ("book", "pencil", "shell", "stone", "marble", "button", "coin", "stamp", "flower", "card", "toy car")
+COUNTABLE = (*FOODS, *OBJECTS)
 """What word problems and lists count."""
 
 
@@ -190,7 +198,14 @@ ANIMALS = tuple(
         )
     )
 )
-PETS = {"dog": "barked", "cat": "purred", "parrot": "squawked", "rabbit": "hopped about", "pony": "neighed", "duck": "quacked"}
+PETS = {
+    "dog": "barked",
+    "cat": "purred",
+    "parrot": "squawked",
+    "rabbit": "hopped about",
+    "pony": "neighed",
+    "duck": "quacked",
+}
 PET_COLOURS = "black white brown grey".split()
 PET_NAMES = "Rex Bello Spot Fluffy Coco Pepper Lucky Molly Biscuit Shadow Socks Ginger Bubbles Pip Toffee Daisy".split()
 
@@ -221,7 +236,14 @@ NUMBER_WORDS = (
 )
 """NUMBER_WORDS[n] is n in words, up to 100."""
 
-_PLURALS = {"mouse": "mice", "sheep": "sheep", "goose": "geese", "wolf": "wolves", "scarf": "scarves", "shelf": "shelves"}
+_PLURALS = {
+    "mouse": "mice",
+    "sheep": "sheep",
+    "goose": "geese",
+    "wolf": "wolves",
+    "scarf": "scarves",
+    "shelf": "shelves",
+}
 
 
 def plural(noun: str) -> str:
