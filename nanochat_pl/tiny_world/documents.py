@@ -1,8 +1,6 @@
 """The corpus as numbered documents: `document(index, split)` is always the same text."""
 
-import hashlib
 from collections.abc import Callable
-from functools import cache
 
 from nanochat_pl.tiny_world import lists, numbers, talk, words
 from nanochat_pl.tiny_world.split import Split, Teller
@@ -55,10 +53,3 @@ def document(index: int, split: Split = "train", kind: str | None = None) -> str
         if text:
             return text
     raise AssertionError(f"no document {index} of split {split}")
-
-
-@cache
-def fingerprint() -> str:
-    """SHA-256 (hex) of a sample of the corpus: changes when the world, its wordings or its order change."""
-    sample = "\n\n".join(document(index, split) for split in ("train", "val") for index in range(100))
-    return hashlib.sha256(sample.encode()).hexdigest()

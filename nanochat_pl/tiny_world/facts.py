@@ -239,7 +239,7 @@ _ON_ANIMALS = (
     ),
     (
         "food",
-        ("{an} eats {food}", "{many} like to eat {food}", "{food} is what {many} eat", "{many} live on {food}"),
+        ("{an} eats {food}", "{many} like to eat {food}", "{many} eat {food}", "{many} live on {food}"),
         ("what does {an} eat?", "what do {many} like to eat?"),
         "{food}",
     ),

@@ -173,6 +173,9 @@ def comparing(teller: Teller) -> str | None:
     return (" " if teller.random() < 0.6 else "\n").join(lines) if len(lines) >= 3 else None
 
 
+_SHOPS = tuple(
+    p.at for p in PLACES if p.name in ("shop", "market", "bakery", "farm", "village", "town", "station", "mill")
+)
 _TODAY = ("", "", "", "", "today ", "on {day}, ", "one {day}, ", "this {time}, ", "in the {time}, ", "look, ")
 _THEN = ("", "", "", "", "then ", "later, ", "after a while, ", "the next day, ", "on {day}, ", "in the {time}, ")
 _SO = ("", "", "", "", "now, ", "so ", "and ", "well, ", "here is the question: ", "who can say it: ")
@@ -184,14 +187,14 @@ _HAVE = (
     "{who} has {a_things}.",
     "there are {a_things} in {who}'s bag.",
     "{who} counts {a_things} on the table.",
-    "{who} bought {a_things} {at}.",
+    "{who} bought {a_things} {shop}.",
     "{who} has found {a_things} {at}.",
 )
 _GAIN = (
     "{other} gives {him} {b_more}.",
     "{who} gets {b_more} from {other}.",
     "{who} finds {b_more} {at2}.",
-    "{who} buys {b_more} {at2}.",
+    "{who} buys {b_more} {shop}.",
     "{other} has {b_more} for {who}.",
 )
 _LOSS = (
@@ -270,6 +273,7 @@ def _problem_slots(teller: Teller, a: int, b: int, c: int) -> dict[str, str]:
     slots["b_more"] = f"{b} more" if b > 1 else f"1 more {noun}"
     return slots | {
         "at": teller.pick(PLACES).at,
+        "shop": teller.pick(_SHOPS),
         "at2": teller.pick(PLACES).at,
         "day": teller.pick(DAYS),
         "time": teller.pick(TIMES),
@@ -283,7 +287,7 @@ def _solve(teller: Teller, slots: dict[str, str], first: tuple[str, ...], second
 
 
 _BUYS = (
-    "{who} buys {a_things} {at}.",
+    "{who} buys {a_things} {shop}.",
     "{who} wants {a_things}.",
     "{who} takes {a_things} to the till.",
     "{who} asks for {a_things}.",

@@ -79,9 +79,9 @@ _CHAT_OPENS = (
 _CHAT_AGREES = (
     "{other}: Good {time}, {who}!",
     "{other}: Hello {who}, I am glad to see you!",
-    "{other}: Of course, {who}, what is it?",
+    "{other}: Hi {who}, what is it?",
     "{other}: Hi {who}, how are you this {time}?",
-    "{other}: Yes, {who}, ask me anything!",
+    "{other}: Hello {who}, ask me anything!",
 )
 _CHAT_THANKS = (
     "{who}: Thank you, {other}!",
