@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +12,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import StepBatch
-from nanochat_pl.data.packing import BestFitPacker, PackerState
+from nanochat_pl.data.packing import BestFitPacker, PackerState, Packing
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.state import Cursor, DataState, gather_states
 from nanochat_pl.data.stream import Dealer, PieceStream, load_pieces
 from nanochat_pl.data.validation import packed_rows, window_rows
 from nanochat_pl.data.windows import WindowRows, concatenate
 from nanochat_pl.tokenizers.base import Tokenizer
-
-Packing = Literal["best_fit", "windows"]
 
 
 @dataclass(frozen=True)

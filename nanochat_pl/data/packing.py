@@ -7,9 +7,12 @@ dataloader; splitting long documents instead of throwing their tails away, and t
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+Packing = Literal["best_fit", "windows"]
+"""Rows of whole documents, or random windows of all text."""
 
 Reference = tuple[int, int, int]
 """Where a piece comes from: its stream's ordinal of the chunk, the document's place in that chunk, the part."""

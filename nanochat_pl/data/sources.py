@@ -53,9 +53,9 @@ class MemorySource:
 
 
 class TinySource:
-    """The embedded tiny world: `num_documents` documents, each made when it is read."""
+    """The embedded tiny world: `num_documents` documents, each made when it is read, `block` of them in a chunk."""
 
-    def __init__(self, split: Literal["train", "val"], num_documents: int, block: int = 64):
+    def __init__(self, split: Literal["train", "val"], num_documents: int, block: int = 16):
         assert num_documents > 0
         self._split: Literal["train", "val"] = split
         self._num_documents, self._block = num_documents, block

@@ -1,15 +1,19 @@
 """The data sets as specs: what `data=...` names, and `.build(...)` makes."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
 from nanochat_pl.data.download import tiny_shakespeare
-from nanochat_pl.data.module import Layout, Packing, TextDataModule
+from nanochat_pl.data.packing import Packing
 from nanochat_pl.data.sources import DocumentSource, TinySource
 from nanochat_pl.data.text_files import find_files
 from nanochat_pl.data.text_sources import text_sources
 from nanochat_pl.tokenizers.base import Tokenizer
+
+if TYPE_CHECKING:
+    from nanochat_pl.data.module import TextDataModule
 
 Sources = tuple[DocumentSource, DocumentSource]
 """The documents to train on, and those held out."""
@@ -53,7 +57,7 @@ class DataSpec(Spec):
         world_size: int = 1,
         tokenizer_threads: int = 2,
         sources: Sources | None = None,
-    ) -> TextDataModule:
+    ) -> "TextDataModule":
         """The data module of one rank.
 
         Args:
@@ -61,6 +65,11 @@ class DataSpec(Spec):
             micro_batch_rows: rows of one batch.
             sources: what `build_sources` returned, where it was called before.
         """
+        from nanochat_pl.data.module import (
+            Layout,
+            TextDataModule,
+        )  # Lightning: seconds that opening sources needn't cost
+
         train, val = sources or self.build_sources()
         return TextDataModule(
             train,

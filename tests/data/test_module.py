@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
-from nanochat_pl.data.module import Layout, Packing, TextDataModule
+from nanochat_pl.data.module import Layout, TextDataModule
+from nanochat_pl.data.packing import Packing
 from nanochat_pl.data.sources import MemorySource
 from nanochat_pl.data.state import DataState
 from nanochat_pl.tokenizers.specs import ByteSpec
