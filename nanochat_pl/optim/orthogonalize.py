@@ -86,7 +86,9 @@ def _symmetric_product(left: Tensor, right: Tensor, out: Tensor) -> None:
     if out.device.type != "cpu" or n < SMALLEST_IN_BLOCKS:
         torch.bmm(left, right, out=out)
         return
-    edges = [n * block // BLOCKS for block in range(BLOCKS + 1)]
+    edges = [n * index // BLOCKS for index in range(BLOCKS + 1)]
     for start, end in itertools.pairwise(edges):
-        torch.bmm(left[:, start:end], right[:, :, :end], out=out[:, start:end, :end])
-        out[:, :start, start:end].copy_(out[:, start:end, :start].mT)
+        # Not straight into `out`: a strided result would turn one batched product into K small ones.
+        block = torch.bmm(left[:, start:end], right[:, :, :end])
+        out[:, start:end, :end].copy_(block)
+        out[:, :start, start:end].copy_(block[:, :, :start].mT)

@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import Any
 
@@ -66,9 +67,9 @@ def test_rates_stay_within_bounds_and_never_rise_after_the_warmup(
     total: int, warmup: int, ratio: float, final: float
 ) -> None:
     multipliers = [lr_multiplier(step, total, warmup, ratio, final) for step in range(0, total + 1, 1 + total // 50)]
-    assert all(0 <= value <= 1 for value in multipliers)
+    assert all(0 <= value <= 1 + 1e-12 for value in multipliers)
     after = [lr_multiplier(step, total, warmup, ratio, final) for step in range(warmup, total)]
-    assert after == sorted(after, reverse=True)
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(after))
     momenta = [momentum_at(step, total, warmup, ratio, 0.85, 0.97, 0.9) for step in range(0, total, 1 + total // 50)]
     assert all(0.85 <= value <= 0.9701 for value in momenta)
 
