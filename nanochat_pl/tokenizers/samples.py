@@ -1,11 +1,11 @@
 """Small texts of different kinds, on which tokenizers are compared."""
 
 PROSE = """\
-The ferry left the island a little after six, when the fog had begun to thin. Nobody on deck spoke much. A woman in a \
-long raincoat counted the crates of apples once more, although she'd counted them twice already, and her brother leaned \
-against the rail and watched the lighthouse grow smaller. "It won't sell at that price," he said at last. "Last year \
-they paid us half." She shrugged. The harbour on the other side was still asleep; only the baker's windows were lit, and \
-the smell of bread, warm and slightly burnt, came over the water long before the first houses could be made out.
+The ferry left the island a little after six, when the fog had begun to thin. Nobody on deck spoke much. A woman in \
+a long raincoat counted the crates of apples once more, although she'd counted them twice already, and her brother \
+leaned against the rail and watched the lighthouse grow smaller. "It won't sell at that price," he said at last. "Last year \
+they paid us half." She shrugged. The harbour on the other side was still asleep; only the baker's windows were lit, \
+and the smell of bread, warm and slightly burnt, came over the water long before the first houses could be made out.
 
 Historians disagree about when the crossing was first used. What's certain is that by the middle of the eighteenth \
 century it carried salt, wool and mail, and that the bell which hangs beside the pier was cast from coins collected in \
@@ -55,9 +55,9 @@ Total of 365 days: 48,210.75 (1.6% above 47,451.53); 3/8 = 0.375, 2^20 = 1048576
 
 GERMAN = """\
 Früh am Morgen, als der Nebel noch über den Wiesen lag, öffnete die Gärtnerin das schwere Tor. „Heute wird es heiß“, \
-sagte sie und stellte die Gießkanne neben die Rosen. Fünf Äpfel waren in der Nacht vom Baum gefallen; einen davon aß sie \
-gleich, die übrigen legte sie für die Kinder auf die Bank. Im Gewächshaus summten schon die Bienen, und aus der Küche \
-hörte man jemanden leise ein altes Lied singen, dessen Strophen keiner mehr vollständig kannte.
+sagte sie und stellte die Gießkanne neben die Rosen. Fünf Äpfel waren in der Nacht vom Baum gefallen; einen davon aß \
+sie gleich, die übrigen legte sie für die Kinder auf die Bank. Im Gewächshaus summten schon die Bienen, und aus der \
+Küche hörte man jemanden leise ein altes Lied singen, dessen Strophen keiner mehr vollständig kannte.
 """
 
 SAMPLES = {"English prose": PROSE, "Python code": CODE, "numbers": NUMBERS, "German": GERMAN}
