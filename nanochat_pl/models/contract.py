@@ -1,5 +1,6 @@
 """What a language model must offer to the stages, the engine and the optimizer, and how one is built by name."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -28,6 +29,7 @@ class LanguageModel(Protocol):
         *,
         reduction: Literal["sum", "none"] = "sum",
         cache: KVCache | None = None,
+        lengths: Sequence[int] | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Logits (B, T, vocab_size) float32 without targets; with them the sum of weighted token losses, or each."""
@@ -38,7 +40,7 @@ class LanguageModel(Protocol):
     def init_weights(self, seed: int) -> None:
         """Set every parameter, the same for the same seed."""
 
-    def init_buffers(self) -> None:
+    def init_buffers(self, length: int = 0) -> None:
         """Set what is computed from the config alone and not saved."""
 
     def build_cache(self, batch_size: int, length: int) -> KVCache:

@@ -4,6 +4,7 @@ After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps.
 """
 
 import zlib
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -34,7 +35,9 @@ class Attention(nn.Module):
         if layer in config.value_embedding_layers:
             self.value_gate = Linear(min(VALUE_GATE_CHANNELS, config.n_embd), config.n_kv_head)
 
-    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
+    ) -> Tensor:
         B, T, C = x.shape
         D = self.config.head_dim
         q = rotate_and_normalize(self.query(x).view(B, T, -1, D), cos, sin)
@@ -43,7 +46,11 @@ class Attention(nn.Module):
         if self.value_gate is not None and value_embedding is not None:
             gate = 3 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))
             v = v + gate.unsqueeze(-1) * value_embedding.view(B, T, -1, D)
-        y = attention(q, k, v.transpose(1, 2), window=self.window, scale=self.config.qk_scale**2 / D**0.5)
+        v, scale = v.transpose(1, 2), self.config.qk_scale**2 / D**0.5  # both sides' qk_scale
+        if cache is None:
+            y = attention(q, k, v, self.window, scale)
+        else:
+            y = cache.attend(self.layer, q, k, v, self.window, scale)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -63,8 +70,10 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attn(rms_norm(x), value_embedding, cos, sin)
+    def forward(
+        self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
+    ) -> Tensor:
+        x = x + self.attn(rms_norm(x), value_embedding, cos, sin, cache)
         return x + self.mlp(rms_norm(x))
 
 
@@ -103,6 +112,7 @@ class NanoChat(nn.Module):
         *,
         reduction: Literal["sum", "none"] = "sum",
         cache: KVCache | None = None,
+        lengths: Sequence[int] | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Logits or losses of a batch of token ids.
@@ -113,12 +123,15 @@ class NanoChat(nn.Module):
             weights: (B, T) weight of each target's loss; they get no gradient.
             reduction: "sum": the weighted sum of the losses; "none": the weighted loss of each token.
             cache: tokens seen before; takes up these.
-            last_only: logits of the last position only, (B, 1, vocab_size).
+            lengths: tokens of each row, the rest of the row being padding; None: T. Used with a cache.
+            last_only: logits of each row's last token only, (B, 1, vocab_size).
 
         Returns:
             Without targets logits (B, T, vocab_size), else the loss, () or (B, T); float32.
         """
-        x = self._trunk(ids, cache)
+        if lengths is None:
+            lengths = [ids.size(1)] * ids.size(0)
+        x = self._trunk(ids, cache, lengths)
         if targets is not None:
             return linear_cross_entropy(
                 x,
@@ -130,18 +143,23 @@ class NanoChat(nn.Module):
                 ignore_index=IGNORE_INDEX,
                 reduction=reduction,
             )
-        logits = self.head(x[:, -1:] if last_only else x)[..., : self.config.vocab_size].float()
+        logits = self.head(_last(x, lengths) if last_only else x)[..., : self.config.vocab_size].float()
         return self.config.softcap * torch.tanh(logits / self.config.softcap) if self.config.softcap else logits
 
-    def _trunk(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+    def _trunk(self, ids: Tensor, cache: KVCache | None, lengths: Sequence[int]) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
-        T = ids.size(1)
-        cos, sin = self.cos[:T].to(config.dtype), self.sin[:T].to(config.dtype)
+        cos, sin = self._rotary(ids.size(1), cache)
         x = rms_norm(self.embedding(ids).to(config.dtype))
         if config.smear:
             gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
-            x = x + gate * F.pad(x[:, :-1], (0, 0, 1, 0))
+            if cache is None or cache.last_embedding is None:
+                before = F.pad(x[:, :-1], (0, 0, 1, 0))
+            else:
+                before = torch.cat((cache.last_embedding, x[:, :-1]), dim=1)
+            if cache is not None:
+                cache.last_embedding = _last(x, lengths)
+            x = x + gate * before
         x0, middle = x, x
         for layer, block in enumerate(self.blocks):
             if config.scalars:
@@ -149,12 +167,34 @@ class NanoChat(nn.Module):
             value_embedding = None
             if str(layer) in self.value_embeddings:
                 value_embedding = self.value_embeddings[str(layer)](ids).to(x.dtype)
-            x = block(x, value_embedding, cos, sin)
+            x = block(x, value_embedding, cos, sin, cache)
             if layer == config.n_layer // 2:
                 middle = x
+        if cache is not None:
+            cache.advance(lengths)
         if config.backout:
             x = x - self.backout_scale.to(x.dtype) * middle
         return rms_norm(x)
+
+    def _rotary(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
+        """Rows of the rotary tables for the next T tokens, in the compute dtype."""
+        if cache is None or cache.even:
+            start = cache.lengths[0] if cache else 0
+            if start + T > self.cos.size(0):
+                self.init_buffers(start + T)
+            cos, sin = self.cos[start : start + T], self.sin[start : start + T]
+        else:
+            positions = cache.positions(T)
+            cos, sin = self.cos[positions, None].transpose(1, 2), self.sin[positions, None].transpose(1, 2)
+        return cos.to(self.config.dtype), sin.to(self.config.dtype)
+
+    def build_cache(self, batch_size: int, length: int) -> KVCache:
+        """An empty cache for `batch_size` rows of at most `length` tokens, on the model's device."""
+        config = self.config
+        if length > self.cos.size(0):
+            self.init_buffers(length)
+        device = self.embedding.weight.device
+        return KVCache(config.n_layer, batch_size, length, config.n_kv_head, config.head_dim, device, config.dtype)
 
     def param_roles(self) -> dict[str, str]:
         """The role of every parameter by name; the optimizer's recipe has a row for each role."""
@@ -171,12 +211,13 @@ class NanoChat(nn.Module):
         }
         return {name: roles[name.split(".")[0]] for name, _ in self.named_parameters()}
 
-    def init_buffers(self) -> None:
-        """Compute the rotary tables on the parameters' device."""
-        device = self.embedding.weight.device
-        self.cos, self.sin = rotary_tables(
-            self.config.sequence_len, self.config.head_dim, self.config.rope_base, device
-        )
+    def init_buffers(self, length: int = 0) -> None:
+        """Compute the rotary tables on the parameters' device, for the trained context or a greater `length`."""
+        config, device = self.config, self.embedding.weight.device
+        with torch.inference_mode(False):  # tables made while generating serve training as well
+            self.cos, self.sin = rotary_tables(
+                max(length, config.sequence_len), config.head_dim, config.rope_base, device
+            )
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
@@ -209,3 +250,11 @@ class NanoChat(nn.Module):
                     parameter.uniform_(-bound, bound, generator=generator)
                 case other:
                     raise AssertionError(f"no initial value for {other}")
+
+
+def _last(x: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(B, 1, C): the vector of each row's last token."""
+    if min(lengths) == x.size(1):
+        return x[:, -1:]
+    last = torch.tensor(lengths, device=x.device) - 1
+    return x[torch.arange(x.size(0), device=x.device), last].unsqueeze(1)

@@ -1,14 +1,19 @@
 """Keys and values of the tokens seen so far, for rows of different lengths."""
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from nanochat_pl.nn.attention import attention
 
 
 class KVCache:
-    """Preallocated keys and values, (B, length, H_kv, D) a layer, and what else a model carries from token to token.
+    """Preallocated keys and values, and what else a model carries from token to token.
 
-    Row b holds `lengths[b]` tokens; its next token takes that position. `lengths` lives on the host, so that choosing
-    a slice of the cache never waits for the device.
+    Row b holds `lengths[b]` tokens; its next token takes that position. The lengths live on the host, so that choosing
+    a slice of the cache never waits for the device. A forward pass attends in every layer, then advances once.
     """
 
     def __init__(
@@ -21,8 +26,63 @@ class KVCache:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        shape = (batch_size, length, n_kv_head, head_dim)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
+        shape = (n_layer, batch_size, n_kv_head, length, head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype).unbind()
+        self.values = torch.zeros(shape, device=device, dtype=dtype).unbind()
+        self.length = length
         self.lengths = [0] * batch_size
         self.last_embedding: Tensor | None = None
+        self._masks: dict[int | None, Tensor] = {}
+        self._positions: Tensor | None = None
+
+    @property
+    def even(self) -> bool:
+        """All rows hold equally many tokens."""
+        return min(self.lengths) == max(self.lengths)
+
+    def positions(self, T: int) -> Tensor:
+        """(B, T): where the next T tokens of each row go."""
+        if self._positions is None:
+            starts = torch.tensor(self.lengths, device=self.keys[0].device)
+            self._positions = starts[:, None] + torch.arange(T, device=starts.device)
+        return self._positions
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
+        """Store the next T tokens' keys and values, (B, H_kv, T, D), and attend to them and to those before.
+
+        Args:
+            q: (B, H, T, D).
+            window: tokens before its own that a query sees; None: all.
+
+        Returns:
+            (B, H, T, D)
+        """
+        T, start, end = q.size(2), min(self.lengths), max(self.lengths) + q.size(2)
+        assert end <= self.length, f"{end} tokens in a cache of {self.length}"
+        keys, values = self.keys[layer], self.values[layer]
+        if self.even:
+            keys[:, :, start:end], values[:, :, start:end] = k, v
+        else:
+            rows, positions = torch.arange(len(self.lengths), device=q.device)[:, None], self.positions(T)
+            keys[rows, :, positions], values[rows, :, positions] = k.transpose(1, 2), v.transpose(1, 2)
+        if end == T:
+            return attention(q, k, v, window, scale)
+        first = 0 if window is None else max(0, start - window)
+        mask = None if self.even and T == 1 else self._mask(T, first, end, window)
+        keys, values = keys[:, :, first:end], values[:, :, first:end]
+        return F.scaled_dot_product_attention(q, keys, values, mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
+
+    def advance(self, new_tokens: Sequence[int]) -> None:
+        """Count the tokens that a forward pass stored; what it stored beyond them (padding) is overwritten later."""
+        self.lengths = [length + new for length, new in zip(self.lengths, new_tokens, strict=True)]
+        self._positions = None
+        self._masks.clear()
+
+    def _mask(self, T: int, first: int, end: int, window: int | None) -> Tensor:
+        """(B, 1, T, end - first): which keys each of the next tokens sees."""
+        if window not in self._masks:
+            position = self.positions(T)[:, None, :, None]
+            key = torch.arange(first, end, device=position.device)
+            seen = key <= position
+            self._masks[window] = seen if window is None else seen & (key >= position - window)
+        return self._masks[window]

@@ -23,12 +23,12 @@ class Linear(nn.Linear):
 
 def rms_norm(x: Tensor) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last dimension, no parameters; eps is the dtype's machine epsilon."""
-    return _RMSNorm.apply(x)
+    return _RMSNorm.apply(x) if torch.is_grad_enabled() else (x * inverse_rms(x)).to(x.dtype)
 
 
 def relu_squared(x: Tensor) -> Tensor:
     """max(x, 0)^2 (Primer, arXiv:2109.08668)."""
-    return _ReLUSquared.apply(x)
+    return _ReLUSquared.apply(x) if torch.is_grad_enabled() else F.relu(x).square_()
 
 
 def inverse_rms(x: Tensor) -> Tensor:

@@ -9,10 +9,14 @@ from nanochat_pl.nn.layers import inverse_rms
 
 
 def rotary_tables(length: int, head_dim: int, base: float, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (length, head_dim / 2) float32, of position times base^(-2i / head_dim)."""
+    """Factors of a head and of the head with its halves swapped, each (length, head_dim) float32.
+
+    They are (cos, cos) and (sin, -sin) of position times base^(-2i / head_dim).
+    """
     frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
     angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequencies
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((sin, -sin), dim=-1)
 
 
 def rotate_and_normalize(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -23,20 +27,27 @@ def rotate_and_normalize(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: (B, T, H, D).
-        cos, sin: (T, D / 2), or (B, T, D / 2) where the rows are at different positions; of the dtype of x.
+        cos, sin: rows of `rotary_tables`, (T, D), or (B, 1, T, D) where the rows stand at different positions.
 
     Returns:
         (B, H, T, D), contiguous.
     """
-    return _RotateAndNormalize.apply(x, cos.unsqueeze(-3), sin.unsqueeze(-3))
+    if torch.is_grad_enabled():
+        return _RotateAndNormalize.apply(x, cos, sin)
+    return _rotated_and_normalized(x, cos, sin)[0]
+
+
+def _rotated_and_normalized(x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    heads = x.transpose(1, 2)
+    y = heads.roll(heads.size(-1) // 2, -1).mul_(sin).addcmul_(heads, cos)
+    scale = inverse_rms(y)
+    return y.mul_(scale), scale
 
 
 class _RotateAndNormalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        scale = inverse_rms(x)  # a rotation keeps the length, so normalising first gives the same
-        first, second = (x * scale).to(x.dtype).transpose(1, 2).chunk(2, dim=-1)
-        y = torch.cat(_turn(first, second, cos, sin), dim=-1).contiguous()
+        y, scale = _rotated_and_normalized(x, cos, sin)
         ctx.save_for_backward(y, scale, cos, sin)
         return y
 
@@ -44,10 +55,6 @@ class _RotateAndNormalize(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         y, scale, cos, sin = ctx.saved_tensors
         along = torch.linalg.vecdot(dy, y).unsqueeze(-1).div_(y.size(-1))
-        first, second = torch.addcmul(dy, y, along, value=-1).chunk(2, dim=-1)
-        second, first = _turn(second, first, cos, sin)  # the inverse rotation is the rotation of the swapped halves
-        return torch.cat((first.transpose(1, 2), second.transpose(1, 2)), dim=-1).mul_(scale), None, None
-
-
-def _turn(first: Tensor, second: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    return (first * cos).addcmul_(second, sin), (second * cos).addcmul_(first, sin, value=-1)
+        heads = torch.addcmul(dy, y, along, value=-1).mul_(scale)
+        dx = (heads * cos).addcmul_(heads.roll(y.size(-1) // 2, -1), sin, value=-1)
+        return dx.transpose(1, 2), None, None
