@@ -2,8 +2,8 @@
 
 PROSE = """\
 The ferry left the island a little after six, when the fog had begun to thin. Nobody on deck spoke much. A woman in \
-a long raincoat counted the crates of apples once more, although she'd counted them twice already, and her brother \
-leaned against the rail and watched the lighthouse grow smaller. "It won't sell at that price," he said at last. "Last year \
+a long raincoat counted the crates of apples once more, although she'd counted them twice already, and her \
+brother leaned against the rail and watched the lighthouse grow smaller. "It won't sell at that price," he said at last. "Last year \
 they paid us half." She shrugged. The harbour on the other side was still asleep; only the baker's windows were lit, \
 and the smell of bread, warm and slightly burnt, came over the water long before the first houses could be made out.
 
