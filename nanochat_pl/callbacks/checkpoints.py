@@ -85,7 +85,7 @@ class Checkpoints(Checkpoint):
             point_last_to(folder / f"step-{step:08d}.ckpt")
             for old in step_checkpoints(folder)[self._keep_last :]:
                 old.unlink()
-        log.info("step %d: saved %s", step, folder / f"step-{step:08d}.ckpt")
+        log.debug("saved %s", folder / f"step-{step:08d}.ckpt")
 
     def _due(self, trainer: Trainer) -> bool:
         by_steps = self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0

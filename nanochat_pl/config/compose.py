@@ -35,9 +35,9 @@ def run_name(config: DictConfig, overrides: Sequence[str]) -> str:
     chosen = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
     base = chosen.get("experiment") or config.recipe_name
     changes = [
-        re.sub(r"[^\w.,=+-]+", "_", override.lstrip("+"))
-        for override in sorted(overrides)
-        if override.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0] not in NOT_TRAINED
+        re.sub(r"[^\w.,=+-]+", "_", f"{key}={value.rpartition('/')[2]}")
+        for key, value in sorted(chosen.items())
+        if re.split(r"[./@]", key)[0] not in NOT_TRAINED
     ]
     name = ",".join([base, *changes])
     if len(name) <= 120:

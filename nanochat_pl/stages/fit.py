@@ -44,6 +44,7 @@ class TrainerSpec(Spec):
         """
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", module="lightning.pytorch.trainer.connectors.data_connector")
+        warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         return Trainer(
             accelerator=hardware.accelerator or "auto",
             devices=hardware.devices,
