@@ -1,15 +1,16 @@
 """Small texts of different kinds, on which tokenizers are compared."""
 
 PROSE = """\
-The ferry left the island a little after six, when the fog had begun to thin. Nobody on deck spoke much. A woman in \
-a long raincoat counted the crates of apples once more, although she'd counted them twice already, and her \
-brother leaned against the rail and watched the lighthouse grow smaller. "It won't sell at that price," he said at last. "Last year \
-they paid us half." She shrugged. The harbour on the other side was still asleep; only the baker's windows were lit, \
-and the smell of bread, warm and slightly burnt, came over the water long before the first houses could be made out.
+The ferry left the island a little after six, when the fog had begun to thin. Nobody on deck spoke much. A woman \
+in a long raincoat counted the crates of apples once more, although she'd counted them twice already, and her \
+brother leaned against the rail and watched the lighthouse grow smaller. "It won't sell at that price," he said \
+at last. "Last year they paid us half." She shrugged. The harbour on the other side was still asleep; only the \
+baker's windows were lit, and the smell of bread, warm and slightly burnt, came over the water long before the \
+first houses could be made out.
 
-Historians disagree about when the crossing was first used. What's certain is that by the middle of the eighteenth \
-century it carried salt, wool and mail, and that the bell which hangs beside the pier was cast from coins collected in \
-the surrounding villages.
+Historians disagree about when the crossing was first used. What's certain is that by the middle of the \
+eighteenth century it carried salt, wool and mail, and that the bell which hangs beside the pier was cast from \
+coins collected in the surrounding villages.
 """
 
 CODE = '''\
