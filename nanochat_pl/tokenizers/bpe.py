@@ -1,6 +1,7 @@
 """Byte pair encoding: trained by rustbpe, used through tiktoken."""
 
 import base64
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,6 +27,10 @@ about 1.6 times as fast.
 N_BYTES = 256
 MERGES_FILE = "merges.tiktoken"
 
+LONGEST_BLANK_CHARS = 500_000
+"""Longer rows of white space are cut: the regex engine's stack, and with it the process, ends at a million."""
+_LONG_BLANK = re.compile(rf"(\s{{{LONGEST_BLANK_CHARS}}})")
+
 
 class BPETokenizer(Tokenizer):
     """Byte pair encoding with the ranks in tiktoken's sense: bytes of a token -> its id, in the order of merging."""
@@ -44,10 +49,12 @@ class BPETokenizer(Tokenizer):
         return BPETokenizer, (self.ranks, self.pattern)
 
     def encode(self, text: str) -> list[int]:
-        return self._encoding.encode_ordinary(text)
+        if len(text) <= LONGEST_BLANK_CHARS:
+            return self._encoding.encode_ordinary(text)
+        return [i for part in _LONG_BLANK.split(text) for i in self._encoding.encode_ordinary(part)]
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[np.ndarray]:
-        if any(BOS in text for text in texts):
+        if any(BOS in text or len(text) > LONGEST_BLANK_CHARS for text in texts):
             return [np.array(self.encode(text), dtype=self.dtype) for text in texts]
         chunks = _chunks(texts, num_threads)
         if len(chunks) < 2:
@@ -116,7 +123,7 @@ def _prefix(texts: Iterable[str], max_chars: int | None) -> Iterator[str]:
         if remaining is not None:
             text = text[:remaining]
             remaining -= len(text)
-        yield text if text.isascii() else without_surrogates(text)
+        yield from _LONG_BLANK.split(text if text.isascii() else without_surrogates(text))
         if remaining == 0:
             return
 

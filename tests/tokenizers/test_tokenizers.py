@@ -71,6 +71,18 @@ def test_splits_as_nanochat_does(text: str) -> None:
 
 
 @OF_EVERY_KIND
+def test_endless_white_space_comes_back(tokenizer: Tokenizer) -> None:
+    text = f"abc{' ' * 1_200_000}abc"
+    for ids in (tokenizer.encode(text), tokenizer.encode_batch([text, "abc"])[0]):
+        assert tokenizer.decode(ids) == text
+
+
+def test_endless_white_space_is_trained_on() -> None:
+    tokenizer = BPESpec(300).build([*DOCUMENTS, " " * 1_200_000])
+    assert tokenizer.decode(tokenizer.encode(" " * 50)) == " " * 50
+
+
+@OF_EVERY_KIND
 def test_text_never_becomes_a_special_token(tokenizer: Tokenizer) -> None:
     text = "".join(SPECIAL_TOKENS)
     special = set(tokenizer.special_tokens.values())
