@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import nanochat_pl
 from nanochat_pl.config.compose import CONF_FOLDER, run_name, without_plus
-from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted
+from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted, MachineError
+from nanochat_pl.core.paths import is_disk_error
 from nanochat_pl.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ def main() -> int:
 
 def _fail(error: Exception) -> int:
     """Print the paragraph of an error that documents its exit code, and return that; raise any other error."""
+    if isinstance(error, OSError) and is_disk_error(error):
+        error = MachineError(f"The disk failed: {error}. Free some space and run the same command again.")
     code = getattr(error, "exit_code", None)
     if code is None:
         raise error

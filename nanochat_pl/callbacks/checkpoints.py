@@ -25,18 +25,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with replacing(Path(path)) as temporary:
-            try:
-                torch.save(checkpoint, temporary)
-            except RuntimeError as error:  # torch's zip writer reports a full disk so
-                raise _disk_error(error, temporary) from error
-
-
-def _disk_error(error: RuntimeError, path: Path) -> Exception:
-    import errno
-
-    if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error) or "iostream" in str(error):
-        return OSError(errno.ENOSPC, "no space left, or the file may not grow further", str(path))
-    return error
+            torch.save(checkpoint, temporary)
 
 
 class Checkpoints(Checkpoint):

@@ -1,6 +1,7 @@
 """All sections of train.yaml as checked objects."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from omegaconf import DictConfig
@@ -17,6 +18,7 @@ from nanochat_pl.optim.schedules import ScheduleSpec
 from nanochat_pl.planning.plan import Plan, make_plan
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.cache import cached_tokenizer
+from nanochat_pl.tokenizers.specs import CharSpec
 
 SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "hw")
 OTHER_KEYS = (
@@ -59,9 +61,14 @@ class Specs:
         return make_plan(model, self.model.reference(vocab_size), self.horizon, hardware, self.data.streams)
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:
-        """The tokenizer of this data: from the cache, else trained now."""
-        train, _ = sources or self.data.build_sources()
-        return cached_tokenizer(self.tokenizer, train.fingerprint, lambda: read_documents(train))
+        """The tokenizer of this data: from the cache, else trained now.
+
+        Only characters are taken from the held-out documents too: an unknown one could not be validated on.
+        """
+        train, val = sources or self.data.build_sources()
+        texts = (train, val) if isinstance(self.tokenizer, CharSpec) else (train,)
+        fingerprint = "+".join(source.fingerprint for source in texts)
+        return cached_tokenizer(self.tokenizer, fingerprint, lambda: chain.from_iterable(map(read_documents, texts)))
 
     def planned_vocab_size(self) -> int:
         """Known beforehand for BPE; else the tokenizer is built."""

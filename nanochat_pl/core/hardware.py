@@ -17,7 +17,7 @@ class HardwareSpec(Spec):
 
     Attributes:
         accelerator: None takes the best that is there: CUDA, then Apple's MPS, then the CPU.
-        devices: processes of this run on one node.
+        devices: processes of this run; 1 so far.
         compute_dtype: dtype of activations and matrix products; weights stay float32. None: bfloat16 where the chip
             multiplies it fast, else float32.
         tokens_per_device: most tokens of one micro-batch on one device.
@@ -33,8 +33,8 @@ class HardwareSpec(Spec):
     threads: int | None = None
 
     def check(self) -> None:
-        if self.devices < 1:
-            raise UserError(f"hw.devices is {self.devices}; a run needs at least 1 device.")
+        if self.devices != 1:
+            raise UserError(f"hw.devices is {self.devices}; a run trains on one device so far: set hw.devices=1.")
         if self.tokens_per_device < 1:
             raise UserError(f"hw.tokens_per_device is {self.tokens_per_device}; it must be at least one token.")
         if self.threads is not None and self.threads < 1:

@@ -44,15 +44,23 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         _fsync(path.parent)
-    except OSError as error:
-        if error.errno in DISK_ERRORS:
+    except Exception as error:
+        if is_disk_error(error):
             raise MachineError(
-                f"Could not write {path}: {error.strerror}. Free some space (or point NANOCHAT_PL_RUNS or "
-                "NANOCHAT_PL_CACHE to another disk) and run the same command again; what was there before is untouched."
+                f"Could not write {path}: {error}. Free some space (or point NANOCHAT_PL_RUNS or NANOCHAT_PL_CACHE to "
+                "another disk) and run the same command again; what was there before is untouched."
             ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_disk_error(error: Exception) -> bool:
+    """Whether a full, read-only or broken disk is behind it; torch and safetensors wrap the system's error in words."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_ERRORS
+    words = ("PytorchStreamWriter", "unexpected pos", "I/O error", "No space left", "File too large")
+    return any(word in str(error) for word in words)
 
 
 def write_text(path: Path, text: str) -> None:

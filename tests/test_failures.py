@@ -1,0 +1,72 @@
+"""What goes wrong during a training: the exit code says which kind, and what was saved before stays."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nanochat_pl.callbacks.checkpoints import is_sound
+from tests.processes import REPOSITORY, SMALL, start_training, train
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
+    spoil = ("+callbacks.spoil._target_=tests.faults.Spoil", "+callbacks.spoil.step=13")
+    code, output = train(*SMALL, *spoil, runs=tmp_path)
+    assert code == 4 and "Traceback" not in output, output
+    assert "loss is nan at step 14" in output and "step-00000008.ckpt" in output
+    run = tmp_path / "test/base"
+    assert [path.name for path in sorted((run / "checkpoints").glob("step-*"))] == ["step-00000008.ckpt"]
+    assert json.loads((run / "summary.json").read_text())["status"] == "diverged"
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files plays the full disk: the first export and checkpoint fit, the logs too."""
+    code, output = train(*SMALL, "horizon.steps=8", runs=tmp_path)
+    assert code == 0, output
+    run = tmp_path / "test/base"
+    checkpoint = run / "checkpoints/step-00000008.ckpt"
+    before = {path: path.read_bytes() for path in (checkpoint, run / "model/model.safetensors")}
+    program = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+        "sys.argv = ['train.py', *sys.argv[1:]]; runpy.run_path('train.py', run_name='__main__')"
+    )
+    assert checkpoint.stat().st_size > 20_000
+    result = subprocess.run(
+        [sys.executable, "-c", program, *SMALL, "horizon.steps=16"],
+        cwd=REPOSITORY,
+        env={"NANOCHAT_PL_RUNS": str(tmp_path), "NANOCHAT_PL_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
+        | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 3, result.stderr
+    assert "Could not write" in result.stderr and "Traceback" not in result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(run.rglob("*.tmp"))
+    code, output = train(*SMALL, "horizon.steps=16", runs=tmp_path)
+    assert code == 0 and "Going on from step 8" in output, output
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+@pytest.mark.slow
+def test_two_trainings_in_one_folder_and_kill_at_any_moment(tmp_path: Path) -> None:
+    first = start_training(*SMALL, "horizon.steps=100000", "trainer.log_every_n_steps=1000", runs=tmp_path)
+    checkpoints = tmp_path / "test/base/checkpoints"
+    deadline = time.monotonic() + 120
+    while not (checkpoints / "last.ckpt").exists():
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    code, output = train(*SMALL, runs=tmp_path)
+    assert code == 2 and "Another process is training" in output, output
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert is_sound((checkpoints / "last.ckpt").resolve())
+    assert 1 <= len(list(checkpoints.glob("step-*.ckpt"))) <= 4
