@@ -1,0 +1,83 @@
+"""Lightning callbacks that measurements put into train.py: `+callbacks.NAME._target_=hooks.CLASS`."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from timing import parent
+
+from nanochat_pl.callbacks.cadence import stepped
+
+
+class Pace(Callback):
+    """Tells the parent when the first step is done; then trains as many steps as it asks for, and tells the seconds."""
+
+    def __init__(self) -> None:
+        self._parent = parent()
+        self._left = 1
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not stepped(trainer):
+            return
+        self._left -= 1
+        if self._left == 0:
+            self._parent.send(time.perf_counter() - self._since)
+            self._left = self._parent.recv()
+            self._since = time.perf_counter()
+
+
+class Validations(Callback):
+    """Tells the parent the step and the loss of every validation."""
+
+    def __init__(self) -> None:
+        self._parent = parent()
+
+    def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
+        self._parent.send((trainer.global_step, stage.latest["val/loss"]))
+
+    def on_fit_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        self._parent.send(None)
+
+
+class Tax(Callback):
+    """Trains by turns under the Trainer and in a bare loop over the same model, optimizer, schedule and loader.
+
+    Sends the parent the seconds of each turn, (under the Trainer, bare), and at the end None.
+    """
+
+    def __init__(self, micro_batches: int, repetitions: int) -> None:
+        self._parent = parent()
+        self._micro_batches, self._repetitions = micro_batches, repetitions
+        self._seen, self._since = -micro_batches, 0.0
+        self._batches: Any = None
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._seen += 1
+        if self._seen == 0:  # warm now
+            self._batches = iter(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+            self._bare(trainer, stage)
+        if self._seen > 0 and self._seen % self._micro_batches == 0 and stepped(trainer):
+            under_trainer = time.perf_counter() - self._since
+            self._parent.send((under_trainer, self._bare(trainer, stage)))
+            self._repetitions -= 1
+            trainer.should_stop = self._repetitions == 0
+            if trainer.should_stop:
+                self._parent.send(None)
+        if self._seen % self._micro_batches == 0:
+            self._since = time.perf_counter()
+
+    def _bare(self, trainer: Trainer, stage: Any) -> float:
+        """Seconds of as many micro-batches in a loop of our own."""
+        optimizer, accumulation = trainer.optimizers[0], trainer.accumulate_grad_batches
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        scale = 1 / stage.recipe.horizon.total_batch_tokens
+        began = time.perf_counter()
+        for number in range(1, self._micro_batches + 1):
+            loss = stage.loss(next(self._batches)) * scale
+            loss.backward()
+            if number % accumulation == 0:
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+        return time.perf_counter() - began

@@ -1,0 +1,55 @@
+"""Our part of the comparison where train.py is not what runs: a worker that loads batches or decodes when asked."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from timing import serve
+
+from nanochat_pl.data.specs import TextDataSpec
+from nanochat_pl.inference.generate import stream
+from nanochat_pl.models.contract import build_model
+from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.tokenizers.load import load_tokenizer
+
+
+class Loading:
+    def __init__(self, tokenizer: str, train: str, val: str, rows: int, sequence_len: int):
+        self.data = TextDataSpec(files=train, val_files=val, val_tokens=4096).build(
+            load_tokenizer(Path(tokenizer)),
+            sequence_len=sequence_len,
+            rows_per_step=rows,
+            micro_batch_rows=rows,
+            seed=0,
+            tokenizer_threads=2,
+        )
+
+    def __call__(self, batches: int) -> float:
+        """Seconds from a standing start, so that nobody profits from what was prepared between two turns."""
+        began = time.perf_counter()
+        loader = iter(self.data.train_dataloader())
+        for _ in range(batches):
+            next(loader)
+        return time.perf_counter() - began
+
+
+class Decoding:
+    """`rows` different prompts are continued at once."""
+
+    def __init__(self, depth: int, rows: int, prompt_tokens: int, vocab_size: int):
+        spec = NanoChatSpec(depth=depth, sequence_len=2048, window_pattern="L")
+        self.model = build_model(spec.config(vocab_size), "cpu", 0).eval()
+        generator = torch.Generator().manual_seed(0)
+        self.prompts = torch.randint(256, 4096, (rows, prompt_tokens), generator=generator).tolist()
+
+    def __call__(self, new_tokens: int) -> float:
+        """Seconds for one token of every row."""
+        began = time.perf_counter()
+        columns = sum(1 for _ in stream(self.model, self.prompts, new_tokens))
+        return (time.perf_counter() - began) / columns
+
+
+if __name__ == "__main__":
+    kind = {"loader": Loading, "decode": Decoding}[sys.argv[1]]
+    serve(kind(*(int(value) if value.isdigit() else value for value in sys.argv[2:])))
