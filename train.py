@@ -91,7 +91,7 @@ def fit(config: "DictConfig", specs: "Specs", stage_spec: Any, run: RunFolder, s
             schedule=specs.schedule,
             horizon=plan.horizon,
             accumulation=plan.accumulation,
-            token_bytes=torch.from_numpy(tokenizer.token_bytes()).long(),
+            tokenizer=tokenizer,
             seed=specs.seed,
             compile_model=bool(hardware.compile),
         )

@@ -19,4 +19,4 @@ class Export(Callback):
             name.replace("/", "_"): value for name, value in stage.latest.items() if name.startswith("val/")
         }
         folder = RunFolder(trainer.default_root_dir).model
-        save_model_folder(folder, stage.model, stage.recipe.model, trainer.datamodule.tokenizer, facts)
+        save_model_folder(folder, stage.model, stage.recipe.model, stage.recipe.tokenizer, facts)

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl.callbacks.cadence import finished, stepped
-from nanochat_pl.core.errors import DivergedError
+from nanochat_pl.core.errors import DivergedError, UserError
 
 
 class LogMetrics(Callback):
@@ -17,7 +17,10 @@ class LogMetrics(Callback):
         DivergedError: the loss is NaN or infinite.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_n_steps: int = 10) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"callbacks.metrics.every_n_steps is {every_n_steps}; it must be at least 1.")
+        self._every_n_steps = every_n_steps
         self._since = (0, 0.0)
         self._outside_seconds = 0.0
         self._validation_started = 0.0
@@ -34,7 +37,7 @@ class LogMetrics(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        if not stepped(trainer) or not (step % trainer.log_every_n_steps == 0 or finished(trainer)):
+        if not stepped(trainer) or not (step % self._every_n_steps == 0 or finished(trainer)):
             return
         loss = stage.step_loss.item()
         now = time.perf_counter()

@@ -26,7 +26,7 @@ class Samples(Callback):
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
         if not trainer.is_global_zero or not self._prompts:
             return
-        tokenizer = trainer.datamodule.tokenizer
+        tokenizer = stage.recipe.tokenizer
         prompts = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in self._prompts]
         continuations = generate(
             stage.model,

@@ -7,7 +7,8 @@ import typer
 
 def plan(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="As for train.py: recipe=d12 hw=cpu model.depth=6 ...", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Argument(help="As for train.py: recipe=d12 hw=cpu model.depth=6 ...", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
     """Print the plan of a training: model, tokens, steps, accumulation, memory, expected time."""
@@ -21,7 +22,5 @@ def plan(
         specs = Specs.of(compose(arguments))
     hardware = specs.hw.detect()
     planned = specs.plan(specs.planned_vocab_size(), hardware)
-    speed = measured_matmul_flops_per_second(
-        hardware.accelerator or "cpu", hardware.compute_dtype or "float32", planned.model.n_embd
-    )
+    speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, planned.model.n_embd)
     print(planned.text(speed))

@@ -55,7 +55,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
 
 
 def _dotted_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in config:
+    for name in map(str, config):
         key = f"{prefix}{name}"
         if isinstance(config._get_node(name), DictConfig):
             yield from _dotted_keys(config[name], f"{key}.")

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from nanochat_pl.config.construct import construct
 from nanochat_pl.core.errors import UserError, nearest
-from nanochat_pl.core.hardware import HardwareSpec
+from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.data.sources import read_documents
 from nanochat_pl.data.specs import Sources
 from nanochat_pl.models.depth import NanoChatSpec
@@ -47,17 +47,17 @@ class Specs:
             UserError: an unknown section or option, a wrong type, a value out of range.
         """
         known = SECTIONS + OTHER_KEYS
-        for key in config:
+        for key in map(str, config):
             if key not in known:
-                raise UserError(f"There is no section '{key}'{nearest(str(key), known)} Sections: {', '.join(known)}.")
+                raise UserError(f"There is no section '{key}'{nearest(key, known)} Sections: {', '.join(known)}.")
         if not isinstance(config.seed, int) or isinstance(config.seed, bool) or config.seed < 0:
             raise UserError(f"seed is {config.seed!r}, but it must be a whole number, 0 or more.")
         sections = {name: construct(config[name], name) for name in SECTIONS}
         return cls(**sections, seed=config.seed)
 
-    def plan(self, vocab_size: int, hardware: HardwareSpec) -> Plan:
-        """The plan for a vocabulary on a detected profile."""
-        model = self.model.config(vocab_size, hardware.compute_dtype or "float32")
+    def plan(self, vocab_size: int, hardware: Hardware) -> Plan:
+        """The plan for a vocabulary on this machine."""
+        model = self.model.config(vocab_size, hardware.compute_dtype)
         return make_plan(model, self.model.reference(vocab_size), self.horizon, hardware, self.data.streams)
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:

@@ -1,6 +1,5 @@
 """What this machine has, and what a run asks of it."""
 
-import dataclasses
 import platform
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
 
 Accelerator = Literal["cpu", "cuda", "mps"]
+ComputeDtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class HardwareSpec(Spec):
 
     accelerator: Accelerator | None = None
     devices: int = 1
-    compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    compute_dtype: ComputeDtype | None = None
     tokens_per_device: int = 8192
     compile: bool | None = None
     threads: int | None = None
@@ -40,34 +40,51 @@ class HardwareSpec(Spec):
         if self.threads is not None and self.threads < 1:
             raise UserError(f"hw.threads is {self.threads}; it must be at least 1, or null for torch's own choice.")
 
-    def detect(self, decided: dict[str, Any] | None = None) -> "HardwareSpec":
-        """This profile with every unset field decided for this machine.
+    def detect(self, decided: dict[str, Any] | None = None) -> "Hardware":
+        """Every open field decided for this machine.
 
         Args:
             decided: an earlier invocation's decisions, kept where the accelerator is still the same.
 
         Raises:
-            UserError: the profile asks for an accelerator or a number of devices that is not here.
+            UserError: the profile asks for an accelerator that is not here.
         """
         import torch
 
-        available: dict[str, int] = {"cuda": torch.cuda.device_count()}
-        available["mps"] = int(torch.backends.mps.is_available())
-        accelerator = self.accelerator or next((name for name, count in available.items() if count), "cpu")
-        if accelerator != "cpu" and available[accelerator] < self.devices:
+        present: list[Accelerator] = []
+        if torch.cuda.is_available():
+            present.append("cuda")
+        if torch.backends.mps.is_available():
+            present.append("mps")
+        present.append("cpu")
+        accelerator = self.accelerator or present[0]
+        if accelerator not in present:
             raise UserError(
-                f"hw asks for {self.devices} {accelerator} device(s), but this machine has {available[accelerator]}. "
-                f"Set hw.devices={max(available[accelerator], 1)}, or leave hw out to take what is here."
+                f"hw asks for {accelerator}, but this machine has {', '.join(present)}. Choose one of these with "
+                "hw.accelerator, or leave hw out to take the best that is here."
             )
-        decided = decided if decided and decided["accelerator"] == accelerator else {}
+        kept = decided if decided and decided["accelerator"] == accelerator else {}
         fast_bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return dataclasses.replace(
-            self,
+        return Hardware(
             accelerator=accelerator,
-            compute_dtype=self.compute_dtype
-            or decided.get("compute_dtype", "bfloat16" if fast_bf16 else "float32"),
-            compile=decided.get("compile", accelerator == "cuda") if self.compile is None else self.compile,
+            devices=self.devices,
+            compute_dtype=self.compute_dtype or kept.get("compute_dtype") or ("bfloat16" if fast_bf16 else "float32"),
+            tokens_per_device=self.tokens_per_device,
+            compile=kept.get("compile", accelerator == "cuda") if self.compile is None else self.compile,
+            threads=self.threads,
         )
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run trains on: a HardwareSpec with nothing open."""
+
+    accelerator: Accelerator
+    devices: int
+    compute_dtype: ComputeDtype
+    tokens_per_device: int
+    compile: bool
+    threads: int | None
 
 
 def device_name(accelerator: str) -> str:

@@ -11,22 +11,25 @@ from typing import Any
 def invocation() -> dict[str, Any]:
     """The command, the commit and the versions of what matters, for invocations.jsonl and summary.json."""
     packages = ("torch", "lightning", "hydra-core", "tiktoken", "rustbpe", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git_commit": git_commit(),
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | versions,
     }
 
 
 def git_commit() -> str | None:
     """The commit of the checkout that this package runs from, with "+changes" where it was edited; None outside one."""
-    here = Path(__file__).resolve().parent
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        status = ["git", "status", "--porcelain", "--untracked-files=no"]
-        changed = subprocess.run(status, cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}+changes" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).resolve().parent
+    result = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=10)
+    return result.stdout.strip()

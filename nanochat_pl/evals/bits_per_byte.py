@@ -17,6 +17,7 @@ class BitsPerByte(Metric):
     """
 
     full_state_update = False
+    token_bytes: Tensor
     nats: Tensor
     bytes: Tensor
     tokens: Tensor

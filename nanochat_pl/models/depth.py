@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.hardware import ComputeDtype
 from nanochat_pl.core.spec import Spec
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.optim.scaling import heads_for_width, width_for_depth
@@ -43,7 +44,7 @@ class NanoChatSpec(Spec):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
 
-    def config(self, vocab_size: int, compute_dtype: str = "float32") -> NanoChatConfig:
+    def config(self, vocab_size: int, compute_dtype: ComputeDtype = "float32") -> NanoChatConfig:
         """The model's config for a vocabulary.
 
         Raises:
@@ -51,7 +52,9 @@ class NanoChatSpec(Spec):
         """
         n_embd = self.n_embd or width_for_depth(self.depth, self.aspect_ratio, self.head_dim)
         n_head = self.n_head or heads_for_width(n_embd, self.head_dim)
-        names = {field.name for field in dataclasses.fields(NanoChatConfig)} & {f.name for f in dataclasses.fields(self)}
+        names = {field.name for field in dataclasses.fields(NanoChatConfig)} & {
+            f.name for f in dataclasses.fields(self)
+        }
         shared = {name: getattr(self, name) for name in names}
         shapes = dict(n_layer=self.depth, n_embd=n_embd, n_head=n_head, n_kv_head=self.n_kv_head or n_head)
         return NanoChatConfig(**shared | shapes, vocab_size=vocab_size, compute_dtype=compute_dtype)

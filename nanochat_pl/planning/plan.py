@@ -1,10 +1,11 @@
 """The Plan: everything that can be checked beforehand, on one printed screen."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.hardware import HardwareSpec, device_name
+from nanochat_pl.core.hardware import Hardware, device_name
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
 
@@ -26,7 +27,7 @@ class Plan:
     """
 
     model: Any
-    hardware: HardwareSpec
+    hardware: Hardware
     horizon: Horizon
     cost: ModelCost
     rows_per_step: int
@@ -38,7 +39,7 @@ class Plan:
         """The automatic decisions, for resolved.json."""
         return {
             "model": self.model.as_dict(),
-            "hardware": self.hardware.as_dict(),
+            "hardware": dataclasses.asdict(self.hardware),
             "total_batch_tokens": self.horizon.total_batch_tokens,
             "steps": self.horizon.steps,
             "tokens": self.horizon.tokens,
@@ -70,8 +71,8 @@ class Plan:
             ("batch", f"{self.rows_per_step} rows a step = {self.accumulation} x {self.micro_batch_rows} rows x "
                       f"{hardware.devices} device(s)"),
             ("scales", f"learning rates x {horizon.lr_scale:.3g}, weight decay x {horizon.weight_decay_scale:.3g}"),
-            ("hardware", f"{hardware.devices} x {device_name(hardware.accelerator or 'cpu')}, {hardware.compute_dtype}, "
-                         f"{'compiled' if hardware.compile else 'not compiled'}"),
+            ("hardware", f"{hardware.devices} x {device_name(hardware.accelerator)}, {hardware.compute_dtype}"
+                         f"{', compiled' if hardware.compile else ''}"),
             ("memory", f"about {_gigabytes(sum(self.memory_bytes.values()))} ({memory})"),
             ("work", f"{flops:.3g} FLOPs"),
         ]  # fmt: skip
@@ -81,13 +82,12 @@ class Plan:
         return "\n".join(f"{name:>10}  {value}" for name, value in lines)
 
 
-def make_plan(model: Any, reference: Any, horizon: HorizonSpec, hardware: HardwareSpec, streams: int) -> Plan:
+def make_plan(model: Any, reference: Any, horizon: HorizonSpec, hardware: Hardware, streams: int) -> Plan:
     """Check that everything divides and fits, and decide what was left open.
 
     Args:
         model: the architecture's config.
         reference: the config of the model that the scaling laws refer to, with the same vocabulary.
-        hardware: a detected profile, nothing unset.
         streams: virtual streams of the data.
 
     Raises:
@@ -137,7 +137,7 @@ def measured_matmul_flops_per_second(accelerator: str, compute_dtype: str, width
     return 2 * rows * width * 4 * width / best
 
 
-def _memory_estimate(model: Any, cost: ModelCost, hardware: HardwareSpec, micro_tokens: int) -> dict[str, int]:
+def _memory_estimate(model: Any, cost: ModelCost, hardware: Hardware, micro_tokens: int) -> dict[str, int]:
     """Float32 weights and gradients; AdamW keeps two moments, Muon one; a layer keeps about 20 widths a token."""
     muon = cost.parameters_by_role["matrix"]
     activation_bytes = 4 if hardware.compute_dtype == "float32" else 2

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from nanochat_pl.callbacks.checkpoints import AtomicCheckpointIO
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.hardware import HardwareSpec
+from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.spec import Spec
 
 
@@ -18,17 +18,15 @@ from nanochat_pl.core.spec import Spec
 class TrainerSpec(Spec):
     """Cadences of the training, in optimizer steps."""
 
-    log_every_n_steps: int = 10
     validate_every_n_steps: int = 250
 
     def check(self) -> None:
-        for name in ("log_every_n_steps", "validate_every_n_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"trainer.{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.validate_every_n_steps < 1:
+            raise UserError(f"trainer.validate_every_n_steps is {self.validate_every_n_steps}; it must be at least 1.")
 
     def build(
         self,
-        hardware: HardwareSpec,
+        hardware: Hardware,
         *,
         folder: Path,
         steps: int,
@@ -39,14 +37,13 @@ class TrainerSpec(Spec):
         """A trainer that ends after `steps` optimizer steps of `accumulation` micro-batches each.
 
         Args:
-            hardware: a detected profile.
             folder: the run folder; callbacks find it as `trainer.default_root_dir`.
         """
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", module="lightning.pytorch.trainer.connectors.data_connector")
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         return Trainer(
-            accelerator=hardware.accelerator or "auto",
+            accelerator=hardware.accelerator,
             devices=hardware.devices,
             default_root_dir=folder,
             max_steps=steps,
@@ -54,7 +51,6 @@ class TrainerSpec(Spec):
             accumulate_grad_batches=accumulation,
             val_check_interval=self.validate_every_n_steps * accumulation,
             check_val_every_n_epoch=None,
-            log_every_n_steps=self.log_every_n_steps,
             num_sanity_val_steps=0,
             callbacks=callbacks,
             logger=loggers,
@@ -64,4 +60,3 @@ class TrainerSpec(Spec):
             enable_checkpointing=True,
             use_distributed_sampler=False,
         )
-

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from nanochat_pl.core.types import StepBatch
@@ -13,6 +14,7 @@ from nanochat_pl.models.contract import LanguageModel, architecture_of, build_mo
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
+from nanochat_pl.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,6 @@ class Recipe:
         model: the architecture's config.
         horizon: steps, batch and the scales that follow from them.
         accumulation: micro-batches of one optimizer step on one device.
-        token_bytes: (vocab_size,) int64, UTF-8 bytes of each token, 0 for special tokens.
         compile_model: whether to compile the model in place.
     """
 
@@ -32,7 +33,7 @@ class Recipe:
     schedule: ScheduleSpec
     horizon: Horizon
     accumulation: int
-    token_bytes: Tensor
+    tokenizer: Tokenizer
     seed: int
     compile_model: bool = False
 
@@ -55,7 +56,7 @@ class Stage(LightningModule):
         self.latest: dict[str, float] = {}
         self._step_loss_sum = torch.tensor(0.0)
         self._cursor: Any = None
-        self.val_bits_per_byte = BitsPerByte(recipe.token_bytes)
+        self.val_bits_per_byte = BitsPerByte(torch.from_numpy(recipe.tokenizer.token_bytes()).long())
 
     def loss(self, batch: StepBatch) -> Tensor:
         """The sum of the batch's weighted token losses, a 0-d float32 tensor with a gradient."""
@@ -68,7 +69,7 @@ class Stage(LightningModule):
         if self.recipe.compile_model:
             self.model.compile(dynamic=False)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         roles = self.model.param_roles()
         optimizer = self.recipe.optimizer.build(
             self.model.named_parameters(),
@@ -93,7 +94,7 @@ class Stage(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.step_loss = self._step_loss_sum * (self.trainer.world_size / self.recipe.horizon.total_batch_tokens)
         self._step_loss_sum = torch.zeros_like(self._step_loss_sum)
-        self.trainer.datamodule.commit(self._cursor)
+        self.trainer.datamodule.commit(self._cursor)  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
         self._step_loss_sum = torch.zeros((), device=self.device)
