@@ -23,6 +23,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     run = tmp_path / "test/base"
     assert [path.name for path in sorted((run / "checkpoints").glob("step-*"))] == ["step-00000008.ckpt"]
     assert json.loads((run / "summary.json").read_text())["status"] == "diverged"
+    assert (run / "loss.png").exists()
 
 
 @pytest.mark.slow

@@ -8,9 +8,12 @@ from nanochat_pl.core.run_folder import RunFolder
 class LossPicture(Callback):
     """Draws the picture when the training ends, for whatever reason."""
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             draw_loss(RunFolder(trainer.default_root_dir))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 def draw_loss(run: RunFolder) -> None:
@@ -31,9 +34,8 @@ def draw_loss(run: RunFolder) -> None:
     lines = axes.get_lines()
     if "val/bpb" in metrics:
         right = axes.twinx()
-        lines += right.plot(
-            *zip(*metrics["val/bpb"]), color="#c4622d", linestyle="--", label="validation bits per byte"
-        )
+        style = {"color": "#c4622d", "linestyle": "--", "label": "validation bits per byte"}
+        lines += right.plot(*zip(*metrics["val/bpb"]), **style)
         right.set_ylabel("bits per byte")
         right.set_ylim(bottom=0)
         right.spines["top"].set_visible(False)

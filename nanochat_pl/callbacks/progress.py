@@ -45,10 +45,13 @@ class Progress(Callback):
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
         log.info("step %d/%d: %s", trainer.global_step, trainer.max_steps, self._metrics(stage))
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
     @staticmethod
     def _metrics(stage: Any) -> str:

@@ -41,10 +41,13 @@ class SaveOnSignal(Callback):
                 exit_code=128 + self._received,
             )
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
         self._before = {}
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and self._received == number:

@@ -35,7 +35,10 @@ class Summary(Callback):
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
         self._write(trainer, stage)
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._write(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         if self._first_step_seconds is not None:
             self._write(trainer, pl_module)
 

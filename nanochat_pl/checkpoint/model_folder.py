@@ -105,7 +105,7 @@ def load_model_folder(where: Path | str, device: str = "cpu", compute_dtype: str
     model = build_model(build_config(header["architecture"], config_values), device, seed=None)
     try:
         with safe_open(folder / "model.safetensors", framework="pt", device=device) as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             facts = {name: float(value) for name, value in (file.metadata() or {}).items()}
         model.load_state_dict(weights, assign=False)
     except (SafetensorError, OSError, RuntimeError) as error:

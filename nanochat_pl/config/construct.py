@@ -23,4 +23,4 @@ def construct(section: DictConfig, name: str) -> Any:
 
 def construct_all(sections: DictConfig, name: str) -> list[Any]:
     """The parts of a group of named sections, in their order; one that is null is left out."""
-    return [construct(part, f"{name}.{key}") for key, part in sections.items() if part is not None]
+    return [construct(part, f"{name}.{key!s}") for key, part in sections.items() if part is not None]
