@@ -60,7 +60,11 @@ def stream(
         ids = torch.tensor(padded, device=device)
     for step in range(max_new_tokens):
         with torch.inference_mode():
-            logits = model.forward(ids, cache=cache, lengths=lengths if step == 0 else None, last_only=True)
+            if step == 0:
+                logits = model.forward(ids, cache=cache, lengths=lengths, last_only=True)
+                decode = model.build_decoder()
+            else:
+                logits = decode(ids, cache)
             ids = sample(logits[:, 0], temperature, top_k, generator).unsqueeze(1)
             column = ids[:, 0].tolist()
         running = [run and token not in stop_ids for run, token in zip(running, column)]

@@ -1,6 +1,6 @@
 """What a language model must offer to the stages, the engine and the optimizer, and how one is built by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -45,6 +45,9 @@ class LanguageModel(Protocol):
 
     def build_cache(self, batch_size: int, length: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `length` tokens, on the model's device."""
+
+    def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
+        """What continues rows by one token each, ids (B, 1), to logits (B, 1, vocab_size), with today's weights."""
 
 
 def build_config(architecture: str, values: dict[str, Any]) -> NanoChatConfig:

@@ -4,7 +4,7 @@ After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nanochat_pl.core.types import IGNORE_INDEX
 from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.models.nanochat_decode import NanoChatDecoder
 from nanochat_pl.nn.attention import attention
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 from nanochat_pl.nn.kv_cache import KVCache
@@ -40,12 +41,11 @@ class Attention(nn.Module):
     ) -> Tensor:
         B, T, C = x.shape
         D = self.config.head_dim
-        q = rotate_and_normalize(self.query(x).view(B, T, -1, D), cos, sin)
-        k = rotate_and_normalize(self.key(x).view(B, T, -1, D), cos, sin)
+        q, k = rotate_and_normalize(self.query(x).view(B, T, -1, D), self.key(x).view(B, T, -1, D), cos, sin)
         v = self.value(x).view(B, T, -1, D)
         if self.value_gate is not None and value_embedding is not None:
-            gate = 3 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))
-            v = v + gate.unsqueeze(-1) * value_embedding.view(B, T, -1, D)
+            gate = torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))
+            v = torch.addcmul(v, gate.unsqueeze(-1), value_embedding.view(B, T, -1, D), value=3)
         v, scale = v.transpose(1, 2), self.config.qk_scale**2 / D**0.5  # both sides' qk_scale
         if cache is None:
             y = attention(q, k, v, self.window, scale)
@@ -143,13 +143,18 @@ class NanoChat(nn.Module):
                 ignore_index=IGNORE_INDEX,
                 reduction=reduction,
             )
-        logits = self.head(_last(x, lengths) if last_only else x)[..., : self.config.vocab_size].float()
-        return self.config.softcap * torch.tanh(logits / self.config.softcap) if self.config.softcap else logits
+        vocabulary = self.head.weight[: self.config.vocab_size].to(x.dtype)
+        return self.capped(F.linear(_last(x, lengths) if last_only else x, vocabulary))
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """float32 logits, softcapped if the config says so."""
+        logits, softcap = logits.float(), self.config.softcap
+        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     def _trunk(self, ids: Tensor, cache: KVCache | None, lengths: Sequence[int]) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
-        cos, sin = self._rotary(ids.size(1), cache)
+        cos, sin = self.rotary(ids.size(1), cache)
         x = rms_norm(self.embedding(ids).to(config.dtype))
         if config.smear:
             gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
@@ -159,11 +164,13 @@ class NanoChat(nn.Module):
                 before = torch.cat((cache.last_embedding, x[:, :-1]), dim=1)
             if cache is not None:
                 cache.last_embedding = _last(x, lengths)
-            x = x + gate * before
+            x = torch.addcmul(x, gate, before)
         x0, middle = x, x
+        if config.scalars:
+            resid, added = (scalars.to(x.dtype).unbind() for scalars in (self.resid_scalars, self.x0_scalars))
         for layer, block in enumerate(self.blocks):
             if config.scalars:
-                x = self.resid_scalars[layer].to(x.dtype) * x + self.x0_scalars[layer].to(x.dtype) * x0
+                x = torch.addcmul(resid[layer] * x, added[layer], x0)
             value_embedding = None
             if str(layer) in self.value_embeddings:
                 value_embedding = self.value_embeddings[str(layer)](ids).to(x.dtype)
@@ -173,10 +180,10 @@ class NanoChat(nn.Module):
         if cache is not None:
             cache.advance(lengths)
         if config.backout:
-            x = x - self.backout_scale.to(x.dtype) * middle
+            x = torch.addcmul(x, self.backout_scale.to(x.dtype), middle, value=-1)
         return rms_norm(x)
 
-    def _rotary(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
+    def rotary(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
         """Rows of the rotary tables for the next T tokens, in the compute dtype."""
         if cache is None or cache.even:
             start = cache.lengths[0] if cache else 0
@@ -195,6 +202,15 @@ class NanoChat(nn.Module):
             self.init_buffers(length)
         device = self.embedding.weight.device
         return KVCache(config.n_layer, batch_size, length, config.n_kv_head, config.head_dim, device, config.dtype)
+
+    def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
+        """What continues rows by one token each: (ids (B, 1), cache) -> logits (B, 1, vocab_size).
+
+        It may hold copies of the weights, so it is made anew when they have changed.
+        """
+        if self.embedding.weight.device.type == "cpu":
+            return NanoChatDecoder(self)
+        return lambda ids, cache: self.forward(ids, cache=cache)
 
     def param_roles(self) -> dict[str, str]:
         """The role of every parameter by name; the optimizer's recipe has a row for each role."""

@@ -113,10 +113,11 @@ def _sweep(
         dz = dz.to(x.dtype)
         dx[rows] = (dz @ vocabulary).mul_(factor)
         scaled = (x[rows] * factor).to(x.dtype)
+        tokens = dweight[: head.vocab_size]
         if dtype == x.dtype:
-            dweight[: head.vocab_size].addmm_(dz.t(), scaled)
+            torch.addmm(tokens, dz.t(), scaled, out=tokens)
         else:
-            dweight[: head.vocab_size] += dz.t() @ scaled
+            tokens += dz.t() @ scaled
     return losses, dx, dweight
 
 

@@ -31,14 +31,10 @@ class KVCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype).unbind()
         self.length = length
         self.lengths = [0] * batch_size
+        self.even = True  # all rows hold equally many tokens
         self.last_embedding: Tensor | None = None
         self._masks: dict[int | None, Tensor] = {}
         self._positions: Tensor | None = None
-
-    @property
-    def even(self) -> bool:
-        """All rows hold equally many tokens."""
-        return min(self.lengths) == max(self.lengths)
 
     def positions(self, T: int) -> Tensor:
         """(B, T): where the next T tokens of each row go."""
@@ -61,7 +57,8 @@ class KVCache:
         assert end <= self.length, f"{end} tokens in a cache of {self.length}"
         keys, values = self.keys[layer], self.values[layer]
         if self.even:
-            keys[:, :, start:end], values[:, :, start:end] = k, v
+            keys.narrow(2, start, T).copy_(k)
+            values.narrow(2, start, T).copy_(v)
         else:
             rows, positions = torch.arange(len(self.lengths), device=q.device)[:, None], self.positions(T)
             keys[rows, :, positions], values[rows, :, positions] = k.transpose(1, 2), v.transpose(1, 2)
@@ -69,12 +66,13 @@ class KVCache:
             return attention(q, k, v, window, scale)
         first = 0 if window is None else max(0, start - window)
         mask = None if self.even and T == 1 else self._mask(T, first, end, window)
-        keys, values = keys[:, :, first:end], values[:, :, first:end]
+        keys, values = keys.narrow(2, first, end - first), values.narrow(2, first, end - first)
         return F.scaled_dot_product_attention(q, keys, values, mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
 
     def advance(self, new_tokens: Sequence[int]) -> None:
         """Count the tokens that a forward pass stored; what it stored beyond them (padding) is overwritten later."""
         self.lengths = [length + new for length, new in zip(self.lengths, new_tokens, strict=True)]
+        self.even = min(self.lengths) == max(self.lengths)
         self._positions = None
         self._masks.clear()
 

@@ -4,11 +4,14 @@ The autograd functions save less and pass over memory less often than autograd w
 between two matrix products of an eager step.
 """
 
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 
 
 class Linear(nn.Linear):
@@ -18,7 +21,8 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        weight = self.weight
+        return F.linear(x, weight if weight.dtype == x.dtype else weight.to(x.dtype))
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -33,9 +37,18 @@ def relu_squared(x: Tensor) -> Tensor:
 
 def inverse_rms(x: Tensor) -> Tensor:
     """1 / sqrt(mean(x^2) + eps) over the last dimension, which is kept; at least float32."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
-    return norm.square_().div_(x.size(-1)).add_(torch.finfo(x.dtype).eps).rsqrt_()
+    if torch.compiler.is_compiling():  # which fuses the plain formula, and cannot see through the cache below
+        mean_square = x.to(_WIDER.get(x.dtype, x.dtype)).square().mean(-1, keepdim=True)
+        return torch.rsqrt(mean_square + torch.finfo(x.dtype).eps)
+    norm = torch.linalg.vector_norm(x, 2, -1, True, dtype=_WIDER.get(x.dtype))
+    return torch.addcmul(_epsilon(x.dtype, x.device), norm, norm, value=1 / x.size(-1)).rsqrt_()
+
+
+@functools.cache
+def _epsilon(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The dtype's machine epsilon as a tensor, which costs a decoding step less than a Python number does."""
+    with torch.inference_mode(False):
+        return torch.tensor(torch.finfo(dtype).eps, dtype=_WIDER.get(dtype, dtype), device=device)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -19,26 +19,28 @@ def rotary_tables(length: int, head_dim: int, base: float, device: torch.device 
     return torch.cat((cos, cos), dim=-1), torch.cat((sin, -sin), dim=-1)
 
 
-def rotate_and_normalize(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_and_normalize(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Rotate each head by its position, then RMSNorm it; the heads move in front of the tokens.
 
     The pair (x[i], x[i + D/2]) turns by minus its angle, which is nanochat's direction; scores depend only on
     differences of positions, so the direction does not matter to a model trained with it.
 
     Args:
-        x: (B, T, H, D).
+        q, k: (B, T, H, D) and (B, T, H_kv, D).
         cos, sin: rows of `rotary_tables`, (T, D), or (B, 1, T, D) where the rows stand at different positions.
 
     Returns:
-        (B, H, T, D), contiguous.
+        (B, H, T, D) and (B, H_kv, T, D).
     """
     if torch.is_grad_enabled():
-        return _RotateAndNormalize.apply(x, cos, sin)
-    return _rotated_and_normalized(x, cos, sin)[0]
+        return _RotateAndNormalize.apply(q, cos, sin), _RotateAndNormalize.apply(k, cos, sin)
+    q, _ = rotate_and_normalize_heads(q.transpose(1, 2), cos, sin)
+    k, _ = rotate_and_normalize_heads(k.transpose(1, 2), cos, sin)
+    return q, k
 
 
-def _rotated_and_normalized(x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    heads = x.transpose(1, 2)
+def rotate_and_normalize_heads(heads: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The rotated, normalised heads (..., D) and the factors (..., 1) that normalised them; no gradient."""
     y = heads.roll(heads.size(-1) // 2, -1).mul_(sin).addcmul_(heads, cos)
     scale = inverse_rms(y)
     return y.mul_(scale), scale
@@ -47,7 +49,7 @@ def _rotated_and_normalized(x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor
 class _RotateAndNormalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        y, scale = _rotated_and_normalized(x, cos, sin)
+        y, scale = rotate_and_normalize_heads(x.transpose(1, 2), cos, sin)
         ctx.save_for_backward(y, scale, cos, sin)
         return y
 

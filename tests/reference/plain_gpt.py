@@ -46,19 +46,25 @@ def plain_attention(weights, config, layer: int, x: Tensor, ids: Tensor, D: int)
     name = f"blocks.{layer}.attn"
     q, k, v = (x @ weights[f"{name}.{part}.weight"].T for part in ("query", "key", "value"))
     has_value_embedding = config.value_embeddings and (config.n_layer - 1 - layer) % 2 == 0
+    values = []
+    for kv_head in range(config.n_kv_head):
+        part = slice(kv_head * D, (kv_head + 1) * D)
+        value = v[:, :, part]
+        if has_value_embedding:
+            extra = weights[f"value_embeddings.{layer}.weight"][ids][:, :, part]
+            gate = 3 / (1 + torch.exp(-(x[:, :, :12] @ weights[f"{name}.value_gate.weight"][kv_head, :, None])))
+            value = value + gate * extra
+        values.append(value)
     outputs = []
     for head in range(config.n_head):
         kv_head = head // (config.n_head // config.n_kv_head)
         q_head = q[:, :, head * D : (head + 1) * D]
         k_head = k[:, :, kv_head * D : (kv_head + 1) * D]
-        v_head = v[:, :, kv_head * D : (kv_head + 1) * D]
-        if has_value_embedding:
-            extra = weights[f"value_embeddings.{layer}.weight"][ids][:, :, kv_head * D : (kv_head + 1) * D]
-            gate = 3 / (1 + torch.exp(-(x[:, :, :12] @ weights[f"{name}.value_gate.weight"][kv_head])))
-            v_head = v_head + gate[:, :, None] * extra
         q_head = config.qk_scale * normalized(turned(q_head, config.rope_base))
         k_head = config.qk_scale * normalized(turned(k_head, config.rope_base))
-        outputs.append(plain_softmax_attention(q_head, k_head, v_head, window_of(config, layer), 1 / math.sqrt(D)))
+        outputs.append(
+            plain_softmax_attention(q_head, k_head, values[kv_head], window_of(config, layer), 1 / math.sqrt(D))
+        )
     return torch.cat(outputs, dim=-1)
 
 
