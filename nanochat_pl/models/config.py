@@ -9,12 +9,10 @@ from nanochat_pl.core.spec import Spec
 if TYPE_CHECKING:
     import torch
 
-    from nanochat_pl.models.nanochat import NanoChat
-
 
 @dataclasses.dataclass(frozen=True)
 class NanoChatConfig(Spec):
-    """Everything that `model.json` must hold to build the model again.
+    """Everything that `model.json` must hold to build the model again; `models.contract.build_model` builds it.
 
     Attributes:
         sequence_len: tokens of the context that the model is trained on; the short window derives from it.
@@ -82,12 +80,6 @@ class NanoChatConfig(Spec):
                 raise UserError(
                     f"model.{name} is {value}, but it must be above 0 (or null where it can be switched off)."
                 )
-
-    def build(self) -> "NanoChat":
-        """The model on the current default device, its weights not yet set; see `models.contract.build_model`."""
-        from nanochat_pl.models.nanochat import NanoChat
-
-        return NanoChat(self)
 
     @property
     def head_dim(self) -> int:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.models.nanochat import NanoChat
 from nanochat_pl.nn.kv_cache import KVCache
 
 ROLES = ("matrix", "embedding", "value_embedding", "unembedding", "resid_scalar", "x0_scalar", "gate")
 """What a parameter is for; the optimizer's recipe has a row for each."""
 
-ARCHITECTURES: dict[str, type[NanoChatConfig]] = {"nanochat": NanoChatConfig}
+ARCHITECTURES: dict[str, tuple[type[NanoChatConfig], type[NanoChat]]] = {"nanochat": (NanoChatConfig, NanoChat)}
+"""The config and the model of each architecture."""
 
 
 class LanguageModel(Protocol):
@@ -61,7 +63,7 @@ def build_config(architecture: str, values: dict[str, Any]) -> NanoChatConfig:
         raise UserError(
             f"Unknown model architecture {architecture!r}; known: {', '.join(names)}{nearest(architecture, names)}"
         )
-    kind = ARCHITECTURES[architecture]
+    kind, _ = ARCHITECTURES[architecture]
     fields = tuple(kind.__dataclass_fields__)
     for key in values:
         if key not in fields:
@@ -76,17 +78,18 @@ def build_config(architecture: str, values: dict[str, Any]) -> NanoChatConfig:
 
 def architecture_of(config: NanoChatConfig) -> str:
     """The name under which `build_config` makes this kind of config."""
-    return next(name for name, kind in ARCHITECTURES.items() if type(config) is kind)
+    return next(name for name, (kind, _) in ARCHITECTURES.items() if type(config) is kind)
 
 
 def build_model(config: NanoChatConfig, device: torch.device | str, seed: int | None) -> nn.Module:
     """The model on `device` without a second copy on the way: meta, to_empty, init_weights.
 
     Args:
+        device: "meta" for the shapes alone.
         seed: of the initial weights; None leaves them unset, for weights that are loaded next.
     """
     with torch.device("meta"):
-        model = config.build()
+        model = ARCHITECTURES[architecture_of(config)][1](config)
     model.to_empty(device=device)
     model.init_buffers()
     if seed is not None:

@@ -2,10 +2,8 @@
 
 import functools
 
-import torch
-
 from nanochat_pl.models.config import NanoChatConfig
-from nanochat_pl.models.contract import ROLES
+from nanochat_pl.models.contract import ROLES, build_model
 
 
 class ModelCost:
@@ -21,8 +19,7 @@ class ModelCost:
     """
 
     def __init__(self, config: NanoChatConfig):
-        with torch.device("meta"):
-            model = config.build()
+        model = build_model(config, device="meta", seed=None)
         roles = model.param_roles()
         self.config = config
         self.parameters_by_role = dict.fromkeys(ROLES, 0)

@@ -5,7 +5,7 @@ input channels outermost (read 1.6 times as fast), and query, key and value side
 serves one generation and not longer.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,6 @@ from torch import Tensor
 from nanochat_pl.nn.kv_cache import KVCache
 from nanochat_pl.nn.layers import rms_norm
 from nanochat_pl.nn.position import rotate_and_normalize_heads
-
-if TYPE_CHECKING:
-    from nanochat_pl.models.nanochat import NanoChat
 
 
 class _Layer(NamedTuple):
@@ -32,9 +29,9 @@ class _Layer(NamedTuple):
 
 
 class NanoChatDecoder:
-    """Copies the weights of `model` as they are now; call it under `torch.inference_mode`."""
+    """Copies the weights of a `NanoChat` as they are now; call it under `torch.inference_mode`."""
 
-    def __init__(self, model: "NanoChat"):
+    def __init__(self, model: Any):
         self.model = model
         config, dtype = model.config, model.config.dtype
 
@@ -42,7 +39,6 @@ class NanoChatDecoder:
             together = torch.cat(weights) if len(weights) > 1 else weights[0]
             return together.t().to(dtype).contiguous()
 
-        block: Any
         self.layers = []
         for layer, block in enumerate(model.blocks):
             attn, mlp = block.attn, block.mlp

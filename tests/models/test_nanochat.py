@@ -179,10 +179,8 @@ def test_initial_values_are_nanochats():
 
 
 def test_a_large_model_builds_on_meta_at_once():
-    with torch.device("meta"):
-        model = NanoChatConfig(
-            vocab_size=2**17, sequence_len=8192, n_layer=64, n_head=64, n_kv_head=8, n_embd=8192
-        ).build()
+    config = NanoChatConfig(vocab_size=2**17, sequence_len=8192, n_layer=64, n_head=64, n_kv_head=8, n_embd=8192)
+    model = build_model(config, device="meta", seed=None)
     assert sum(parameter.numel() for parameter in model.parameters()) > 4e10
     assert all(tensor.is_meta for tensor in itertools.chain(model.parameters(), model.buffers()))
 
