@@ -192,7 +192,7 @@ def _successors(names: list[str]) -> tuple[dict[str, str], ...]:
 
 _PART_ROWS = tuple({"a": a, "b": b, "n": b[: b.rindex(" ")], "unit": b[b.rindex(" ") + 1 :]} for a, b in PARTS.items())
 _MONTH_ROWS = tuple(
-    {"a": m, "days": str(MONTH_DAYS[i]), "season": SEASONS[i], "nth": str(i + 1), "next": MONTHS[(i + 1) % 12]}
+    {"a": m, "days": str(MONTH_DAYS[i]), "season": SEASONS[i], "next": MONTHS[(i + 1) % 12]}
     for i, m in enumerate(MONTHS)
 )
 _ANIMAL_ROWS = tuple(
@@ -371,16 +371,27 @@ FAMILIES = (
         "months",
         _MONTH_ROWS,
         (
-            "{a} has {days} days",
-            "{a} is month number {nth} of the year",
             "the month after {a} is {next}",
-            "{a} is in {season}",
             "{next} comes after {a}",
-            "in the north, {a} belongs to {season}",
-            "there are {days} days in {a}",
+            "{a} comes before {next}",
+            "after {a} comes {next}",
         ),
         ("which month comes after {a}?", "what is the month after {a}?"),
         "{next}",
+    ),
+    Family(
+        "lengths of months",
+        _MONTH_ROWS,
+        ("{a} has {days} days", "there are {days} days in {a}", "the number of days in {a} is {days}"),
+        ("how many days does {a} have?", "how long is {a}?"),
+        "{days} days",
+    ),
+    Family(
+        "seasons",
+        _MONTH_ROWS,
+        ("{a} is in {season}", "in the north, {a} belongs to {season}", "the season of {a} is {season}"),
+        ("in which season is {a}?", "what season is it in {a}?"),
+        "{season}",
     ),
     *(
         Family(topic, _ANIMAL_ROWS, statements, questions, answer)

@@ -182,7 +182,7 @@ ANIMALS = tuple(
             "pig|oink|piglet|sty|almost anything|4|roll in the mud",
             "horse|neigh|foal|stable|hay|4|gallop",
             "duck|quack|duckling|pond|water plants|2|swim and fly",
-            "hen|cluck|chick|henhouse|corn|2|flap its wings",
+            "hen|cluck|chick|henhouse|corn|2|scratch in the dust",
             "frog|croak|tadpole|pond|flies|4|jump far",
             "lion|roar|cub|savanna|meat|4|run and hunt",
             "owl|hoot|owlet|hollow tree|mice|2|fly without a sound",
