@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder for everything that a measurement writes."""
+    """A temporary folder for everything that a measurement writes; it goes and children end on SIGTERM too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="nanochat_pl_bench_", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
