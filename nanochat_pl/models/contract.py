@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.models.config import NanoChatConfig
@@ -81,7 +81,7 @@ def architecture_of(config: NanoChatConfig) -> str:
     return next(name for name, (kind, _) in ARCHITECTURES.items() if type(config) is kind)
 
 
-def build_model(config: NanoChatConfig, device: torch.device | str, seed: int | None) -> nn.Module:
+def build_model(config: NanoChatConfig, device: torch.device | str, seed: int | None) -> NanoChat:
     """The model on `device` without a second copy on the way: meta, to_empty, init_weights.
 
     Args:
