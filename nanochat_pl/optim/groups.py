@@ -1,23 +1,31 @@
 """From named parameters and their roles to the optimizer's parameter groups."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from nanochat_pl.core.errors import UserError, nearest
 
-if TYPE_CHECKING:
-    from nanochat_pl.optim.muon import MuonAdamWSpec
-
 REFERENCE_WIDTH = 768
 MATRIX = "matrix"
+
+
+class Recipe(Protocol):
+    """What the groups need of a MuonAdamWSpec."""
+
+    @property
+    def eps(self) -> float: ...
+
+    def rows(self) -> Mapping[str, Any]: ...
+
+    def matrix_values(self) -> Mapping[str, Any]: ...
 
 
 def build_param_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     roles: Mapping[str, str],
-    recipe: "MuonAdamWSpec",
+    recipe: Recipe,
     *,
     width: int,
     batch_lr_scale: float = 1.0,
