@@ -34,8 +34,7 @@ def draw_loss(run: RunFolder) -> None:
     lines = axes.get_lines()
     if "val/bpb" in metrics:
         right = axes.twinx()
-        style = {"color": "#c4622d", "linestyle": "--", "label": "validation bits per byte"}
-        lines += right.plot(*zip(*metrics["val/bpb"]), **style)
+        lines += right.plot(*zip(*metrics["val/bpb"]), "--", color="#c4622d", label="validation bits per byte")
         right.set_ylabel("bits per byte")
         right.set_ylim(bottom=0)
         right.spines["top"].set_visible(False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
-from nanochat_pl.models.contract import LanguageModel, architecture_of, build_model
+from nanochat_pl.models.contract import architecture_of, build_model
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -42,12 +42,12 @@ class Stage(LightningModule):
     """A training stage; subclasses define `loss(batch)`.
 
     Attributes:
-        model: the network, there after `configure_model`.
+        model: the network (`nn.Module` and `models.contract.LanguageModel`), there after `configure_model`.
         step_loss: 0-d tensor, the mean loss per token of the last complete optimizer step; on the device.
         latest: the newest value of each logged metric.
     """
 
-    model: LanguageModel
+    model: Any
 
     def __init__(self, recipe: Recipe):
         super().__init__()
