@@ -23,6 +23,9 @@ class LanguageModel(Protocol):
 
     config: Any
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """`forward`, through what was compiled."""
+
     def forward(
         self,
         ids: Tensor,
