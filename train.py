@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import nanochat_pl
 from nanochat_pl.config.compose import CONF_FOLDER, run_name, without_plus
-from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted, MachineError
-from nanochat_pl.core.paths import is_disk_error
+from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted
+from nanochat_pl.core.paths import machine_error
 from nanochat_pl.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -40,12 +40,17 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
 
     specs, stage_spec = Specs.of(config), construct(config.stage, "stage")
     run = RunFolder.of(run_name(config, overrides), stage_spec.name)
-    with run.locked(), logging_to(run.log):
-        fit(config, specs, stage_spec, run, started)
+    with run.locked():
+        if config.run.fresh:
+            run.move_aside()
+        with logging_to(run.log):
+            fit(config, specs, stage_spec, run, overrides, started)
     return str(run.path)
 
 
-def fit(config: "DictConfig", specs: "Specs", stage_spec: Any, run: RunFolder, started: float) -> None:
+def fit(
+    config: "DictConfig", specs: "Specs", stage_spec: Any, run: RunFolder, overrides: list[str], started: float
+) -> None:
     """Plan, build and fit; the run folder says at every moment how far it came."""
     import torch
 
@@ -57,7 +62,7 @@ def fit(config: "DictConfig", specs: "Specs", stage_spec: Any, run: RunFolder, s
     from nanochat_pl.stages.stage import Recipe
 
     trainer_spec = construct(config.trainer, "trainer")
-    callbacks = [*construct_all(config.callbacks, "callbacks"), Summary(started)]
+    callbacks = [Summary(started), *construct_all(config.callbacks, "callbacks")]
     logger_specs = construct_all(config.logger, "logger")
     earlier = find_earlier(run, config)
     hardware = specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
@@ -67,15 +72,8 @@ def fit(config: "DictConfig", specs: "Specs", stage_spec: Any, run: RunFolder, s
     tokenizer = specs.build_tokenizer(sources)
     plan = specs.plan(tokenizer.vocab_size, hardware)
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
-        return log.info(finished_message(run, earlier.finished_steps))
+        return log.info(finished_message(run, overrides))
 
-    resume_from = resume_point(run.checkpoints) if earlier else None
-    resumed_step = step_of(resume_from) if resume_from else None
-    record(run, config, plan)
-    run.record_invocation(resumed_step=resumed_step, **invocation())
-    log.info("%s\n%s", run.path, run.plan.read_text())
-    if resume_from:
-        log.info("Going on from step %d (%s).", resumed_step, resume_from)
     data = specs.data.build(
         tokenizer,
         sequence_len=plan.model.sequence_len,
@@ -96,6 +94,14 @@ def fit(config: "DictConfig", specs: "Specs", stage_spec: Any, run: RunFolder, s
             compile_model=bool(hardware.compile),
         )
     )
+    resume_from = resume_point(run.checkpoints) if earlier else None
+    resumed_step = step_of(resume_from) if resume_from else None
+    record(run, config, plan)
+    facts = invocation()
+    run.record_invocation(resumed_step=resumed_step, **facts)
+    log.info("%s\n%s", run.path, run.plan.read_text())
+    if resume_from:
+        log.info("Going on from step %d (%s).", resumed_step, resume_from)
     trainer = trainer_spec.build(
         hardware,
         folder=run.path,
@@ -104,12 +110,13 @@ def fit(config: "DictConfig", specs: "Specs", stage_spec: Any, run: RunFolder, s
         callbacks=callbacks,
         loggers=[spec.build(run, resumed_step) for spec in logger_specs],
     )
-    with run.recording(stage=stage_spec.name, resumed_from=resumed_step):
+    facts |= {"parameters": plan.cost.parameters, "world_size": hardware.devices, "resumed_from": resumed_step}
+    with run.recording(stage=stage_spec.name, **facts):
         try:
             trainer.fit(stage, datamodule=data, ckpt_path=resume_from, weights_only=True)
         except DivergedError as error:
             raise DivergedError(f"{error} {last_good(run.checkpoints)} {AFTER_DIVERGENCE}") from error
-    log.info(next_steps(run))
+    log.info(next_steps(run, overrides))
 
 
 def main() -> int:
@@ -145,13 +152,11 @@ def main() -> int:
 
 def _fail(error: Exception) -> int:
     """Print the paragraph of an error that documents its exit code, and return that; raise any other error."""
-    if isinstance(error, OSError) and is_disk_error(error):
-        error = MachineError(f"The disk failed: {error}. Free some space and run the same command again.")
-    code = getattr(error, "exit_code", None)
-    if code is None:
+    known = error if hasattr(error, "exit_code") else machine_error(error)
+    if known is None:
         raise error
-    print(f"\n{error}", file=sys.stderr)
-    return code
+    print(f"\n{known}", file=sys.stderr)
+    return known.exit_code
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Runs that are killed and started again equal those that were left alone, bit for bit."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ from safetensors.torch import load_file
 from tests.processes import SMALL, losses, train
 
 ACCUMULATE = ("hw.tokens_per_device=64",)  # 2 rows a micro-batch, 4 micro-batches a step
+SAMPLES = (
+    "~callbacks.samples",
+    "+callbacks.samples._target_=nanochat_pl.callbacks.samples.Samples",
+    "+callbacks.samples.prompts=[a,bc]",
+)
 EPOCHS = ("data.num_documents=96",)  # about 13 steps an epoch
 
 
@@ -36,8 +42,9 @@ def assert_same_training(one: Path, other: Path) -> None:
         (EPOCHS, (12, 19)),
         ((*EPOCHS, *ACCUMULATE), (4 * 10 + 3, 4 * 17 + 1)),
         (("callbacks.checkpoints.every_n_steps=5",), (8, 16)),
+        (SAMPLES, (13,)),
     ],
-    ids=["mid-epoch", "mid-accumulation", "epochs-twice", "all-at-once", "own-cadence"],
+    ids=["mid-epoch", "mid-accumulation", "epochs-twice", "all-at-once", "own-cadence", "with-samples"],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path, options: tuple[str, ...], kills: tuple[int, ...]
@@ -66,11 +73,23 @@ def test_a_signal_saves_at_the_step_boundary(tmp_path: Path, name: str, code: in
 
 
 @pytest.mark.slow
-def test_resumed_with_another_micro_batch_trains_on_the_same_rows(tmp_path: Path) -> None:
+def test_a_signal_before_a_validation_waits_for_it(tmp_path: Path) -> None:
     assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
-    assert train(*SMALL, *killed_at(13), runs=tmp_path / "killed")[0] == -9
-    code, output = train(*SMALL, *ACCUMULATE, runs=tmp_path / "killed")
-    assert code == 0, output
+    code, output = train(*SMALL, *killed_at(15, "SIGTERM"), runs=tmp_path / "stopped")
+    assert code == 143 and "after step 16" in output, output
+    code, output = train(*SMALL, *killed_at(23, "SIGTERM"), runs=tmp_path / "stopped")
+    assert code == 0 and "Trained 24 steps" in output, output  # the last step: nothing is left to stop
+    assert_same_training(tmp_path / "whole/test/base", tmp_path / "stopped/test/base")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [1, 2])
+def test_resumed_with_another_micro_batch_trains_on_the_same_rows(tmp_path: Path, before: int) -> None:
+    cut = (f"hw.tokens_per_device={256 // before}", "callbacks.checkpoints.every_n_steps=5")
+    assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
+    assert train(*SMALL, *cut, *killed_at(13 * before), runs=tmp_path / "killed")[0] == -9
+    code, output = train(*SMALL, *ACCUMULATE, "callbacks.checkpoints.every_n_steps=5", runs=tmp_path / "killed")
+    assert code == 0 and "Going on from step 10" in output, output
     expected, found = losses(tmp_path / "whole/test/base"), losses(tmp_path / "killed/test/base")
     assert expected.keys() == found.keys()
     for step, row in expected.items():
@@ -91,17 +110,27 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_finished_run_says_so_and_can_be_extended(tmp_path: Path) -> None:
-    assert train(*SMALL, runs=tmp_path)[0] == 0
-    weights = (tmp_path / "test/base/model/model.safetensors").read_bytes()
-    code, output = train(*SMALL, runs=tmp_path)
-    assert code == 0 and "is finished" in output and "horizon.steps=48" in output, output
-    assert (tmp_path / "test/base/model/model.safetensors").read_bytes() == weights
-    code, output = train(*SMALL, "horizon.steps=30", runs=tmp_path)
-    assert code == 0 and "Going on from step 24" in output, output
-    assert list(losses(tmp_path / "test/base"))[-1] == "30"
-    code, output = train(*SMALL, "model.n_embd=64", runs=tmp_path)
+    small = [option for option in SMALL if not option.startswith(("run.name", "horizon.steps"))]
+    named = (*small, "run.name='a,b=c'", "horizon.steps=11")  # a name that needs quoting
+    assert train(*named, runs=tmp_path)[0] == 0
+    code, output = train(*named, runs=tmp_path)
+    assert code == 0 and "is finished" in output, output
+    run = tmp_path / "a,b=c/base"
+    assert (run / "checkpoints/step-00000011.ckpt").exists()
+    assert "val/bpb" in losses(run)["11"], "the last step is validated whatever the cadence"
+
+    longer = next(line for line in output.splitlines() if "train it longer" in line).partition("   (")[0]
+    arguments = shlex.split(longer)[2:]
+    assert 'run.name="a,b=c"' in arguments and "horizon.steps=22" in arguments
+    code, output = train(*arguments, runs=tmp_path)
+    assert code == 0 and "Going on from step 11" in output, output
+    assert list(losses(run))[-1] == "22" and len(losses(run)) == 22
+
+    code, output = train(*arguments, "model.n_embd=64", runs=tmp_path)
     assert code == 2 and "model.n_embd was 32 and is now 64" in output, output
-    code, output = train(*SMALL, "model.n_embd=64", "run.fresh=true", "horizon.steps=4", runs=tmp_path)
+    others = ("model.n_embd=64", "run.fresh=true", "trainer.validate_every_n_steps=4")
+    code, output = train(*arguments, *others, runs=tmp_path)
     assert code == 0, output
-    assert list(losses(tmp_path / "test/base"))[-1] == "4"
-    assert len(list((tmp_path / "test").glob("base.before-*/metrics.csv"))) == 1
+    assert len(losses(run)) == 22 and "Trained 22 steps" in (run / "train.log").read_text()
+    aside = next(run.parent.glob("base.before-*"))
+    assert (aside / "metrics.csv").exists() and "Trained 11 steps" in (aside / "train.log").read_text()

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import DivergedError, UserError
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.core.run_folder import RunFolder
 
@@ -63,10 +63,17 @@ class Checkpoints(Checkpoint):
             self.save(trainer, stage)
 
     def save(self, trainer: Trainer, stage: Any) -> None:
-        """Write a checkpoint of the step that just ended, unless there is one or its loss is not finite."""
+        """Write a checkpoint of the step that just ended, unless there is one.
+
+        Raises:
+            DivergedError: its loss or its weights are not finite.
+            MachineError: the disk is full; the earlier checkpoints are untouched.
+        """
         step = trainer.global_step
-        if step == self._saved_step or not math.isfinite(stage.step_loss.item()):
+        if step == self._saved_step:
             return
+        if not (stage.step_loss.isfinite() and all(weight.isfinite().all() for weight in stage.parameters())):
+            raise DivergedError(f"The loss or the weights are not finite after step {step}.")
         folder = RunFolder(trainer.default_root_dir).checkpoints
         trainer.save_checkpoint(folder / f"step-{step:08d}.ckpt")
         self._saved_step, self._saved_time = step, time.monotonic()
@@ -109,8 +116,9 @@ def resume_point(folder: Path) -> Path | None:
         if is_sound(path):
             point_last_to(path)
             return path
-        log.warning("The checkpoint %s is damaged (cut short or overwritten); the one before it is used.", path)
+        log.warning("The checkpoint %s is damaged (cut short or overwritten); it is renamed and passed over.", path)
         path.rename(path.with_suffix(".damaged"))
+    log.warning("There is no sound checkpoint in %s; training starts from the beginning.", folder)
     return None
 
 

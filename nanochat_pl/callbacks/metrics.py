@@ -11,7 +11,7 @@ from nanochat_pl.core.errors import DivergedError, UserError
 
 
 class LogMetrics(Callback):
-    """Logs `train/loss` (of this step's tokens), `train/lr_scale`, `train/tokens`, `speed/tokens_per_second`.
+    """Logs `train/loss` (of this step's tokens), `train/lr_multiplier`, `train/tokens`, `speed/tokens_per_second`.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
@@ -22,18 +22,20 @@ class LogMetrics(Callback):
             raise UserError(f"callbacks.metrics.every_n_steps is {every_n_steps}; it must be at least 1.")
         self._every_n_steps = every_n_steps
         self._since = (0, 0.0)
-        self._outside_seconds = 0.0
-        self._validation_started = 0.0
+        self._paused: float | None = None
 
     def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
         self._since = (trainer.global_step, time.perf_counter())
 
     def on_validation_start(self, trainer: Trainer, stage: LightningModule) -> None:
-        self._validation_started = time.perf_counter()
+        self._paused = time.perf_counter()
 
-    def on_validation_end(self, trainer: Trainer, stage: LightningModule) -> None:
-        step, seconds = self._since
-        self._since = (step, seconds + time.perf_counter() - self._validation_started)
+    def on_train_batch_start(self, trainer: Trainer, stage: LightningModule, batch: Any, batch_idx: int) -> None:
+        # What happened at the validation (samples, export, checkpoint) is no training time.
+        if self._paused is not None:
+            step, seconds = self._since
+            self._since = (step, seconds + time.perf_counter() - self._paused)
+            self._paused = None
 
     def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
@@ -47,7 +49,7 @@ class LogMetrics(Callback):
         schedule = trainer.lr_scheduler_configs[0].scheduler
         metrics = {
             "train/loss": loss,
-            "train/lr_scale": schedule.get_last_lr()[0] / schedule.base_lrs[0],
+            "train/lr_multiplier": schedule.multiplier_at(step - 1),
             "train/tokens": float(step * tokens),
             "speed/tokens_per_second": (step - before_step) * tokens / (now - before),
         }

@@ -5,8 +5,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.inference.generate import generate
+from nanochat_pl.tokenizers.base import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -22,22 +24,34 @@ class Samples(Callback):
         self._prompts = prompts
         self._max_new_tokens = max_new_tokens
         self._temperature = temperature
+        self._left_out: set[str] = set()
 
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
         if not trainer.is_global_zero or not self._prompts:
             return
         tokenizer = stage.recipe.tokenizer
-        prompts = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in self._prompts]
+        texts = [prompt for prompt in self._prompts if self._encodable(prompt, tokenizer)]
         continuations = generate(
             stage.model,
-            prompts,
+            [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts],
             max_new_tokens=self._max_new_tokens,
             temperature=self._temperature,
             seed=0,
             stop_ids=(tokenizer.bos_id,),
         )
         with RunFolder(trainer.default_root_dir).samples.open("a", encoding="utf-8") as file:
-            for prompt, ids in zip(self._prompts, continuations):
+            for prompt, ids in zip(texts, continuations):
                 text = prompt + tokenizer.decode(ids)
                 log.info("step %d sample: %s", trainer.global_step, text)
                 file.write(f"[step {trainer.global_step}] {text}\n")
+
+    def _encodable(self, prompt: str, tokenizer: Tokenizer) -> bool:
+        """A vocabulary of characters may lack some of the prompt's: no reason to end a training."""
+        try:
+            tokenizer.encode(prompt)
+        except UserError as error:
+            if prompt not in self._left_out:
+                log.warning("The sample prompt %r is left out: %s", prompt, error)
+                self._left_out.add(prompt)
+            return False
+        return True

@@ -7,13 +7,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from nanochat_pl.callbacks.cadence import stepped
+from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
 from nanochat_pl.callbacks.checkpoints import Checkpoints
 from nanochat_pl.core.errors import Interrupted
 
 
 class SaveOnSignal(Callback):
-    """A second signal of the same kind ends at once, without saving.
+    """Stands last among the callbacks, so that the others have done their part of the step.
+
+    A second signal of the same kind ends at once, without saving.
 
     Raises:
         Interrupted: at the step boundary after the signal, once the checkpoint is written.
@@ -23,23 +25,37 @@ class SaveOnSignal(Callback):
         self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
-        # After Lightning has installed its own, which ends without saving and with exit code 0.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning's own handlers are there by now; they would end without saving, and with exit code 0.
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.signal(kind, self._remember) for kind in (signal.SIGTERM, signal.SIGINT)}
 
     def on_train_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._received is not None and stepped(trainer):
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, Checkpoints):
-                    callback.save(trainer, stage)
-            raise Interrupted(
-                f"Stopped by {self._received.name} after step {trainer.global_step}; the state is saved in "
-                f"{trainer.default_root_dir}/checkpoints. The same command goes on from there.",
-                exit_code=128 + self._received,
-            )
+        if stepped(trainer) and not validation_due(trainer):
+            self._stop_if_asked(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not finished(trainer):
+            self._stop_if_asked(trainer, pl_module)
+
+    def _stop_if_asked(self, trainer: Trainer, stage: LightningModule) -> None:
+        if self._received is None:
+            return
+        savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoints)]
+        for callback in savers:
+            callback.save(trainer, stage)
+        saved = (
+            f"the state is saved in {trainer.default_root_dir}/checkpoints. Run the same command again (without "
+            "run.fresh=true) to go on."
+            if savers
+            else "nothing is saved, since callbacks.checkpoints is switched off."
+        )
+        raise Interrupted(
+            f"Stopped by {self._received.name} after step {trainer.global_step}; {saved}",
+            exit_code=128 + self._received,
+        )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for kind, handler in self._before.items():

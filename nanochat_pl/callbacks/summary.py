@@ -1,4 +1,4 @@
-"""summary.json, current at every validation and right at the end; loss.png with it."""
+"""summary.json, current at every validation and right at the end."""
 
 import resource
 import sys
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.core.run_folder import RunFolder
 
 
@@ -29,7 +30,7 @@ class Summary(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._first_step_seconds is None:
+        if self._first_step_seconds is None and stepped(trainer):
             self._first_step_seconds = time.perf_counter() - self._started
 
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
@@ -45,17 +46,16 @@ class Summary(Callback):
     def _write(self, trainer: Trainer, stage: Any) -> None:
         if not trainer.is_global_zero:
             return
-        step = trainer.global_step
+        step, seconds = trainer.global_step, time.perf_counter() - self._started
+        names = {"train_loss": "train/loss", "val_bpb": "val/bpb", "val_loss": "val/loss"}
+        names["tokens_per_second"] = "speed/tokens_per_second"
         RunFolder(trainer.default_root_dir).write_summary(
             step=step,
             tokens=step * stage.recipe.horizon.total_batch_tokens,
-            train_loss=stage.latest.get("train/loss"),
-            val_bpb=stage.latest.get("val/bpb"),
-            val_loss=stage.latest.get("val/loss"),
-            tokens_per_second=stage.latest.get("speed/tokens_per_second"),
             seconds_to_first_step=self._first_step_seconds,
-            wall_seconds=self._wall_seconds_before + time.perf_counter() - self._started,
+            wall_seconds=self._wall_seconds_before + seconds,
             peak_memory_bytes=peak_memory_bytes(trainer.strategy.root_device),
+            **{field: stage.latest[name] for field, name in names.items() if name in stage.latest},
         )
 
 

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from nanochat_pl.cli import plan, sample, tokenizer
+from nanochat_pl.core.paths import machine_error
 
 app = typer.Typer(
     help="nanochat-pl: train small ChatGPT-like models from scratch. Training itself is `python train.py`.",
@@ -22,8 +23,8 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
+        known = error if hasattr(error, "exit_code") else machine_error(error)
+        if known is None:
             raise
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(code)
+        print(f"\n{known}", file=sys.stderr)
+        sys.exit(known.exit_code)

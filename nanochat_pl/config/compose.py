@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 
-NOT_TRAINED = ("run", "hw", "stage", "recipe", "experiment", "trainer", "callbacks", "logger", "init_from", "hydra")
+NOT_TRAINED = ("run", "hw", "stage", "recipe", "experiment", "trainer", "callbacks", "logger", "hydra")
 """Sections and groups that don't change what is trained, so that they don't show in the run's name."""
 
 

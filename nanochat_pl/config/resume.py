@@ -1,10 +1,10 @@
-"""What to do with a run folder that is already there: go on, start anew, or refuse."""
+"""What to do with a run folder that is already there: go on, or refuse; and what to say at the end."""
 
 import json
 import os
-import time
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,9 +14,12 @@ from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.planning.plan import Plan, measured_matmul_flops_per_second
 
-MAY_CHANGE = ("run", "hw", "trainer", "callbacks", "logger", "horizon", "schedule")
-"""Sections that an unfinished run may be resumed with in another setting: none of them changes what a step trains on,
-and a longer horizon or another warmdown is how a run is extended."""
+MAY_CHANGE = (
+    "run.", "trainer.", "callbacks.", "logger.", "schedule.", "horizon.steps", "horizon.flops", "hw.accelerator",
+    "hw.devices", "hw.tokens_per_device", "hw.compile", "hw.threads",
+)  # fmt: skip
+"""Options (or sections) that an unfinished run may be resumed with in another setting: none changes which rows a step
+trains on. More steps and another schedule are how a run is extended."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +36,22 @@ class Earlier:
 
 
 def find_earlier(run: RunFolder, config: DictConfig) -> Earlier | None:
-    """The earlier run in this folder; None where there is none, or it was moved aside (`run.fresh=true`).
+    """The earlier run in this folder; None where there is none, or it ended before its first checkpoint.
 
     Raises:
         UserError: it was trained with another configuration; the difference is shown.
     """
-    if not run.config.exists():
-        return None
-    if config.run.fresh:
-        _move_aside(run)
+    if not run.config.exists() or not any(run.checkpoints.glob("step-*.ckpt")):
         return None
     differences = _differences(OmegaConf.load(run.config), config)
     if differences:
+        may_change = ", ".join(name.rstrip(".") for name in MAY_CHANGE)
         shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, old, new in differences[:5])
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise UserError(
             f"{run.path} holds a run of another configuration: {shown}{more}. Repeat the earlier values to go on with "
             "it, give this one its own folder with run.name=NAME, or start over with run.fresh=true (the earlier run "
-            "is moved aside). On resume only these sections may change: " + ", ".join(MAY_CHANGE) + "."
+            f"is moved aside). On resume only these may change: {may_change}."
         )
     summary = run.read_summary()
     try:
@@ -70,45 +71,49 @@ def record(run: RunFolder, config: DictConfig, plan: Plan) -> None:
     write_text(run.plan, plan.text(speed) + "\n")
 
 
-def finished_message(run: RunFolder, steps: int) -> str:
+def finished_message(run: RunFolder, overrides: Sequence[str]) -> str:
     """What to say when the same command meets a finished run."""
-    name, stage = run.path.parent.name, run.path.name
     summary = run.read_summary()
-    reached = f", val bpb {summary['val_bpb']:.4f}" if summary.get("val_bpb") is not None else ""
     return (
-        f"{run.path} is finished ({steps} steps{reached}); nothing to do. Go on with\n"
-        f"  python train.py run.name={name} stage={stage} horizon.steps={2 * steps}   (more steps)\n"
-        f"  python train.py run.fresh=true   (start over; the finished run is moved aside)\n"
-        f"  python train.py run.name=NAME   (another run beside it)"
+        f"{run.path} is finished ({summary['step']} steps{_bits_per_byte(summary)}); nothing to do. Go on with\n"
+        f"  {_longer(run, overrides)}   (train it longer)\n"
+        f"  {_command(overrides, 'run.fresh=true')}   (start over; the finished run is moved aside)\n"
+        f"  {_command(overrides, 'run.name=another')}   (one more beside it)"
     )
 
 
-def next_steps(run: RunFolder) -> str:
+def next_steps(run: RunFolder, overrides: Sequence[str]) -> str:
     """What a finished run has made, and the next two commands."""
-    summary, relative = run.read_summary(), os.path.relpath(run.path)
-    bpb = f", val bpb {summary['val_bpb']:.4f}" if summary.get("val_bpb") is not None else ""
+    summary, path = run.read_summary(), os.path.relpath(run.path)
+    sample = shlex.join(["python", "-m", "nanochat_pl", "sample", path, "--prompt", "One sunny morning,"])
     return (
-        f"\nTrained {summary['step']:,} steps, {summary['tokens']:,} tokens in {summary['wall_seconds']:.0f} s{bpb}.\n"
-        f"  {relative}/model      the portable model\n"
-        f"  {relative}/loss.png   the loss curve (numbers in metrics.csv, samples in samples.txt)\n\n"
-        f'Next:\n  python -m nanochat_pl sample {relative} --prompt "Once upon a time"\n'
-        f"  python train.py run.name={run.path.parent.name} horizon.steps={2 * summary['step']}   (train it longer)"
+        f"\nTrained {summary['step']:,} steps, {summary['tokens']:,} tokens in {summary['wall_seconds']:.0f} s"
+        f"{_bits_per_byte(summary)}.\n"
+        f"  {path}/model      the portable model\n"
+        f"  {path}/loss.png   the loss curve (numbers in metrics.csv, samples in samples.txt)\n\n"
+        f"Next:\n  {sample}\n  {_longer(run, overrides)}   (train it longer)"
     )
 
 
-def _move_aside(run: RunFolder) -> None:
-    target = Path(f"{run.path}.before-{time.strftime('%Y%m%d-%H%M%S')}")
-    while target.exists():
-        target = Path(f"{target}x")
-    target.mkdir()
-    for item in run.path.iterdir():
-        if item.name != ".lock":
-            os.replace(item, target / item.name)
+def _bits_per_byte(summary: dict[str, Any]) -> str:
+    return f", val bpb {summary['val_bpb']:.4f}" if "val_bpb" in summary else ""
+
+
+def _longer(run: RunFolder, overrides: Sequence[str]) -> str:
+    # Quoted for Hydra, which reads commas and equals signs, and then by shlex for the shell.
+    steps, name = 2 * run.read_summary()["step"], f'run.name="{run.path.parent.name}"'
+    kept = [override for override in overrides if not override.startswith(("horizon.steps=", "horizon.flops="))]
+    return _command(kept, name, f"horizon.steps={steps}")
+
+
+def _command(overrides: Sequence[str], *more: str) -> str:
+    kept = [override for override in overrides if not override.startswith("run.")]
+    return shlex.join(["python", "train.py", *kept, *more])
 
 
 def _differences(before: Any, after: DictConfig) -> list[tuple[str, Any, Any]]:
     old, new = _flat(OmegaConf.to_container(before, resolve=True)), _flat(OmegaConf.to_container(after, resolve=True))
-    keys = sorted(key for key in old.keys() | new.keys() if key.partition(".")[0] not in MAY_CHANGE)
+    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(MAY_CHANGE))
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 

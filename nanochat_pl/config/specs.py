@@ -22,7 +22,7 @@ from nanochat_pl.tokenizers.specs import CharSpec
 
 SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "hw")
 OTHER_KEYS = (
-    "trainer", "stage", "callbacks", "logger", "seed", "init_from", "run", "recipe_name", "recipe", "experiment",
+    "trainer", "stage", "callbacks", "logger", "seed", "run", "recipe_name",
 )  # fmt: skip
 
 

@@ -28,15 +28,14 @@ class SweepSummary(Callback):
             run = RunFolder(job_return._return_value)
             overrides = sorted(job_return.overrides or [])
             self._runs.append({"overrides": overrides, "folder": str(run.path)} | run.read_summary())
+            # After every job, so that a sweep that fails later has what it has made.
+            spread = spread_over_seeds(self._runs)
+            text = json.dumps({"runs": self._runs, "spread": spread}, indent=2)
+            write_text(Path(config.hydra.sweep.dir) / "sweep.json", text)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if not self._runs:
-            return
-        spread = spread_over_seeds(self._runs)
-        write_text(
-            Path(config.hydra.sweep.dir) / "sweep.json", json.dumps({"runs": self._runs, "spread": spread}, indent=2)
-        )
-        _print(self._runs, spread)
+        if self._runs:
+            _print(self._runs, spread_over_seeds(self._runs))
 
 
 def spread_over_seeds(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

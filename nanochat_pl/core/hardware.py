@@ -8,7 +8,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
 
 Accelerator = Literal["cpu", "cuda", "mps"]
-ComputeDtype = Literal["float32", "bfloat16", "float16"]
+ComputeDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class HardwareSpec(Spec):
         compute_dtype: dtype of activations and matrix products; weights stay float32. None: bfloat16 where the chip
             multiplies it fast, else float32.
         tokens_per_device: most tokens of one micro-batch on one device.
-        compile: torch.compile the model; None compiles where it pays back within the run (CUDA).
+        compile: torch.compile the model; None compiles on CUDA, where it pays back soon.
         threads: torch's threads per process; None leaves torch's choice.
     """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanochat_pl.core.errors import MachineError
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
 
 
 def runs_root() -> Path:
@@ -61,6 +61,18 @@ def is_disk_error(error: Exception) -> bool:
         return error.errno in DISK_ERRORS
     words = ("PytorchStreamWriter", "unexpected pos", "I/O error", "No space left", "File too large")
     return any(word in str(error) for word in words)
+
+
+def machine_error(error: BaseException) -> MachineError | None:
+    """The `MachineError` for an error that the disk or the memory is behind; None for any other."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return MachineError(
+            f"The memory is full: {error}. Make the micro-batches smaller with hw.tokens_per_device=N (the training "
+            "stays the same), or the model."
+        )
+    if isinstance(error, OSError) and is_disk_error(error):
+        return MachineError(f"The disk failed: {error}. Free some space or choose another folder, and run it again.")
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -52,12 +52,26 @@ class RunFolder:
         lock = FileLock(self.path / ".lock")
         try:
             with lock.acquire(timeout=0):
+                for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+                    leftover.unlink()
                 yield
         except Timeout:
             raise UserError(
                 f"Another process is training in {self.path}. Wait for it, stop it, or give this run another folder "
                 "with run.name=NAME."
             ) from None
+
+    def move_aside(self) -> None:
+        """Rename what is here to `STAGE.before-TIME`, beside this folder."""
+        items = [item for item in self.path.iterdir() if item.name != ".lock"]
+        if not items:
+            return
+        target = Path(f"{self.path}.before-{time.strftime('%Y%m%d-%H%M%S')}")
+        while target.exists():
+            target = Path(f"{target}x")
+        target.mkdir()
+        for item in items:
+            os.replace(item, target / item.name)
 
     @contextmanager
     def recording(self, **facts: Any) -> Iterator[None]:

@@ -25,14 +25,14 @@ class BitsPerByte(Metric):
     def __init__(self, token_bytes: Tensor):
         super().__init__()
         self.register_buffer("token_bytes", token_bytes, persistent=False)
-        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("nats", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("bytes", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, losses: Tensor, targets: Tensor) -> None:
         """Add (B, T) losses in nats of (B, T) targets."""
         size = torch.where(targets == IGNORE_INDEX, 0, self.token_bytes[targets.clamp_min(0)])
-        self.nats += losses.double().where(size > 0, 0.0).sum()
+        self.nats += losses.float().where(size > 0, 0.0).sum()
         self.bytes += size.sum()
         self.tokens += (size > 0).sum()
 

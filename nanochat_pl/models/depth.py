@@ -50,13 +50,14 @@ class NanoChatSpec(Spec):
         Raises:
             UserError: width, heads and head size don't fit each other; names the nearest that do.
         """
-        n_embd = self.n_embd or width_for_depth(self.depth, self.aspect_ratio, self.head_dim)
-        n_head = self.n_head or heads_for_width(n_embd, self.head_dim)
+        n_embd = width_for_depth(self.depth, self.aspect_ratio, self.head_dim) if self.n_embd is None else self.n_embd
+        n_head = heads_for_width(n_embd, self.head_dim) if self.n_head is None else self.n_head
+        n_kv_head = n_head if self.n_kv_head is None else self.n_kv_head
         names = {field.name for field in dataclasses.fields(NanoChatConfig)} & {
             f.name for f in dataclasses.fields(self)
         }
         shared = {name: getattr(self, name) for name in names}
-        shapes = dict(n_layer=self.depth, n_embd=n_embd, n_head=n_head, n_kv_head=self.n_kv_head or n_head)
+        shapes = dict(n_layer=self.depth, n_embd=n_embd, n_head=n_head, n_kv_head=n_kv_head)
         return NanoChatConfig(**shared | shapes, vocab_size=vocab_size, compute_dtype=compute_dtype)
 
     def reference(self, vocab_size: int) -> NanoChatConfig:

@@ -98,11 +98,13 @@ class StepSchedule(LRScheduler):
         self.base_weight_decays = [group["weight_decay"] for group in optimizer.param_groups]
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float | torch.Tensor]:
+    def multiplier_at(self, step: int) -> float:
+        """The factor on all learning rates at a step, counted from 0."""
         spec = self.spec
-        multiplier = lr_multiplier(
-            self.last_epoch, self.total_steps, spec.warmup_steps, spec.warmdown_ratio, spec.final_lr_fraction
-        )
+        return lr_multiplier(step, self.total_steps, spec.warmup_steps, spec.warmdown_ratio, spec.final_lr_fraction)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        multiplier = self.multiplier_at(self.last_epoch)
         return [base * multiplier for base in self.base_lrs]
 
     def step(self, epoch: int | None = None) -> None:

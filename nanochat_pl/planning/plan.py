@@ -1,6 +1,7 @@
 """The Plan: everything that can be checked beforehand, on one printed screen."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,8 @@ class Plan:
             ("scales", f"learning rates x {horizon.lr_scale:.3g}, weight decay x {horizon.weight_decay_scale:.3g}"),
             ("hardware", f"{hardware.devices} x {device_name(hardware.accelerator)}, {hardware.compute_dtype}"
                          f"{', compiled' if hardware.compile else ''}"),
-            ("memory", f"about {_gigabytes(sum(self.memory_bytes.values()))} ({memory})"),
+            ("memory", f"about {_gigabytes(sum(self.memory_bytes.values()))} of {_gigabytes(memory_of(hardware))} "
+                       f"({memory})"),
             ("work", f"{flops:.3g} FLOPs"),
         ]  # fmt: skip
         if flops_per_second:
@@ -83,7 +85,7 @@ class Plan:
 
 
 def make_plan(model: Any, reference: Any, horizon: HorizonSpec, hardware: Hardware, streams: int) -> Plan:
-    """Check that everything divides and fits, and decide what was left open.
+    """Check that everything divides, and decide what was left open.
 
     Args:
         model: the architecture's config.
@@ -127,7 +129,7 @@ def measured_matmul_flops_per_second(accelerator: str, compute_dtype: str, width
     import torch
 
     device, dtype = torch.device(accelerator), getattr(torch, compute_dtype)
-    rows = 4096
+    rows = max(64, 2**29 // width**2)  # the same work at every width
     a, b = torch.ones(rows, width, device=device, dtype=dtype), torch.ones(width, 4 * width, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(4):
@@ -135,6 +137,15 @@ def measured_matmul_flops_per_second(accelerator: str, compute_dtype: str, width
         (a @ b).sum().item()
         best = min(best, time.perf_counter() - started)
     return 2 * rows * width * 4 * width / best
+
+
+def memory_of(hardware: Hardware) -> int:
+    """Bytes of memory of one device."""
+    if hardware.accelerator == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _memory_estimate(model: Any, cost: ModelCost, hardware: Hardware, micro_tokens: int) -> dict[str, int]:

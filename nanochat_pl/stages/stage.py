@@ -1,5 +1,6 @@
 """What all stages share: building the model, stepping the optimizer, committing the data's cursor, validation."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from nanochat_pl.callbacks.cadence import finished
+from nanochat_pl.core.errors import DivergedError
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.models.contract import architecture_of, build_model
@@ -99,6 +102,10 @@ class Stage(LightningModule):
     def on_train_start(self) -> None:
         self._step_loss_sum = torch.zeros((), device=self.device)
 
+    def on_train_batch_end(self, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
+        if finished(self.trainer):
+            self.trainer.should_stop = True  # Lightning then validates after the last step, whatever the cadence
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["nanochat_pl"] = {
             "architecture": architecture_of(self.recipe.model),
@@ -111,8 +118,10 @@ class Stage(LightningModule):
         if before != self.recipe.accumulation:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             for counts in (progress["total"], progress["current"]):
+                # `ready` stands at a step's end; the others may lag one behind it, wherever in its hooks it was saved.
+                ready = counts["ready"]
                 for name, micro_batches in counts.items():
-                    counts[name] = micro_batches * self.recipe.accumulation // before
+                    counts[name] = ready * self.recipe.accumulation // before - (ready - micro_batches)
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         # `forward` and not the call: validation's shapes must not recompile the training graph.
@@ -122,6 +131,9 @@ class Stage(LightningModule):
     def on_validation_epoch_end(self) -> None:
         metric = self.val_bits_per_byte
         metrics = {"val/bpb": metric.compute().item(), "val/loss": (metric.nats / metric.tokens).item()}
+        if not math.isfinite(metrics["val/loss"]):
+            step = self.trainer.global_step
+            raise DivergedError(f"The validation loss is {metrics['val/loss']} at step {step}.")
         self.latest.update(metrics)
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.trainer.global_step)
