@@ -102,7 +102,7 @@ def load_model_folder(where: Path | str, device: str = "cpu", compute_dtype: str
             f"{folder} has format {header.get('format')!r}, version {version}; this program reads nanochat_pl up to "
             f"version {FORMAT_VERSION}. Update nanochat_pl, or export the model again."
         )
-    model = build_model(build_config(header["architecture"], config_values), device, seed=None)
+    model = build_model(build_config(str(header.get("architecture")), config_values), device, seed=None)
     try:
         with safe_open(folder / "model.safetensors", framework="pt", device=device) as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -1,8 +1,17 @@
 """`python -m nanochat_pl sample MODEL --prompt TEXT`."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Device(StrEnum):
+    """Where a model can compute."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
 
 
 def sample(
@@ -13,13 +22,14 @@ def sample(
     top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the k likeliest tokens.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
 ) -> None:
     """Continue a text with a trained model."""
     from nanochat_pl.checkpoint.model_folder import load_model_folder
+    from nanochat_pl.core.hardware import HardwareSpec
     from nanochat_pl.inference.generate import generate
 
-    loaded = load_model_folder(model, device)
+    loaded = load_model_folder(model, HardwareSpec(accelerator=device.value).detect().accelerator)
     tokenizer = loaded.tokenizer
     texts = [text for text in prompt for _ in range(num_samples)]
     prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]

@@ -6,6 +6,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import call_checked
 
 
@@ -18,9 +19,14 @@ def construct(section: DictConfig, name: str) -> Any:
         UserError: an unknown key or a wrong type, named as the user spells it.
     """
     values = typing.cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
-    return call_checked(get_object(values.pop("_target_")), values, name)
+    path = values.pop("_target_")
+    try:
+        target = get_object(path)
+    except ImportError as error:
+        raise UserError(f"{name}._target_ is {path!r}, which cannot be imported: {error}") from error
+    return call_checked(target, values, name)
 
 
-def construct_all(sections: DictConfig, name: str) -> list[Any]:
+def construct_all(sections: DictConfig | None, name: str) -> list[Any]:
     """The parts of a group of named sections, in their order; one that is null is left out."""
-    return [construct(part, f"{name}.{key!s}") for key, part in sections.items() if part is not None]
+    return [construct(part, f"{name}.{key!s}") for key, part in (sections or {}).items() if part is not None]

@@ -49,7 +49,12 @@ def call_checked(target: Callable[..., Any], values: dict[str, Any], where: str)
         if key not in values and parameter.default is parameter.empty:
             raise UserError(f"The option {where}.{key} is missing.")
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    return target(**{key: checked(value, hints.get(key, Any), f"{where}.{key}") for key, value in values.items()})
+    arguments = {key: checked(value, hints.get(key, Any), f"{where}.{key}") for key, value in values.items()}
+    try:
+        return target(**arguments)
+    except UserError as error:
+        # A part that stands in several places names itself by its class: here its place is known.
+        raise UserError(str(error).replace(f"{target.__name__}.", f"{where}.")) from error
 
 
 def checked(value: Any, hint: Any, where: str) -> Any:

@@ -24,12 +24,14 @@ class BPESpec(Spec):
     def check(self) -> None:
         if not SMALLEST_BPE <= self.vocab_size <= LARGEST_BPE:
             raise UserError(
-                f"vocab_size is {self.vocab_size}, but a BPE tokenizer has at least {SMALLEST_BPE} tokens "
+                f"tokenizer.vocab_size is {self.vocab_size}, but a BPE tokenizer has at least {SMALLEST_BPE} tokens "
                 f"({N_BYTES} bytes and {len(SPECIAL_TOKENS)} special tokens) and at most {LARGEST_BPE}. For a "
                 "smaller vocabulary use the byte or char tokenizer."
             )
         if self.max_chars is not None and self.max_chars < 1:
-            raise UserError(f"max_chars is {self.max_chars}; it must be at least 1, or null for all of the text.")
+            raise UserError(
+                f"tokenizer.max_chars is {self.max_chars}; it must be at least 1, or null for all of the text."
+            )
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """Train; raises `UserError` where the text does not allow `vocab_size` tokens."""
