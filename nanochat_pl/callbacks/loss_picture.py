@@ -1,5 +1,7 @@
 """loss.png: training loss and validation bits per byte over the steps."""
 
+import contextlib
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl.core.run_folder import RunFolder
@@ -13,7 +15,8 @@ class LossPicture(Callback):
             draw_loss(RunFolder(trainer.default_root_dir))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
+        with contextlib.suppress(OSError):  # a full disk is what the exception may be about
+            self.on_train_end(trainer, pl_module)
 
 
 def draw_loss(run: RunFolder) -> None:

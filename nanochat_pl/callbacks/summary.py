@@ -1,5 +1,6 @@
 """summary.json, current at every validation and right at the end."""
 
+import contextlib
 import resource
 import sys
 import time
@@ -9,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl.callbacks.cadence import stepped
+from nanochat_pl.core.errors import MachineError
 from nanochat_pl.core.run_folder import RunFolder
 
 
@@ -41,7 +43,8 @@ class Summary(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         if self._first_step_seconds is not None:
-            self._write(trainer, pl_module)
+            with contextlib.suppress(OSError, MachineError):  # a full disk is what the exception may be about
+                self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, stage: Any) -> None:
         if not trainer.is_global_zero:
