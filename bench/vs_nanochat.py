@@ -88,7 +88,6 @@ class Bench:
             f"model.window_pattern={shape.window_pattern}",
             f"horizon.steps={steps}",
             f"horizon.total_batch_tokens={tokens}",
-            f"hw.tokens_per_device={tokens}",
             f"trainer.validate_every_n_steps={steps}",
             "callbacks.checkpoints.every_n_minutes=null",
             *more,
