@@ -46,7 +46,7 @@ class LogMetrics(Callback):
         before_step, before = self._since
         self._since = (step, now)
         tokens = stage.recipe.horizon.total_batch_tokens
-        schedule = trainer.lr_scheduler_configs[0].scheduler
+        schedule: Any = trainer.lr_scheduler_configs[0].scheduler
         metrics = {
             "train/loss": loss,
             "train/lr_multiplier": schedule.multiplier_at(step - 1),
