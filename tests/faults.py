@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Kill(Callback):
-    """Sends a signal to the own process when the given micro-batch (counted from 0 over the run) begins."""
+    """Sends a signal to the own process when the given micro-batch (counted from 1 over the run) begins."""
 
     def __init__(self, micro_batch: int, signal_name: str = "SIGKILL"):
         self._micro_batch = micro_batch

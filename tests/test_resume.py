@@ -9,11 +9,7 @@ from safetensors.torch import load_file
 from tests.processes import SMALL, losses, train
 
 ACCUMULATE = ("hw.tokens_per_device=64",)  # 2 rows a micro-batch, 4 micro-batches a step
-SAMPLES = (
-    "~callbacks.samples",
-    "+callbacks.samples._target_=nanochat_pl.callbacks.samples.Samples",
-    "+callbacks.samples.prompts=[a,bc]",
-)
+SAMPLES = ("callbacks.samples.prompts=[a,bc]",)
 EPOCHS = ("data.num_documents=96",)  # about 13 steps an epoch
 
 
@@ -49,12 +45,13 @@ def assert_same_training(one: Path, other: Path) -> None:
 def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path, options: tuple[str, ...], kills: tuple[int, ...]
 ) -> None:
-    code, output = train(*SMALL, *options, runs=tmp_path / "whole")
+    small = SMALL if options != SAMPLES else tuple(option for option in SMALL if option != "callbacks.samples=null")
+    code, output = train(*small, *options, runs=tmp_path / "whole")
     assert code == 0, output
     for micro_batch in kills:
-        code, output = train(*SMALL, *options, *killed_at(micro_batch), runs=tmp_path / "killed")
+        code, output = train(*small, *options, *killed_at(micro_batch), runs=tmp_path / "killed")
         assert code == -9, output
-    code, output = train(*SMALL, *options, runs=tmp_path / "killed")
+    code, output = train(*small, *options, runs=tmp_path / "killed")
     assert code == 0 and "Going on from step" in output, output
     assert_same_training(tmp_path / "whole/test/base", tmp_path / "killed/test/base")
 
@@ -75,9 +72,9 @@ def test_a_signal_saves_at_the_step_boundary(tmp_path: Path, name: str, code: in
 @pytest.mark.slow
 def test_a_signal_before_a_validation_waits_for_it(tmp_path: Path) -> None:
     assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
-    code, output = train(*SMALL, *killed_at(15, "SIGTERM"), runs=tmp_path / "stopped")
+    code, output = train(*SMALL, *killed_at(16, "SIGTERM"), runs=tmp_path / "stopped")
     assert code == 143 and "after step 16" in output, output
-    code, output = train(*SMALL, *killed_at(23, "SIGTERM"), runs=tmp_path / "stopped")
+    code, output = train(*SMALL, *killed_at(24, "SIGTERM"), runs=tmp_path / "stopped")
     assert code == 0 and "Trained 24 steps" in output, output  # the last step: nothing is left to stop
     assert_same_training(tmp_path / "whole/test/base", tmp_path / "stopped/test/base")
 

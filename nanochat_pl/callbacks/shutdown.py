@@ -26,9 +26,14 @@ class SaveOnSignal(Callback):
         self._before: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Lightning's own handlers are there by now; they would end without saving, and with exit code 0.
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.signal(kind, self._remember) for kind in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning has put its own handler before ours since; it would end without saving, and with exit code 0.
+        for kind in self._before:
+            signal.signal(kind, self._remember)
+        trainer._signal_connector.received_sigterm = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
