@@ -41,7 +41,7 @@ def draw_loss(run: RunFolder) -> None:
         right.set_ylabel("bits per byte")
         right.set_ylim(bottom=0)
         right.spines["top"].set_visible(False)
-        right.annotate(f"{metrics['val/bpb'][-1][1]:.3f}", metrics["val/bpb"][-1], xytext=(4, 4),
+        right.annotate(f"{metrics['val/bpb'][-1][1]:.3f}", metrics["val/bpb"][-1], xytext=(0, 6), ha="right",
                        textcoords="offset points", color="#c4622d")  # fmt: skip
     axes.legend(handles=lines, frameon=False)
     temporary = run.loss_picture.with_name(".loss.tmp.png")
