@@ -16,8 +16,8 @@ class NanoChatConfig(Spec):
 
     Attributes:
         sequence_len: tokens of the context that the model is trained on; the short window derives from it.
-        window_pattern: one letter a layer, repeated: L attends to everything before, S to the last `short_window`
-            tokens and itself. The last layer is always L.
+        window_pattern: one letter a layer, repeated: L sees the trained context, S the last `short_window` tokens and
+            itself. The last layer is always L.
         short_window: tokens before the current one that an S layer sees; None: a quarter of the context, rounded
             up to 128.
         qk_scale: factor of the normalised queries and of the normalised keys.
@@ -95,11 +95,16 @@ class NanoChatConfig(Spec):
         return -(-self.vocab_size // 64) * 64
 
     @property
-    def windows(self) -> tuple[int | None, ...]:
-        """Each layer's window: tokens before the current one that it sees; None: all of them."""
+    def windows(self) -> tuple[int, ...]:
+        """Each layer's window: tokens before the current one that it sees.
+
+        An L layer sees no further than the trained context, so that a text may go on beyond it: no query ever meets a
+        distance that training has not shown it.
+        """
         short = self.short_window or -(-self.sequence_len // 4 // 128) * 128
         letters = [self.window_pattern[i % len(self.window_pattern)] for i in range(self.n_layer - 1)]
-        return (*(short if letter == "S" else None for letter in letters), None)
+        full = self.sequence_len - 1
+        return (*(min(short, full) if letter == "S" else full for letter in letters), full)
 
     @property
     def value_embedding_layers(self) -> tuple[int, ...]:

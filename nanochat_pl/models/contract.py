@@ -45,7 +45,7 @@ class LanguageModel(Protocol):
     def init_weights(self, seed: int) -> None:
         """Set every parameter, the same for the same seed."""
 
-    def init_buffers(self, length: int = 0) -> None:
+    def init_buffers(self) -> None:
         """Set what is computed from the config alone and not saved."""
 
     def build_cache(self, batch_size: int, length: int) -> KVCache:

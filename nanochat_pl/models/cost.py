@@ -36,25 +36,25 @@ class ModelCost:
 
     @property
     def training_flops_per_token(self) -> int:
-        seen = sum(min(self.config.sequence_len, width) for width in self._widths(self.config.sequence_len))
+        seen = sum(min(self.config.sequence_len, width) for width in self._widths)
         return 6 * (self._trunk_products + self._head_products) + 12 * self.config.n_embd * seen
 
     def prefill_flops(self, tokens: int) -> int:
         """To read a prompt of `tokens` and give the logits of its last position; attention counts what is seen."""
         pairs = 0
-        for width in self._widths(tokens):
+        for width in self._widths:
             full = min(width, tokens)  # tokens until the window is full: 1 + 2 + ... + full pairs
             pairs += full * (full + 1) // 2 + (tokens - full) * full
         return 2 * self._trunk_products * tokens + 2 * self._head_products + 4 * self.config.n_embd * pairs
 
     def decode_flops(self, context_tokens: int) -> int:
         """To add the `context_tokens`-th token of a row, which sees itself and those before."""
-        seen = sum(min(context_tokens, width) for width in self._widths(context_tokens))
+        seen = sum(min(context_tokens, width) for width in self._widths)
         return 2 * (self._trunk_products + self._head_products) + 4 * self.config.n_embd * seen
 
     def kv_read_bytes(self, context_tokens: int) -> int:
         """Keys and values that a row's `context_tokens`-th token reads."""
-        return self._layer_kv_bytes * sum(min(context_tokens, width) for width in self._widths(context_tokens))
+        return self._layer_kv_bytes * sum(min(context_tokens, width) for width in self._widths)
 
     @functools.cached_property
     def decode_weight_bytes(self) -> int:
@@ -65,6 +65,7 @@ class ModelCost:
     def _layer_kv_bytes(self) -> int:
         return 2 * self.config.kv_dim * self.config.dtype.itemsize
 
-    def _widths(self, everything: int) -> list[int]:
+    @property
+    def _widths(self) -> list[int]:
         """Tokens that each layer's query sees at most: its window and itself."""
-        return [everything if window is None else window + 1 for window in self.config.windows]
+        return [window + 1 for window in self.config.windows]

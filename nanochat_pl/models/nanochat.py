@@ -154,7 +154,7 @@ class NanoChat(nn.Module):
     def _trunk(self, ids: Tensor, cache: KVCache | None, lengths: Sequence[int]) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
-        cos, sin = self.rotary(ids.size(1), cache)
+        cos, sin = self._tables(ids.size(1)) if cache is None else cache.rotary(ids.size(1))
         x = rms_norm(self.embedding(ids).to(config.dtype))
         if config.smear:
             gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
@@ -183,25 +183,19 @@ class NanoChat(nn.Module):
             x = torch.addcmul(x, self.backout_scale.to(x.dtype), middle, value=-1)
         return rms_norm(x)
 
-    def rotary(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
-        """Rows of the rotary tables for the next T tokens, in the compute dtype."""
-        if cache is None or cache.even:
-            start = cache.lengths[0] if cache else 0
-            if start + T > self.cos.size(0):
-                self.init_buffers(start + T)
-            cos, sin = self.cos[start : start + T], self.sin[start : start + T]
-        else:
-            positions = cache.positions(T)
-            cos, sin = self.cos[positions, None].transpose(1, 2), self.sin[positions, None].transpose(1, 2)
-        return cos.to(self.config.dtype), sin.to(self.config.dtype)
+    def _tables(self, length: int) -> tuple[Tensor, Tensor]:
+        """The rotary tables' first `length` rows, in the compute dtype; beyond the trained context computed anew.
+
+        The buffers never change, so that a compiled training graph stays valid whatever was generated in between.
+        """
+        config, cos, sin = self.config, self.cos, self.sin
+        if length > cos.size(0):
+            cos, sin = rotary_tables(length, config.head_dim, config.rope_base, cos.device)
+        return cos[:length].to(config.dtype), sin[:length].to(config.dtype)
 
     def build_cache(self, batch_size: int, length: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `length` tokens, on the model's device."""
-        config = self.config
-        if length > self.cos.size(0):
-            self.init_buffers(length)
-        device = self.embedding.weight.device
-        return KVCache(config.n_layer, batch_size, length, config.n_kv_head, config.head_dim, device, config.dtype)
+        return KVCache(self.config.n_layer, batch_size, self.config.n_kv_head, *self._tables(length))
 
     def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
         """What continues rows by one token each: (ids (B, 1), cache) -> logits (B, 1, vocab_size).
@@ -227,13 +221,10 @@ class NanoChat(nn.Module):
         }
         return {name: roles[name.split(".")[0]] for name, _ in self.named_parameters()}
 
-    def init_buffers(self, length: int = 0) -> None:
-        """Compute the rotary tables on the parameters' device, for the trained context or a greater `length`."""
+    def init_buffers(self) -> None:
+        """Compute the rotary tables of the trained context on the parameters' device."""
         config, device = self.config, self.embedding.weight.device
-        with torch.inference_mode(False):  # tables made while generating serve training as well
-            self.cos, self.sin = rotary_tables(
-                max(length, config.sequence_len), config.head_dim, config.rope_base, device
-            )
+        self.cos, self.sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base, device)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

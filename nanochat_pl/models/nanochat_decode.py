@@ -25,7 +25,7 @@ class _Layer(NamedTuple):
     mlp_proj: Tensor
     value_gate: Tensor | None
     value_embedding: Tensor | None
-    window: int | None
+    window: int
 
 
 class NanoChatDecoder:
@@ -67,7 +67,7 @@ class NanoChatDecoder:
         ids = ids.squeeze(1)
         B, D, heads = ids.size(0), config.head_dim, config.n_head + config.n_kv_head
         scale = config.qk_scale**2 / D**0.5
-        cos, sin = model.rotary(1, cache)  # (1, D), or (B, 1, 1, D)
+        cos, sin = cache.rotary(1)  # (1, D), or (B, 1, 1, D)
         if cos.ndim == 4:
             cos, sin = cos.squeeze(1), sin.squeeze(1)
         x = rms_norm(F.embedding(ids, model.embedding.weight).to(config.dtype))

@@ -12,6 +12,9 @@ from nanochat_pl.nn.attention import attention
 class KVCache:
     """Preallocated keys and values, and what else a model carries from token to token.
 
+    Args:
+        cos, sin: the rotary tables (length, D) of as many tokens as a row can hold, in the cache's dtype.
+
     Row b holds `lengths[b]` tokens; its next token takes that position. The lengths live on the host, so that choosing
     a slice of the cache never waits for the device. A forward pass attends in every layer, then advances once.
     """
@@ -20,20 +23,18 @@ class KVCache:
         self,
         n_layer: int,
         batch_size: int,
-        length: int,
         n_kv_head: int,
-        head_dim: int,
-        device: torch.device,
-        dtype: torch.dtype,
+        cos: Tensor,
+        sin: Tensor,
     ):
-        shape = (n_layer, batch_size, n_kv_head, length, head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype).unbind()
-        self.values = torch.zeros(shape, device=device, dtype=dtype).unbind()
-        self.length = length
+        self.length, head_dim = cos.shape
+        shape = (n_layer, batch_size, n_kv_head, self.length, head_dim)
+        self.keys, self.values = cos.new_zeros(shape).unbind(), cos.new_zeros(shape).unbind()
+        self.cos, self.sin = cos, sin
         self.lengths = [0] * batch_size
         self.even = True  # all rows hold equally many tokens
         self.last_embedding: Tensor | None = None
-        self._masks: dict[int | None, Tensor] = {}
+        self._masks: dict[int, Tensor] = {}
         self._positions: Tensor | None = None
 
     def positions(self, T: int) -> Tensor:
@@ -43,12 +44,19 @@ class KVCache:
             self._positions = starts[:, None] + torch.arange(T, device=starts.device)
         return self._positions
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
+    def rotary(self, T: int) -> tuple[Tensor, Tensor]:
+        """Rows of the rotary tables for the next T tokens: (T, D), or (B, 1, T, D) where the rows' lengths differ."""
+        if self.even:
+            return self.cos.narrow(0, self.lengths[0], T), self.sin.narrow(0, self.lengths[0], T)
+        positions = self.positions(T)
+        return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
         """Store the next T tokens' keys and values, (B, H_kv, T, D), and attend to them and to those before.
 
         Args:
             q: (B, H, T, D).
-            window: tokens before its own that a query sees; None: all.
+            window: tokens before its own that a query sees.
 
         Returns:
             (B, H, T, D)
@@ -64,7 +72,7 @@ class KVCache:
             keys[rows, :, positions], values[rows, :, positions] = k.transpose(1, 2), v.transpose(1, 2)
         if end == T:
             return attention(q, k, v, window, scale)
-        first = 0 if window is None else max(0, start - window)
+        first = max(0, start - window)
         mask = None if self.even and T == 1 else self._mask(T, first, end, window)
         keys, values = keys.narrow(2, first, end - first), values.narrow(2, first, end - first)
         return F.scaled_dot_product_attention(q, keys, values, mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
@@ -76,11 +84,10 @@ class KVCache:
         self._positions = None
         self._masks.clear()
 
-    def _mask(self, T: int, first: int, end: int, window: int | None) -> Tensor:
+    def _mask(self, T: int, first: int, end: int, window: int) -> Tensor:
         """(B, 1, T, end - first): which keys each of the next tokens sees."""
         if window not in self._masks:
             position = self.positions(T)[:, None, :, None]
             key = torch.arange(first, end, device=position.device)
-            seen = key <= position
-            self._masks[window] = seen if window is None else seen & (key >= position - window)
+            self._masks[window] = (key <= position) & (key >= position - window)
         return self._masks[window]

@@ -42,7 +42,7 @@ def test_the_model_itself_spends_these_flops_outside_attention(config):
     products = sum(
         flops for operation, flops in counts.items() if operation in (torch.ops.aten.mm, torch.ops.aten.addmm)
     )
-    seen = sum(min(config.sequence_len, (window or config.sequence_len) + 1) for window in config.windows)
+    seen = sum(min(config.sequence_len, window + 1) for window in config.windows)
     assert products == (cost.training_flops_per_token - 12 * config.n_embd * seen) * ids.numel()
 
 
@@ -54,12 +54,12 @@ def test_prefill_and_decode_flops_equal_the_counters(config):
         cache = model.build_cache(1, 24)
         prefill = counted(lambda: model(ids, cache=cache, last_only=True)).get_flop_counts()["Global"]
         products = sum(n for operation, n in prefill.items() if operation in (torch.ops.aten.mm, torch.ops.aten.addmm))
-        pairs = sum(min(t + 1, (20 if w is None else w + 1)) for w in config.windows for t in range(20))
+        pairs = sum(min(t + 1, w + 1) for w in config.windows for t in range(20))
         assert cost.prefill_flops(20) == products + 4 * config.n_embd * pairs
         decode = model.build_decoder()
         step = counted(lambda: decode(ids[:, :1], cache)).get_flop_counts()["Global"]
         products = sum(n for operation, n in step.items() if operation in (torch.ops.aten.mm, torch.ops.aten.addmm))
-        seen = sum(21 if window is None else min(21, window + 1) for window in config.windows)
+        seen = sum(min(21, window + 1) for window in config.windows)
         assert cost.decode_flops(21) == products + 4 * config.n_embd * seen
 
 
@@ -72,7 +72,7 @@ def test_bytes_are_those_of_the_tensors(dtype):
     cache = model.build_cache(1, 10)
     assert 10 * cost.kv_bytes_per_token == sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
     assert cost.kv_read_bytes(3) == 3 * cost.kv_bytes_per_token
-    full = sum(window is None for window in config.windows)
+    full = config.windows.count(config.sequence_len - 1)
     short = config.n_layer - full
     assert cost.kv_read_bytes(20) == (full * 20 + short * 6) * cost.kv_bytes_per_token // config.n_layer
 

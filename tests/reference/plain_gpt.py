@@ -79,10 +79,10 @@ def plain_softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None,
     return torch.softmax(scores, dim=-1) @ v
 
 
-def window_of(config, layer: int) -> int | None:
-    """A quarter of the context rounded up to 128 for S layers; the last layer and L layers see everything."""
+def window_of(config, layer: int) -> int:
+    """A quarter of the context rounded up to 128 for S layers; the last layer and L layers see the trained context."""
     if layer == config.n_layer - 1 or config.window_pattern[layer % len(config.window_pattern)] == "L":
-        return None
+        return config.sequence_len - 1
     if config.short_window is not None:
         return config.short_window
     quarter = math.ceil(config.sequence_len / 4)
