@@ -59,7 +59,7 @@ def fit(
     from nanochat_pl.config.construct import construct, construct_all
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
     from nanochat_pl.core.invocation import invocation
-    from nanochat_pl.stages.stage import Recipe
+    from nanochat_pl.stages.stage import Blueprint
 
     trainer_spec = construct(config.trainer, "trainer")
     callbacks = [Summary(started), *construct_all(config.callbacks, "callbacks")]
@@ -73,6 +73,7 @@ def fit(
     plan = specs.plan(tokenizer.vocab_size, hardware)
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
         return log.info(finished_message(run, overrides))
+    plan.check_memory()
 
     data = specs.data.build(
         tokenizer,
@@ -83,7 +84,7 @@ def fit(
         sources=sources,
     )
     stage = stage_spec.build(
-        Recipe(
+        Blueprint(
             model=plan.model,
             optimizer=specs.optim,
             schedule=specs.schedule,
@@ -91,7 +92,7 @@ def fit(
             accumulation=plan.accumulation,
             tokenizer=tokenizer,
             seed=specs.seed,
-            compile_model=bool(hardware.compile),
+            compile_model=bool(plan.hardware.compile),
         )
     )
     resume_from = resume_point(run.checkpoints) if earlier else None

@@ -71,7 +71,7 @@ class Tax(Callback):
         """Seconds of as many micro-batches in a loop of our own."""
         optimizer, accumulation = trainer.optimizers[0], trainer.accumulate_grad_batches
         schedule = trainer.lr_scheduler_configs[0].scheduler
-        scale = 1 / stage.recipe.horizon.total_batch_tokens
+        scale = 1 / stage.blueprint.horizon.total_batch_tokens
         began = time.perf_counter()
         for number in range(1, self._micro_batches + 1):
             loss = stage.loss(next(self._batches)) * scale

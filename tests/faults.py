@@ -30,3 +30,22 @@ class Spoil(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step:
             next(pl_module.parameters()).fill_(float("nan"))
+
+
+class KillInSave(Callback):
+    """Kills the own process when half of the given checkpoint (counted from 1) is written."""
+
+    def __init__(self, checkpoint: int):
+        self._left = checkpoint
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        save = torch.save
+
+        def save_half(checkpoint: Any, path: Any) -> None:
+            save(checkpoint, path)
+            self._left -= 1
+            if self._left == 0:
+                os.truncate(path, os.path.getsize(path) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        torch.save = save_half

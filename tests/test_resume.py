@@ -1,12 +1,14 @@
 """Runs that are killed and started again equal those that were left alone, bit for bit."""
 
+import random
 import shlex
+import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.processes import SMALL, losses, train
+from tests.processes import SMALL, losses, start_training, train
 
 ACCUMULATE = ("hw.tokens_per_device=64",)  # 2 rows a micro-batch, 4 micro-batches a step
 SAMPLES = ("callbacks.samples.prompts=[a,bc]",)
@@ -53,7 +55,60 @@ def test_killed_and_resumed_equals_uninterrupted(
         assert code == -9, output
     code, output = train(*small, *options, runs=tmp_path / "killed")
     assert code == 0 and "Going on from step" in output, output
-    assert_same_training(tmp_path / "whole/test/base", tmp_path / "killed/test/base")
+    whole, killed = tmp_path / "whole/test/base", tmp_path / "killed/test/base"
+    assert_same_training(whole, killed)
+    if options == SAMPLES:
+        assert (killed / "samples.txt").read_text() == (whole / "samples.txt").read_text()
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    kill = ("+callbacks.kill._target_=tests.faults.KillInSave", "+callbacks.kill.checkpoint=2")
+    assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
+    assert train(*SMALL, *kill, runs=tmp_path / "killed")[0] == -9
+    run = tmp_path / "killed/test/base"
+    assert len(list(run.rglob(".*.tmp"))) == 1  # what the kill left
+    code, output = train(*SMALL, runs=tmp_path / "killed")
+    assert code == 0 and "Going on from step 8" in output and "damaged" not in output, output
+    assert not list(run.rglob(".*.tmp"))
+    assert_same_training(tmp_path / "whole/test/base", run)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_loses_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
+    """Moments of the clock: in a step, a validation, an export or a save."""
+    options = (*SMALL, "horizon.steps=150", "trainer.validate_every_n_steps=3")
+    assert train(*options, runs=tmp_path / "whole")[0] == 0
+    run = tmp_path / "killed/test/base"
+    rng, reached = random.Random(0), 0
+    for _ in range(4):
+        process = start_training(*options, runs=tmp_path / "killed")
+        try:
+            deadline = time.monotonic() + 120
+            while last_step(run) <= reached:
+                assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.5))
+        finally:
+            process.kill()
+            process.communicate()
+        assert last_step(run) >= reached
+        reached = last_step(run)
+    code, output = train(*options, runs=tmp_path / "killed")
+    assert code == 0 and f"Going on from step {reached}" in output, output
+    assert_same_training(tmp_path / "whole/test/base", run)
+
+
+def last_step(run: Path) -> int:
+    return max((int(path.stem[5:]) for path in run.glob("checkpoints/step-*.ckpt")), default=0)
+
+
+@pytest.mark.slow
+def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
+    cadence = ("callbacks.checkpoints.every_n_steps=1000", "callbacks.checkpoints.every_n_minutes=0.000001")
+    assert train(*SMALL, *cadence, *killed_at(21), runs=tmp_path)[0] == -9
+    names = sorted(path.name for path in (tmp_path / "test/base/checkpoints").glob("step-*"))
+    assert names == [f"step-{step:08d}.ckpt" for step in (18, 19, 20)]  # every step was late, the last three are kept
 
 
 @pytest.mark.slow

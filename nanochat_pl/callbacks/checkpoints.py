@@ -74,6 +74,8 @@ class Checkpoints(Checkpoint):
             return
         if not (stage.step_loss.isfinite() and all(weight.isfinite().all() for weight in stage.parameters())):
             raise DivergedError(f"The loss or the weights are not finite after step {step}.")
+        for logger in trainer.loggers:
+            logger.save()  # a checkpoint's metrics must not be lost where the checkpoint is not
         folder = RunFolder(trainer.default_root_dir).checkpoints
         trainer.save_checkpoint(folder / f"step-{step:08d}.ckpt")
         self._saved_step, self._saved_time = step, time.monotonic()

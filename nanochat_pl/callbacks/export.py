@@ -15,8 +15,8 @@ class Export(Callback):
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
-        facts = {"step": step, "tokens": step * stage.recipe.horizon.total_batch_tokens} | {
+        facts = {"step": step, "tokens": step * stage.blueprint.horizon.total_batch_tokens} | {
             name.replace("/", "_"): value for name, value in stage.latest.items() if name.startswith("val/")
         }
         folder = RunFolder(trainer.default_root_dir).model
-        save_model_folder(folder, stage.model, stage.recipe.model, stage.recipe.tokenizer, facts)
+        save_model_folder(folder, stage.model, stage.blueprint.model, stage.blueprint.tokenizer, facts)

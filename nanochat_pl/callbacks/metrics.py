@@ -45,7 +45,7 @@ class LogMetrics(Callback):
         now = time.perf_counter()
         before_step, before = self._since
         self._since = (step, now)
-        tokens = stage.recipe.horizon.total_batch_tokens
+        tokens = stage.blueprint.horizon.total_batch_tokens
         schedule: Any = trainer.lr_scheduler_configs[0].scheduler
         metrics = {
             "train/loss": loss,

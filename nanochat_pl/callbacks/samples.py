@@ -1,11 +1,13 @@
 """What the model writes at every validation: to the log and to samples.txt."""
 
 import logging
+import re
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.inference.generate import generate
 from nanochat_pl.tokenizers.base import Tokenizer
@@ -26,10 +28,15 @@ class Samples(Callback):
         self._temperature = temperature
         self._left_out: set[str] = set()
 
+    def on_train_start(self, trainer: Trainer, stage: Any) -> None:
+        path = RunFolder(trainer.default_root_dir).samples
+        if trainer.is_global_zero and path.exists():
+            write_text(path, _until(trainer.global_step, path.read_text(encoding="utf-8")))
+
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
         if not trainer.is_global_zero or not self._prompts:
             return
-        tokenizer = stage.recipe.tokenizer
+        tokenizer = stage.blueprint.tokenizer
         texts = [prompt for prompt in self._prompts if self._encodable(prompt, tokenizer)]
         continuations = generate(
             stage.model,
@@ -55,3 +62,11 @@ class Samples(Callback):
                 self._left_out.add(prompt)
             return False
         return True
+
+
+def _until(step: int, text: str) -> str:
+    """The samples up to a step: the later ones are of a training that is now repeated."""
+    for start in re.finditer(r"^\[step (\d+)\] ", text, flags=re.MULTILINE):
+        if int(start[1]) > step:
+            return text[: start.start()]
+    return text

@@ -54,10 +54,11 @@ class Summary(Callback):
         names["tokens_per_second"] = "speed/tokens_per_second"
         RunFolder(trainer.default_root_dir).write_summary(
             step=step,
-            tokens=step * stage.recipe.horizon.total_batch_tokens,
+            tokens=step * stage.blueprint.horizon.total_batch_tokens,
             seconds_to_first_step=self._first_step_seconds,
             wall_seconds=self._wall_seconds_before + seconds,
             peak_memory_bytes=peak_memory_bytes(trainer.strategy.root_device),
+            data=trainer.datamodule.counters(),  # type: ignore[attr-defined]
             **{field: stage.latest[name] for field, name in names.items() if name in stage.latest},
         )
 

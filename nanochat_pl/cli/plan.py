@@ -15,12 +15,8 @@ def plan(
     from nanochat_pl.config.compose import compose
     from nanochat_pl.config.explain import composing
     from nanochat_pl.config.specs import Specs
-    from nanochat_pl.planning.plan import measured_matmul_flops_per_second
 
     arguments = overrides or []
     with composing(arguments):
         specs = Specs.of(compose(arguments))
-    hardware = specs.hw.detect()
-    planned = specs.plan(specs.planned_vocab_size(), hardware)
-    speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, planned.model.n_embd)
-    print(planned.text(speed))
+    print(specs.plan(specs.planned_vocab_size(), specs.hw.detect()).text())

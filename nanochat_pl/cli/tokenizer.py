@@ -30,6 +30,8 @@ def evaluate(
     """Print bytes per token by kind of text, beside GPT-2's and GPT-4's tokenizers where these are on this machine."""
     from rich.console import Console
 
+    from nanochat_pl.data.text_files import read_text
+
     kinds = _kinds_of_text()
     if text is not None:
         kinds[text.name] = read_text(text)
@@ -50,6 +52,7 @@ def train(
 ) -> None:
     """Train a BPE tokenizer on a text file."""
     from nanochat_pl.core.errors import UserError
+    from nanochat_pl.data.text_files import read_text
     from nanochat_pl.tokenizers.base import HEADER_FILE
     from nanochat_pl.tokenizers.specs import BPESpec
 
@@ -59,30 +62,6 @@ def train(
     tokenizer.save(out)
     print(f"Wrote {out}: {tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint[:12]}.")
     print(f"Compare it: python -m nanochat_pl tokenizer eval {out} --text {text}")
-
-
-def read_text(path: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        UserError: it is missing, empty or not UTF-8; the line is named.
-    """
-    from nanochat_pl.core.errors import UserError
-
-    if not path.is_file():
-        raise UserError(f"There is no file {path}. Name a UTF-8 text file with --text.")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} in line {line}. Convert it, for example with "
-            f"`iconv -f latin1 -t utf-8 {path}`."
-        ) from error
-    if not text.strip():
-        raise UserError(f"{path} is empty. Name a file that holds text.")
-    return text
 
 
 def load_from(where: Path) -> "Tokenizer":

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
-from nanochat_pl.planning.plan import Plan, measured_matmul_flops_per_second
+from nanochat_pl.planning.plan import Plan
 
 MAY_CHANGE = (
     "run.", "trainer.", "callbacks.", "logger.", "schedule.", "horizon.steps", "horizon.flops", "hw.accelerator",
@@ -63,12 +63,10 @@ def find_earlier(run: RunFolder, config: DictConfig) -> Earlier | None:
 
 
 def record(run: RunFolder, config: DictConfig, plan: Plan) -> None:
-    """Write config.yaml, resolved.json and plan.txt, with the expected time on this device."""
-    hardware = plan.hardware
-    speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, plan.model.n_embd)
+    """Write config.yaml, resolved.json and plan.txt."""
     write_text(run.config, OmegaConf.to_yaml(config, resolve=True))
     write_text(run.resolved, json.dumps(plan.as_dict(), indent=2) + "\n")
-    write_text(run.plan, plan.text(speed) + "\n")
+    write_text(run.plan, plan.text() + "\n")
 
 
 def finished_message(run: RunFolder, overrides: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
-from nanochat_pl.planning.plan import Plan, make_plan
+from nanochat_pl.planning.plan import Plan, make_plan, measured_matmul_flops_per_second
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.cache import cached_tokenizer
 from nanochat_pl.tokenizers.specs import CharSpec
@@ -56,9 +56,10 @@ class Specs:
         return cls(**sections, seed=config.seed)
 
     def plan(self, vocab_size: int, hardware: Hardware) -> Plan:
-        """The plan for a vocabulary on this machine."""
-        model = self.model.config(vocab_size, hardware.compute_dtype)
-        return make_plan(model, self.model.reference(vocab_size), self.horizon, hardware, self.data.streams)
+        """The plan for a vocabulary on this machine, whose speed is measured."""
+        model, reference = self.model.config(vocab_size, hardware.compute_dtype), self.model.reference(vocab_size)
+        speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, model.n_embd)
+        return make_plan(model, reference, self.horizon, hardware, self.data.streams, speed)
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:
         """The tokenizer of this data: from the cache, else trained now.

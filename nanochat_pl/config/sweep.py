@@ -1,5 +1,6 @@
 """What a sweep ends with: a table of its runs, and the spread over seeds."""
 
+import atexit
 import json
 import re
 import statistics
@@ -33,7 +34,10 @@ class SweepSummary(Callback):
             text = json.dumps({"runs": self._runs, "spread": spread}, indent=2)
             write_text(Path(config.hydra.sweep.dir) / "sweep.json", text)
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        atexit.register(self._print)  # at the program's end and not at the sweep's: a job that fails ends both
+
+    def _print(self) -> None:
         if self._runs:
             _print(self._runs, spread_over_seeds(self._runs))
 

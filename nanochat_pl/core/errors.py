@@ -36,6 +36,12 @@ class Interrupted(RuntimeError):
         self.exit_code = exit_code
 
 
+def nearest_multiples(value: int, unit: int) -> str:
+    """The positive multiples of `unit` on both sides of `value`: "128 or 192"."""
+    below = value // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)
+
+
 def nearest(word: str, candidates: Sequence[str]) -> str:
     """The end of a sentence about an unknown word: "; did you mean 'x'?" for the candidate most like it, else "."."""
     close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)

@@ -1,5 +1,6 @@
 """What this machine has, and what a run asks of it."""
 
+import os
 import platform
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +23,7 @@ class HardwareSpec(Spec):
             multiplies it fast, else float32.
         tokens_per_device: most tokens of one micro-batch on one device (at least one row); None: 2,048 on a CPU, whose
             matrix products are as fast then and whose memory holds half as much as with 4,096; 16,384 elsewhere.
-        compile: torch.compile the model; None compiles on CUDA, where it pays back soon.
+        compile: torch.compile the model; None leaves it to the plan, which compiles where it pays back within the run.
         threads: torch's threads per process; None leaves torch's choice.
     """
 
@@ -71,20 +72,20 @@ class HardwareSpec(Spec):
             devices=self.devices,
             compute_dtype=self.compute_dtype or kept.get("compute_dtype") or ("bfloat16" if fast_bf16 else "float32"),
             tokens_per_device=self.tokens_per_device or (2048 if accelerator == "cpu" else 16384),
-            compile=kept.get("compile", accelerator == "cuda") if self.compile is None else self.compile,
+            compile=kept.get("compile") if self.compile is None else self.compile,
             threads=self.threads,
         )
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run trains on: a HardwareSpec with nothing open."""
+    """What a run trains on: a HardwareSpec with nothing open, but for `compile` until the plan decides it."""
 
     accelerator: Accelerator
     devices: int
     compute_dtype: ComputeDtype
     tokens_per_device: int
-    compile: bool
+    compile: bool | None
     threads: int | None
 
 
@@ -102,3 +103,12 @@ def device_name(accelerator: str) -> str:
         return names[0]
     except (OSError, IndexError):
         return platform.processor() or platform.machine()
+
+
+def memory_bytes(accelerator: str) -> int:
+    """Memory of one device."""
+    if accelerator == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

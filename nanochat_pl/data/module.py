@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.data.packing import BestFitPacker, PackerState, Packing
 from nanochat_pl.data.sources import DocumentSource, read_documents
@@ -52,8 +52,7 @@ class Layout:
         for name in ("rows_per_step", "streams"):
             value, w = getattr(self, name), self.world_size
             if value % w:
-                below, above = value // w * w, -(-value // w) * w
-                legal = f"{below} or {above}" if below else str(above)
+                legal = nearest_multiples(value, w)
                 raise UserError(f"{name} is {value}, which {w} devices cannot share evenly; nearest legal: {legal}.")
 
     @property

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.spec import Spec
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ class NanoChatConfig(Spec):
             step = self.n_head * 2
             raise UserError(
                 f"model.n_embd={self.n_embd} is not divisible by model.n_head={self.n_head}. Nearest legal widths for "
-                f"{self.n_head} heads: {_neighbours(self.n_embd, step)}; heads that divide {self.n_embd} into even "
-                f"parts: {_even_heads(self.n_embd)}."
+                f"{self.n_head} heads: {nearest_multiples(self.n_embd, step)}; heads that divide {self.n_embd} into "
+                f"even parts: {_even_heads(self.n_embd)}."
             )
         if self.head_dim % 2:
             raise UserError(
                 f"model.n_embd={self.n_embd} over model.n_head={self.n_head} makes heads of {self.head_dim} channels, "
                 f"but the rotary embedding needs an even number. Nearest legal widths for {self.n_head} heads: "
-                f"{_neighbours(self.n_embd, self.n_head * 2)}."
+                f"{nearest_multiples(self.n_embd, self.n_head * 2)}."
             )
         if self.n_head % self.n_kv_head:
             legal = [n for n in range(1, self.n_head + 1) if self.n_head % n == 0]
@@ -76,7 +76,7 @@ class NanoChatConfig(Spec):
             )
         for name in ("short_window", "softcap", "rope_base", "qk_scale"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # NaN too
                 raise UserError(
                     f"model.{name} is {value}, but it must be above 0 (or null where it can be switched off)."
                 )
@@ -116,11 +116,6 @@ class NanoChatConfig(Spec):
         import torch  # here, so that reading a config costs no import of torch
 
         return getattr(torch, self.compute_dtype)
-
-
-def _neighbours(value: int, step: int) -> str:
-    below, above = value // step * step, (value // step + 1) * step
-    return f"{below} or {above}" if below else str(above)
 
 
 def _even_heads(width: int) -> str:

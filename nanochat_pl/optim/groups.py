@@ -11,7 +11,7 @@ REFERENCE_WIDTH = 768
 MATRIX = "matrix"
 
 
-class Recipe(Protocol):
+class OptimizerRecipe(Protocol):
     """What the groups need of a MuonAdamWSpec."""
 
     @property
@@ -25,7 +25,7 @@ class Recipe(Protocol):
 def build_param_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     roles: Mapping[str, str],
-    recipe: Recipe,
+    recipe: OptimizerRecipe,
     *,
     width: int,
     batch_lr_scale: float = 1.0,

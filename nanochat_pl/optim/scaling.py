@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.spec import Spec
 
 REFERENCE_BATCH_TOKENS = 2**19
@@ -110,12 +110,10 @@ def resolve_horizon(
     unit = sequence_len * devices
     batch = spec.total_batch_tokens or _best_batch(nominal_tokens / reference_tokens, sequence_len, devices)
     if batch % unit:
-        below = batch // unit * unit
-        legal = " or ".join(str(value) for value in (below, below + unit) if value)
         rows = f"{sequence_len} tokens x {devices} devices" if devices > 1 else f"{sequence_len} tokens, one row"
         raise UserError(
             f"horizon.total_batch_tokens is {batch}, which is not a multiple of {unit} ({rows}). "
-            f"Nearest legal values: {legal}."
+            f"Nearest legal values: {nearest_multiples(batch, unit)}."
         )
     lr_scale = math.sqrt(batch / REFERENCE_BATCH_TOKENS)
     return Horizon(

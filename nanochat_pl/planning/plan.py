@@ -1,17 +1,21 @@
 """The Plan: everything that can be checked beforehand, on one printed screen."""
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.hardware import Hardware, device_name
+from nanochat_pl.core.hardware import Hardware, device_name, memory_bytes
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
 
 TYPICAL_UTILISATION = 0.4
 """Share of the matrix-multiply speed that training of small models reaches; a guess for the expected time only."""
+
+COMPILING_SECONDS = 90
+COMPILING_SAVES = {"cuda": 0.3}
+"""The share of a run's time that torch.compile saves, by accelerator. On CPUs nothing (measured: 0.95 to 0.97 times the
+eager speed, docs/benchmarks.md), on Apple's chips it is untried."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Plan:
         micro_batch_rows: sequences of one forward pass on one device.
         accumulation: micro-batches of one step on one device.
         memory_bytes: estimate by what holds it.
+        device_memory_bytes: what one device has.
+        seconds: expected of the training, a guess from the device's matrix-multiply speed.
     """
 
     model: Any
@@ -35,6 +41,17 @@ class Plan:
     micro_batch_rows: int
     accumulation: int
     memory_bytes: dict[str, int]
+    device_memory_bytes: int
+    seconds: float
+
+    def check_memory(self) -> None:
+        """Raise `UserError` where weights, gradients and optimizer alone exceed the device's memory."""
+        state = sum(self.memory_bytes[name] for name in STATE)
+        if state > self.device_memory_bytes:
+            raise UserError(
+                f"The model's {', '.join(STATE)} take {_gigabytes(state)}, but the device has "
+                f"{_gigabytes(self.device_memory_bytes)}. Choose a smaller model.depth or model.n_embd."
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The automatic decisions, for resolved.json."""
@@ -51,12 +68,8 @@ class Plan:
             "weight_decay_scale": self.horizon.weight_decay_scale,
         }
 
-    def text(self, flops_per_second: float | None = None) -> str:
-        """The plan as a screen of text.
-
-        Args:
-            flops_per_second: measured matrix-multiply speed of the device; None leaves the expected time out.
-        """
+    def text(self) -> str:
+        """The plan as a screen of text."""
         model, horizon, hardware = self.model, self.horizon, self.hardware
         roles = ", ".join(f"{role} {count:,}" for role, count in self.cost.parameters_by_role.items() if count)
         flops = self.cost.training_flops_per_token * horizon.tokens
@@ -74,23 +87,34 @@ class Plan:
             ("scales", f"learning rates x {horizon.lr_scale:.3g}, weight decay x {horizon.weight_decay_scale:.3g}"),
             ("hardware", f"{hardware.devices} x {device_name(hardware.accelerator)}, {hardware.compute_dtype}"
                          f"{', compiled' if hardware.compile else ''}"),
-            ("memory", f"about {_gigabytes(sum(self.memory_bytes.values()))} of {_gigabytes(memory_of(hardware))} "
-                       f"({memory})"),
-            ("work", f"{flops:.3g} FLOPs"),
+            ("memory", f"about {_gigabytes(sum(self.memory_bytes.values()))} of "
+                       f"{_gigabytes(self.device_memory_bytes)} ({memory}){self._memory_advice()}"),
+            ("work", f"{flops:.3g} FLOPs, about {_duration(self.seconds)}"),
         ]  # fmt: skip
-        if flops_per_second:
-            seconds = flops / (flops_per_second * TYPICAL_UTILISATION * hardware.devices)
-            lines.append(("time", f"about {_duration(seconds)}"))
         return "\n".join(f"{name:>10}  {value}" for name, value in lines)
 
+    def _memory_advice(self) -> str:
+        if sum(self.memory_bytes.values()) <= 0.9 * self.device_memory_bytes:
+            return ""
+        if self.micro_batch_rows == 1:
+            return "; it may not fit: try a smaller model"
+        tokens = self.micro_batch_rows // 2 * self.model.sequence_len
+        return f"; it may not fit: try hw.tokens_per_device={tokens}"
 
-def make_plan(model: Any, reference: Any, horizon: HorizonSpec, hardware: Hardware, streams: int) -> Plan:
+
+STATE = ("weights", "gradients", "optimizer")
+
+
+def make_plan(
+    model: Any, reference: Any, horizon: HorizonSpec, hardware: Hardware, streams: int, flops_per_second: float
+) -> Plan:
     """Check that everything divides, and decide what was left open.
 
     Args:
         model: the architecture's config.
         reference: the config of the model that the scaling laws refer to, with the same vocabulary.
         streams: virtual streams of the data.
+        flops_per_second: matrix-multiply speed of one device.
 
     Raises:
         UserError: a combination that cannot be; the message names the nearest that can.
@@ -110,6 +134,11 @@ def make_plan(model: Any, reference: Any, horizon: HorizonSpec, hardware: Hardwa
     rows_per_device = rows // devices
     fitting = max(1, hardware.tokens_per_device // sequence_len)
     micro = max(size for size in range(1, min(rows_per_device, fitting) + 1) if rows_per_device % size == 0)
+    work = cost.training_flops_per_token * resolved.tokens
+    seconds = work / (flops_per_second * TYPICAL_UTILISATION * devices)
+    if hardware.compile is None:
+        saved = seconds * COMPILING_SAVES.get(hardware.accelerator, 0)
+        hardware = dataclasses.replace(hardware, compile=saved > COMPILING_SECONDS)
     return Plan(
         model=model,
         hardware=hardware,
@@ -119,6 +148,8 @@ def make_plan(model: Any, reference: Any, horizon: HorizonSpec, hardware: Hardwa
         micro_batch_rows=micro,
         accumulation=rows_per_device // micro,
         memory_bytes=_memory_estimate(model, cost, hardware, micro * sequence_len),
+        device_memory_bytes=memory_bytes(hardware.accelerator),
+        seconds=seconds,
     )
 
 
@@ -137,15 +168,6 @@ def measured_matmul_flops_per_second(accelerator: str, compute_dtype: str, width
         (a @ b).sum().item()
         best = min(best, time.perf_counter() - started)
     return 2 * rows * width * 4 * width / best
-
-
-def memory_of(hardware: Hardware) -> int:
-    """Bytes of memory of one device."""
-    if hardware.accelerator == "cuda":
-        import torch
-
-        return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _memory_estimate(model: Any, cost: ModelCost, hardware: Hardware, micro_tokens: int) -> dict[str, int]:

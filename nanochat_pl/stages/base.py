@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nanochat_pl.core.spec import Spec
 from nanochat_pl.core.types import StepBatch
-from nanochat_pl.stages.stage import Recipe, Stage
+from nanochat_pl.stages.stage import Blueprint, Stage
 
 
 class BaseStage(Stage):
@@ -23,5 +23,5 @@ class BaseStageSpec(Spec):
 
     name: Literal["base"] = "base"
 
-    def build(self, recipe: Recipe) -> BaseStage:
-        return BaseStage(recipe)
+    def build(self, blueprint: Blueprint) -> BaseStage:
+        return BaseStage(blueprint)

@@ -21,7 +21,7 @@ from nanochat_pl.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Blueprint:
     """Everything that a stage needs to know before it has seen data.
 
     Attributes:
@@ -52,14 +52,14 @@ class Stage(LightningModule):
 
     model: Any
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, blueprint: Blueprint):
         super().__init__()
-        self.recipe = recipe
+        self.blueprint = blueprint
         self.step_loss = torch.tensor(float("nan"))
         self.latest: dict[str, float] = {}
         self._step_loss_sum = torch.tensor(0.0)
         self._cursor: Any = None
-        self.val_bits_per_byte = BitsPerByte(torch.from_numpy(recipe.tokenizer.token_bytes()).long())
+        self.val_bits_per_byte = BitsPerByte(torch.from_numpy(blueprint.tokenizer.token_bytes()).long())
 
     def loss(self, batch: StepBatch) -> Tensor:
         """The sum of the batch's weighted token losses, a 0-d float32 tensor with a gradient."""
@@ -68,20 +68,20 @@ class Stage(LightningModule):
     def configure_model(self) -> None:
         if hasattr(self, "model"):
             return
-        self.model = build_model(self.recipe.model, self.trainer.strategy.root_device, self.recipe.seed)
-        if self.recipe.compile_model:
+        self.model = build_model(self.blueprint.model, self.trainer.strategy.root_device, self.blueprint.seed)
+        if self.blueprint.compile_model:
             self.model.compile(dynamic=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         roles = self.model.param_roles()
-        optimizer = self.recipe.optimizer.build(
+        optimizer = self.blueprint.optimizer.build(
             self.model.named_parameters(),
             roles,
-            width=self.recipe.model.n_embd,
-            batch_lr_scale=self.recipe.horizon.lr_scale,
-            weight_decay=self.recipe.optimizer.weight_decay * self.recipe.horizon.weight_decay_scale,
+            width=self.blueprint.model.n_embd,
+            batch_lr_scale=self.blueprint.horizon.lr_scale,
+            weight_decay=self.blueprint.optimizer.weight_decay * self.blueprint.horizon.weight_decay_scale,
         )
-        schedule = self.recipe.schedule.build(optimizer, self.recipe.horizon.steps)
+        schedule = self.blueprint.schedule.build(optimizer, self.blueprint.horizon.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
@@ -90,12 +90,12 @@ class Stage(LightningModule):
         self._cursor = batch.cursor
         # Lightning divides by the micro-batches of a step, DDP by the ranks: undone here, so that the gradient is
         # that of the mean over the step's tokens however the step is cut up.
-        horizon = self.recipe.horizon
-        return loss * (self.recipe.accumulation * self.trainer.world_size / horizon.total_batch_tokens)
+        horizon = self.blueprint.horizon
+        return loss * (self.blueprint.accumulation * self.trainer.world_size / horizon.total_batch_tokens)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.step_loss = self._step_loss_sum * (self.trainer.world_size / self.recipe.horizon.total_batch_tokens)
+        self.step_loss = self._step_loss_sum * (self.trainer.world_size / self.blueprint.horizon.total_batch_tokens)
         self._step_loss_sum = torch.zeros_like(self._step_loss_sum)
         self.trainer.datamodule.commit(self._cursor)  # type: ignore[attr-defined]
 
@@ -108,20 +108,20 @@ class Stage(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["nanochat_pl"] = {
-            "architecture": architecture_of(self.recipe.model),
-            "model": self.recipe.model.as_dict(),
-            "accumulation": self.recipe.accumulation,
+            "architecture": architecture_of(self.blueprint.model),
+            "model": self.blueprint.model.as_dict(),
+            "accumulation": self.blueprint.accumulation,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         before = checkpoint["nanochat_pl"]["accumulation"]
-        if before != self.recipe.accumulation:
+        if before != self.blueprint.accumulation:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
             for counts in (progress["total"], progress["current"]):
                 # `ready` stands at a step's end; the others may lag one behind it, wherever in its hooks it was saved.
                 ready = counts["ready"]
                 for name, micro_batches in counts.items():
-                    counts[name] = ready * self.recipe.accumulation // before - (ready - micro_batches)
+                    counts[name] = ready * self.blueprint.accumulation // before - (ready - micro_batches)
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         # `forward` and not the call: validation's shapes must not recompile the training graph.

@@ -1,19 +1,23 @@
-"""The plan: how a step is cut into micro-batches, and what it says."""
+"""The plan: how a step is cut into micro-batches, what it decides, and what it says."""
+
+import dataclasses
 
 import pytest
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.hardware import HardwareSpec
+from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.planning.plan import Plan, make_plan
 
+SPEC = NanoChatSpec(depth=2, n_embd=64, head_dim=16, sequence_len=32)
+CPU = HardwareSpec(accelerator="cpu").detect()
 
-def plan(total: int, tokens_per_device: int, **horizon: float) -> Plan:
-    spec = NanoChatSpec(depth=2, n_embd=64, head_dim=16, sequence_len=32)
-    hardware = HardwareSpec(accelerator="cpu", tokens_per_device=tokens_per_device).detect()
+
+def plan(total: int, tokens_per_device: int, hardware: Hardware = CPU, speed: float = 1e9, **horizon: float) -> Plan:
+    hardware = dataclasses.replace(hardware, tokens_per_device=tokens_per_device)
     asked = HorizonSpec(total_batch_tokens=total, **horizon)
-    return make_plan(spec.config(300), spec.reference(300), asked, hardware, 16)
+    return make_plan(SPEC.config(300), SPEC.reference(300), asked, hardware, 16, speed)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +41,8 @@ def test_the_horizon_follows_the_first_that_is_set() -> None:
 
 
 def test_the_screen_names_what_matters() -> None:
-    text = plan(768, 256, steps=10).text(flops_per_second=1e9)
-    for words in ("2 layers, width 64, 4 heads", "10 steps x 768 tokens", "3 x 8 rows", "memory", "time  about"):
+    text = plan(768, 256, steps=10).text()
+    for words in ("2 layers, width 64, 4 heads", "10 steps x 768 tokens", "3 x 8 rows", "memory", "FLOPs, about"):
         assert words in text
 
 
@@ -48,3 +52,37 @@ def test_a_profile_for_another_machine_says_so() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="hw asks for cuda, but this machine has"):
             HardwareSpec(accelerator="cuda").detect()
+
+
+def test_the_model_is_compiled_where_that_pays_back_within_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanochat_pl.planning.plan.memory_bytes", lambda accelerator: 10**11)  # no GPU needed
+    gpu = Hardware("cuda", 1, "bfloat16", 768, None, None)
+    long, short = (plan(768, 768, gpu, speed=speed, steps=1000) for speed in (1e5, 1e12))
+    assert long.seconds > 300 > short.seconds
+    assert long.hardware.compile is True and short.hardware.compile is False
+    assert plan(768, 768, speed=1e5, steps=1000).hardware.compile is False  # CPU
+    for wanted in (True, False):
+        asked = dataclasses.replace(gpu, compile=wanted)
+        assert all(plan(768, 768, asked, speed, steps=9).hardware.compile is wanted for speed in (1e5, 1e12))
+
+
+def test_what_was_decided_before_is_kept_on_the_same_kind_of_device() -> None:
+    decided = {"accelerator": "cpu", "compute_dtype": "bfloat16", "compile": True}
+    kept = HardwareSpec(accelerator="cpu").detect(decided)
+    assert (kept.compute_dtype, kept.compile) == ("bfloat16", True)
+    assert HardwareSpec(accelerator="cpu").detect(decided | {"accelerator": "cuda"}) == CPU
+    asked = HardwareSpec(accelerator="cpu", compute_dtype="float32", compile=False).detect(decided)
+    assert (asked.compute_dtype, asked.compile) == ("float32", False)
+    assert CPU.tokens_per_device == 2048 and CPU.compute_dtype == "float32"
+
+
+def test_a_model_larger_than_the_memory_is_refused_and_a_tight_one_advised() -> None:
+    made = plan(768, 768, steps=10)
+    made.check_memory()
+    assert "may not fit" not in made.text()
+    state = sum(made.memory_bytes[name] for name in ("weights", "gradients", "optimizer"))
+    tight = dataclasses.replace(made, device_memory_bytes=state + 1)
+    tight.check_memory()
+    assert "may not fit: try hw.tokens_per_device=384" in tight.text()
+    with pytest.raises(UserError, match=r"weights, gradients, optimizer take .* but the device has"):
+        dataclasses.replace(made, device_memory_bytes=state - 1).check_memory()
