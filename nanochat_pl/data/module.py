@@ -133,7 +133,8 @@ class TextDataModule(LightningDataModule):
         return shared | {"streams": self.layout.streams, "buffer_documents": self._buffer_documents}
 
     def train_dataloader(self) -> DataLoader:
-        return _loader(self._train_batches)
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(_Endless(self._train_batches), batch_size=None, collate_fn=_unchanged, pin_memory=pin)
 
     def val_dataloader(self) -> DataLoader:
         if self._val_batches is None:
@@ -290,11 +291,6 @@ class _Endless(IterableDataset):
 
     def __iter__(self) -> Iterator[StepBatch]:
         return self._build_batches()
-
-
-def _loader(build_batches: Callable[[], Iterator[StepBatch]]) -> DataLoader:
-    pin = torch.cuda.is_available()
-    return DataLoader(_Endless(build_batches), batch_size=None, collate_fn=_unchanged, pin_memory=pin)
 
 
 def _unchanged(batch: Any) -> Any:

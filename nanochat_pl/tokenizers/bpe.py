@@ -60,7 +60,6 @@ class BPETokenizer(Tokenizer):
         if len(chunks) < 2:
             parts = [self._encode_joined(chunk) for chunk in chunks]
         else:
-            # A pool lives for one call, because threads do not survive the fork of a loader's worker.
             with ThreadPoolExecutor(num_threads) as pool:
                 parts = list(pool.map(self._encode_joined, chunks))
         return [ids for part in parts for ids in part]
