@@ -10,6 +10,10 @@ from torch import Tensor
 BLOCK_TOKENS = 128
 """Queries of one block on the CPU: wide enough for the matrix products, narrow enough for little masked work."""
 
+KEPT_WIDTHS = 8
+"""Probabilities are kept for the backward where a query has at most so many per channel of its head: less than half of
+what a layer keeps anyway."""
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, scale: float | None = None) -> Tensor:
     """Causal softmax attention; with a `window` of N each token sees itself and the N tokens before it.
@@ -32,30 +36,40 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, scale:
     if k.size(1) != H:
         k, v = (x.repeat_interleave(H // x.size(1), dim=1) for x in (k, v))
     q, k, v = (x.reshape(B * H, T, D) for x in (q, k, v))
-    return _BlockedAttention.apply(q, k, v, window, scale).view(B, H, T, D)
+    return _BlockedAttention.apply(q, k, v, T - 1 if window is None else window, scale).view(B, H, T, D)
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Queries block by block against the keys that they may see; the backward computes the probabilities again."""
+    """Queries block by block against the keys that they may see.
+
+    The backward needs the probabilities again: short rows of them are kept, long ones computed a second time.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        ctx.window, ctx.scale = window, scale
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+        keep = any(ctx.needs_input_grad) and min(q.size(1), window + BLOCK_TOKENS) <= KEPT_WIDTHS * q.size(2)
+        buffer, bias, kept = None if keep else _score_buffer(q, window), _band(q, window), []
         y = torch.empty_like(q)
-        for rows, keys, probabilities in _probabilities(q, k, window, scale):
+        for rows, keys in _blocks(q.size(1), window):
+            probabilities = _probabilities(q, k, rows, keys, bias, scale, buffer)
             y[:, rows] = torch.bmm(probabilities, v[:, keys])
+            if keep:
+                kept.append(probabilities)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.window, ctx.scale = window, scale
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
         dy = dy.contiguous()
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        buffer = _score_buffer(q, ctx.window)
-        for rows, keys, probabilities in _probabilities(q, k, ctx.window, ctx.scale):
+        bias, d_buffer = _band(q, ctx.window), _score_buffer(q, ctx.window)
+        buffer = None if kept else _score_buffer(q, ctx.window)
+        for block, (rows, keys) in enumerate(_blocks(q.size(1), ctx.window)):
+            probabilities = kept[block] if kept else _probabilities(q, k, rows, keys, bias, ctx.scale, buffer)
             dv[:, keys].baddbmm_(probabilities.transpose(1, 2), dy[:, rows])
-            d_scores = buffer[: probabilities.numel()].view_as(probabilities)
+            d_scores = d_buffer[: probabilities.numel()].view_as(probabilities)
             torch.bmm(dy[:, rows], v[:, keys].transpose(1, 2), out=d_scores)
             torch._softmax_backward_data(d_scores, probabilities, -1, q.dtype, grad_input=d_scores)
             dq[:, rows] = torch.bmm(d_scores, k[:, keys]).mul_(ctx.scale)
@@ -63,28 +77,31 @@ class _BlockedAttention(torch.autograd.Function):
         return dq, dk, dv, None, None
 
 
-def _probabilities(q: Tensor, k: Tensor, window: int | None, scale: float) -> Iterator[tuple[slice, slice, Tensor]]:
-    """For each block of queries: its rows, the keys that any of them sees, and the (N, rows, keys) probabilities.
-
-    The probabilities are overwritten by the next block's.
-    """
-    N, T, _ = q.shape
-    buffer = _score_buffer(q, window)
+def _blocks(T: int, window: int) -> Iterator[tuple[slice, slice]]:
+    """The queries of each block, and the keys that any of them sees."""
     for start in range(0, T, BLOCK_TOKENS):
         end = min(start + BLOCK_TOKENS, T)
-        first = 0 if window is None else max(0, start - window)
-        scores = buffer[: N * (end - start) * (end - first)].view(N, end - start, end - first)
-        torch.baddbmm(scores, q[:, start:end], k[:, first:end].transpose(1, 2), beta=0, alpha=scale, out=scores)
-        later = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).triu(1)
-        scores[:, :, start - first :].masked_fill_(later, -torch.inf)
-        if window is not None and (edge := end - 1 - window - first) > 0:  # keys that the block's last query has left
-            left = torch.ones(end - start, edge, dtype=torch.bool, device=q.device).tril(start - window - first - 1)
-            scores[:, :, :edge].masked_fill_(left, -torch.inf)
-        yield slice(start, end), slice(first, end), torch.softmax(scores, dim=-1, out=scores)
+        yield slice(start, end), slice(max(0, start - window), end)
 
 
-def _score_buffer(q: Tensor, window: int | None) -> Tensor:
+def _probabilities(
+    q: Tensor, k: Tensor, rows: slice, keys: slice, bias: Tensor, scale: float, buffer: Tensor | None
+) -> Tensor:
+    """(N, rows, keys) attention probabilities of one block, in `buffer` if it is given."""
+    N, R, K, columns = q.size(0), rows.stop - rows.start, keys.stop - keys.start, bias.size(1)
+    scores = q.new_empty(N, R, K) if buffer is None else buffer[: N * R * K].view(N, R, K)
+    # The band's columns end with the keys of a full block. Added by the product itself, it costs nothing.
+    seen = bias[:R, columns - bias.size(0) + R - K : columns - bias.size(0) + R]
+    torch.baddbmm(seen, q[:, rows], k[:, keys].transpose(1, 2), alpha=scale, out=scores)
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
+def _band(q: Tensor, window: int) -> Tensor:
+    """(R, window + R): 0 where a block's query sees a key, from `window` before the block to its end, else -inf."""
+    R = min(q.size(1), BLOCK_TOKENS)
+    return q.new_ones(R, window + R).tril(window).triu().log()
+
+
+def _score_buffer(q: Tensor, window: int) -> Tensor:
     """Room for the scores of the largest block; used again for each block, it stays in the cache."""
-    N, T, _ = q.shape
-    keys = T if window is None else min(T, window + BLOCK_TOKENS)
-    return q.new_empty(N * min(T, BLOCK_TOKENS) * keys)
+    return q.new_empty(q.size(0) * min(q.size(1), BLOCK_TOKENS) * min(q.size(1), window + BLOCK_TOKENS))
