@@ -99,7 +99,8 @@ def _probabilities(
 def _band(q: Tensor, window: int) -> Tensor:
     """(R, window + R): 0 where a block's query sees a key, from `window` before the block to its end, else -inf."""
     R = min(q.size(1), BLOCK_TOKENS)
-    return q.new_ones(R, window + R).tril(window).triu().log()
+    unseen = q.new_full((R, window + R), -torch.inf)
+    return unseen.triu(window + 1) + unseen.tril(-1)
 
 
 def _score_buffer(q: Tensor, window: int) -> Tensor:
