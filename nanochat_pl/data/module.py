@@ -12,13 +12,17 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.types import StepBatch
+from nanochat_pl.data.background import read_ahead
 from nanochat_pl.data.packing import BestFitPacker, PackerState, Packing
-from nanochat_pl.data.sources import DocumentSource, read_documents
+from nanochat_pl.data.sources import DocumentSource, encode, read_documents
 from nanochat_pl.data.state import Cursor, DataState, gather_states
 from nanochat_pl.data.stream import Dealer, PieceStream, load_pieces
 from nanochat_pl.data.validation import packed_rows, window_rows
 from nanochat_pl.data.windows import WindowRows, concatenate
 from nanochat_pl.tokenizers.base import Tokenizer
+
+AHEAD_BATCHES = 4
+"""Batches that the background thread has ready, so that the training never waits for one."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,8 @@ class TextDataModule(LightningDataModule):
             epoch = self._committed.rows * self.layout.sequence_len // size if size else 0
             return {"epoch": epoch, "tokens": tokens}
         states = {stream: self._state_of(stream) for stream in self.layout.own_streams}
-        dealer = self._dealer()
         return {
-            "epoch": min(dealer.chunk(stream, state.position[0])[0] for stream, state in states.items()),
+            "epoch": min(state.position[0] for state in states.values()) // self._train.num_shards,
             "pieces": sum(state.pieces for state in states.values()),
             "tokens": sum(state.tokens for state in states.values()),
             "cropped_tokens": sum(state.cropped_tokens for state in states.values()),
@@ -195,7 +198,7 @@ class TextDataModule(LightningDataModule):
     def _train_batches(self) -> Iterator[StepBatch]:
         if self._packing == "windows":
             if self._train_tokens is None:
-                self._train_tokens = concatenate(read_documents(self._train), self.tokenizer, self._threads)
+                self._train_tokens = concatenate(self._train, self.tokenizer, self._threads)
             return self._batches_from(WindowRows(self._train_tokens, self._seed))
         # Not shut down by hand: its threads end when the last stream that uses it is gone.
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tokenize")
@@ -219,8 +222,10 @@ class TextDataModule(LightningDataModule):
 
     def _check_length(self) -> None:
         wanted, tokens = self.layout.sequence_len + 1, 0
-        for document in read_documents(self._train):
-            tokens += len(self.tokenizer.encode_batch([document], num_threads=1)[0]) + 1
+        dealer = self._dealer()
+        shards = (dealer.shard(slot)[1] for slot in range(self._train.num_shards))
+        for document in read_documents(self._train, shards):
+            tokens += len(encode(self._train, self.tokenizer, [document], num_threads=1)[0]) + 1
             if tokens >= wanted:
                 return
         raise UserError(
@@ -232,7 +237,7 @@ class TextDataModule(LightningDataModule):
         layout = self.layout
         limit = None if self.val_tokens is None else max(1, self.val_tokens // layout.sequence_len)
         build = window_rows if self._packing == "windows" else packed_rows
-        block, targets = build(read_documents(self._val), self.tokenizer, layout.sequence_len, limit, layout.world_size)
+        block, targets = build(self._val, self.tokenizer, layout.sequence_len, limit, layout.world_size)
         inputs = torch.from_numpy(block[layout.rank :: layout.world_size])
         own = torch.from_numpy(targets[layout.rank :: layout.world_size])
         size = layout.micro_batch_rows
@@ -290,7 +295,7 @@ class _Endless(IterableDataset):
         self._build_batches = build_batches
 
     def __iter__(self) -> Iterator[StepBatch]:
-        return self._build_batches()
+        return read_ahead(self._build_batches(), AHEAD_BATCHES)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -14,8 +14,11 @@ import numpy as np
 Packing = Literal["best_fit", "windows"]
 """Rows of whole documents, or random windows of all text."""
 
-Reference = tuple[int, int, int]
-"""Where a piece comes from: its stream's ordinal of the chunk, the document's place in that chunk, the part."""
+Reference = tuple[int, int, int, int]
+"""Where a piece comes from: the slot (shards counted over the epochs), the chunk's place in what its stream reads of
+the slot, the document's place in the chunk, the part."""
+
+START: Reference = (0, 0, 0, 0)
 
 _SEQUENCE_BITS = 40
 
@@ -45,7 +48,7 @@ class PackerState(NamedTuple):
         cropped_tokens: number of tokens cut off and never trained on in this pass.
     """
 
-    position: Reference = (0, 0, 0)
+    position: Reference = START
     held: tuple[Reference, ...] = ()
     pieces: int = 0
     tokens: int = 0

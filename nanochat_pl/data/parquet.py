@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.data.held_out import hash_fraction
+from nanochat_pl.data.sources import DocumentSource
 
 
 class ParquetFiles:
@@ -88,7 +89,7 @@ class ParquetFiles:
             raise UserError(f"{path}: column '{key}' holds {kind}, not strings.")
 
 
-class ParquetSource:
+class ParquetSource(DocumentSource):
     """One side of the split of big parquet files, read as they are needed.
 
     Args:
@@ -98,13 +99,15 @@ class ParquetSource:
 
     def __init__(self, files: ParquetFiles, split: Literal["train", "val", "all"], val_fraction: float):
         self._files, self._split, self._val_fraction = files, split, val_fraction
-        self.num_chunks = len(files)
+
+    def num_chunks(self, shard: int) -> int:
+        return len(self._files)
 
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self._files.fingerprint} {self._split} {self._val_fraction}".encode()).hexdigest()
 
-    def read_chunk(self, chunk: int) -> list[str]:
+    def read_chunk(self, shard: int, chunk: int) -> list[str]:
         texts = self._files.read(chunk)
         if self._split == "all":
             return texts

@@ -2,43 +2,70 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from nanochat_pl.tokenizers.base import Tokenizer
 
 
-class DocumentSource(Protocol):
-    """Documents in chunks with random access; safe to read from several threads.
+class DocumentSource(ABC):
+    """Documents in shards, each of them in chunks with random access; safe to read from several threads.
+
+    Training walks one shard at a time, in an order shuffled anew each epoch, and within it all chunks in an order of
+    their own. A shard is what is fetched at once, a chunk what is read at once: a file and its row groups.
 
     Attributes:
-        fingerprint: changes when the documents or their places change.
-        num_chunks: at least 1. A chunk is what is read at once: a block of documents, a row group of a file.
+        num_shards: at least 1.
+        holds_tokens: a document is an array of token ids instead of text.
     """
 
-    @property
-    def fingerprint(self) -> str: ...
+    num_shards: int = 1
+    holds_tokens: bool = False
 
     @property
-    def num_chunks(self) -> int: ...
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the documents or their places change."""
 
-    def read_chunk(self, chunk: int) -> list[str]:
+    @abstractmethod
+    def num_chunks(self, shard: int) -> int:
+        """Chunks of a shard; 0 where it is left out. May fetch the shard."""
+
+    @abstractmethod
+    def read_chunk(self, shard: int, chunk: int) -> list[Any]:
         """The documents of one chunk, always the same; may be empty."""
-        ...
+
+    def coming(self, shards: Sequence[int]) -> None:  # noqa: B027  (a hint that most sources can ignore)
+        """The shard that is read now and those that will be, in this order."""
 
 
-def read_documents(source: DocumentSource) -> Iterator[str]:
-    """All documents once, in the source's own order."""
-    for chunk in range(source.num_chunks):
-        yield from source.read_chunk(chunk)
+def read_documents(source: DocumentSource, shards: Iterable[int] | None = None) -> Iterator[Any]:
+    """All documents once, in the source's own order or in that of `shards`."""
+    for shard in range(source.num_shards) if shards is None else shards:
+        for chunk in range(source.num_chunks(shard)):
+            yield from source.read_chunk(shard, chunk)
 
 
-class MemorySource:
+def encode(
+    source: DocumentSource, tokenizer: Tokenizer, documents: Sequence[Any], num_threads: int
+) -> list[np.ndarray]:
+    """The token ids of documents of `source`."""
+    return list(documents) if source.holds_tokens else tokenizer.encode_batch(documents, num_threads=num_threads)
+
+
+class MemorySource(DocumentSource):
     """Documents held in memory, in chunks of at most 128, and in 64 chunks or more if there are as many documents."""
 
     def __init__(self, documents: Sequence[str]):
         assert documents, "a source needs a document"
         self._documents = documents
         self._block = max(1, min(128, len(documents) // 64))
-        self.num_chunks = -(-len(documents) // self._block)
+
+    def num_chunks(self, shard: int) -> int:
+        return -(-len(self._documents) // self._block)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -48,18 +75,20 @@ class MemorySource:
             digest.update(len(raw).to_bytes(8, "little") + raw)
         return digest.hexdigest()
 
-    def read_chunk(self, chunk: int) -> list[str]:
+    def read_chunk(self, shard: int, chunk: int) -> list[str]:
         return list(self._documents[chunk * self._block : (chunk + 1) * self._block])
 
 
-class TinySource:
+class TinySource(DocumentSource):
     """The embedded tiny world: `num_documents` documents, each made when it is read, `block` of them in a chunk."""
 
     def __init__(self, split: Literal["train", "val"], num_documents: int, block: int = 16):
         assert num_documents > 0
         self._split: Literal["train", "val"] = split
         self._num_documents, self._block = num_documents, block
-        self.num_chunks = -(-num_documents // block)
+
+    def num_chunks(self, shard: int) -> int:
+        return -(-self._num_documents // self._block)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -69,7 +98,7 @@ class TinySource:
             digest.update(self._document(index).encode())
         return digest.hexdigest()
 
-    def read_chunk(self, chunk: int) -> list[str]:
+    def read_chunk(self, shard: int, chunk: int) -> list[str]:
         start = chunk * self._block
         return [self._document(i) for i in range(start, min(start + self._block, self._num_documents))]
 

@@ -8,7 +8,7 @@ import torch.distributed
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.packing import PackerState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Cursor:
@@ -63,10 +63,13 @@ class DataState:
         """The inverse of `as_plain`.
 
         Raises:
-            UserError: it was written by a newer version.
+            UserError: it was written by another version.
         """
-        if plain["version"] > FORMAT_VERSION:
-            raise UserError("The checkpoint's data state was written by a newer version of nanochat-pl; update it.")
+        if plain["version"] != FORMAT_VERSION:
+            raise UserError(
+                f"The checkpoint's data state has format {plain['version']}, this version of nanochat-pl reads "
+                f"{FORMAT_VERSION}: go on with the version that wrote it, or start over with run.fresh=true."
+            )
         streams = {}
         for stream, state in plain["streams"].items():
             position, held = tuple(state["position"]), tuple(tuple(reference) for reference in state["held"])

@@ -1,35 +1,41 @@
 """Virtual streams: the documents of a source, dealt to V streams in an order that follows from (seed, epoch) alone.
 
-The chunks of every epoch are shuffled and the endless sequence of them (epoch after epoch) is dealt to the streams like
-cards, chunk g to stream g mod V. So each document is read exactly once per epoch by exactly one stream, whatever the
-number of chunks, and a source with fewer chunks than streams works too: its streams then read different epochs of it
-at the same time. Inside a chunk the documents are shuffled, inside a document of several rows its parts; neither order
-needs saving.
+Training walks the shards of an epoch in a shuffled order, all streams through the same one at about the same time, so
+that only a few need be at hand. The chunks of a shard are shuffled and dealt to the streams like cards, going on where
+the last shard's left off where all have equally many: chunk p of slot q to stream (p + q G) mod V. So each document is
+read exactly once per epoch by exactly one stream, whatever the number of chunks, and a source with fewer chunks than
+streams works too: its streams then read different epochs of it at the same time. Inside a chunk the documents are
+shuffled, inside a document of several rows its parts; none of these orders needs saving.
 """
 
 import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.order import permutation
-from nanochat_pl.data.packing import Piece, Reference
-from nanochat_pl.data.sources import DocumentSource
+from nanochat_pl.data.packing import START, Piece, Reference
+from nanochat_pl.data.sources import DocumentSource, encode
 from nanochat_pl.tokenizers.base import Tokenizer
 
 AHEAD_CHARACTERS = 1 << 17
 AHEAD_DOCUMENTS = 128
 """A stream tokenizes ahead in jobs that end at the first of these two."""
 
-_CHUNKS, _DOCUMENTS, _PARTS = range(3)  # keeps the three shuffles apart
+COMING_SHARDS = 4
+"""How many shards the source is told of: the one that is read and those that follow."""
+
+_SHARDS, _CHUNKS, _DOCUMENTS, _PARTS = range(4)  # keeps the four shuffles apart
 
 
 class Dealer(NamedTuple):
     """Which documents each stream reads, in which order.
+
+    A slot is a shard in an epoch, counted over the epochs.
 
     Attributes:
         source: the documents.
@@ -41,43 +47,55 @@ class Dealer(NamedTuple):
     streams: int
     seed: int
 
-    def chunk(self, stream: int, ordinal: int) -> tuple[int, int]:
-        """(epoch, chunk) of the stream's chunk number `ordinal`."""
-        epoch, place = divmod(stream + ordinal * self.streams, self.source.num_chunks)
-        return epoch, int(_chunk_order(self.source.num_chunks, self.seed, epoch)[place])
+    def shard(self, slot: int) -> tuple[int, int]:
+        """(epoch, shard) of a slot."""
+        epoch, place = divmod(slot, self.source.num_shards)
+        return epoch, int(_order(self.source.num_shards, self.seed, _SHARDS, epoch)[place])
 
-    def documents(self, stream: int, ordinal: int) -> list[str]:
-        """The documents of the stream's chunk number `ordinal`, in the order in which the stream reads them."""
-        epoch, chunk = self.chunk(stream, ordinal)
-        texts = self.source.read_chunk(chunk)
-        return [texts[i] for i in permutation(len(texts), self.seed, _DOCUMENTS, epoch, chunk)]
+    def chunks(self, stream: int, slot: int) -> list[int]:
+        """The chunks that a stream reads in a slot, in its order; may be empty."""
+        epoch, shard = self.shard(slot)
+        count = self.source.num_chunks(shard)
+        order = _order(count, self.seed, _CHUNKS, epoch, shard)
+        return order[(stream - slot * count) % self.streams :: self.streams].tolist()
 
-    def cut(self, ids: np.ndarray, sequence_len: int, stream: int, ordinal: int, row: int) -> list[Piece]:
-        """The document's pieces of at most `sequence_len` tokens; none for an empty document."""
+    def documents(self, slot: int, chunk: int) -> list[Any]:
+        """The documents of a chunk, in the order in which its stream reads them."""
+        epoch, shard = self.shard(slot)
+        documents = self.source.read_chunk(shard, chunk)
+        return [documents[i] for i in permutation(len(documents), self.seed, _DOCUMENTS, epoch, shard, chunk)]
+
+    def cut(self, ids: np.ndarray, sequence_len: int, slot: int, chunk: int, place: int, row: int) -> list[Piece]:
+        """The pieces of at most `sequence_len` tokens of document `row` of a chunk; none for an empty document.
+
+        Args:
+            place: the chunk's, in what its stream reads of the slot.
+        """
         count = -(-len(ids) // sequence_len)
         if count == 1:
-            return [Piece(ids, (ordinal, row, 0), (ordinal, row + 1, 0))]
-        order = permutation(count, self.seed, _PARTS, *self.chunk(stream, ordinal), row).tolist()
+            return [Piece(ids, (slot, place, row, 0), (slot, place, row + 1, 0))]
+        epoch, shard = self.shard(slot)
+        order = permutation(count, self.seed, _PARTS, epoch, shard, chunk, row).tolist()
         return [
             Piece(
                 ids[start * sequence_len : (start + 1) * sequence_len],
-                (ordinal, row, part),
-                (ordinal, row, part + 1) if part + 1 < count else (ordinal, row + 1, 0),
+                (slot, place, row, part),
+                (slot, place, row, part + 1) if part + 1 < count else (slot, place, row + 1, 0),
             )
             for part, start in enumerate(order)
         ]
 
 
-@functools.lru_cache(maxsize=8)
-def _chunk_order(num_chunks: int, seed: int, epoch: int) -> np.ndarray:
-    return permutation(num_chunks, seed, _CHUNKS, epoch)
+@functools.lru_cache(maxsize=16)
+def _order(count: int, *key: int) -> np.ndarray:
+    return permutation(count, *key)
 
 
 class PieceStream(Iterator[Piece]):
     """The endless pieces of one virtual stream from a position on, tokenized one job ahead in `pool`.
 
     Raises (from `next`):
-        UserError: what reading the source raises.
+        UserError: what reading the source raises; there is no document at all.
     """
 
     def __init__(
@@ -87,12 +105,13 @@ class PieceStream(Iterator[Piece]):
         tokenizer: Tokenizer,
         sequence_len: int,
         pool: Executor,
-        position: Reference = (0, 0, 0),
+        position: Reference = START,
     ):
         self._dealer, self._stream, self._tokenizer = dealer, stream, tokenizer
         self._sequence_len, self._pool = sequence_len, pool
-        self._ordinal, self._row, self._first = position
-        self._texts: list[str] | None = None
+        self._slot, self._place, self._row, self._first = position
+        self._chunks: list[int] | None = None
+        self._documents: list[Any] | None = None
         self._ready: Iterator[Piece] = iter(())
         self._ahead: Future[list[Piece]] = pool.submit(self._read_ahead)
 
@@ -106,26 +125,41 @@ class PieceStream(Iterator[Piece]):
 
     def _read_ahead(self) -> list[Piece]:
         """The next job's pieces. Only one job of a stream is under way, so its state needs no lock."""
-        if self._texts is None:
-            self._texts = self._dealer.documents(self._stream, self._ordinal)
-        end = end_of_job(self._texts, self._row)
-        ids = self._tokenizer.encode_batch(self._texts[self._row : end], num_threads=1)
+        chunk, documents = self._chunk()
+        end = end_of_job(documents, self._row)
+        ids = encode(self._dealer.source, self._tokenizer, documents[self._row : end], num_threads=1)
         pieces: list[Piece] = []
         for row, document in enumerate(ids, self._row):
-            pieces += self._dealer.cut(document, self._sequence_len, self._stream, self._ordinal, row)
+            pieces += self._dealer.cut(document, self._sequence_len, self._slot, chunk, self._place, row)
         if self._first:
             pieces, self._first = pieces[self._first :], 0
         self._row = end
-        if end >= len(self._texts):
-            self._ordinal, self._row, self._texts = self._ordinal + 1, 0, None
+        if end >= len(documents):
+            self._place, self._row, self._documents = self._place + 1, 0, None
         return pieces
 
+    def _chunk(self) -> tuple[int, list[Any]]:
+        """The chunk that is being read, and its documents."""
+        empty_slots = 0
+        while self._chunks is None or self._place >= len(self._chunks):
+            if self._chunks is not None:
+                self._slot, self._place = self._slot + 1, 0
+            self._dealer.source.coming([self._dealer.shard(self._slot + i)[1] for i in range(COMING_SHARDS)])
+            self._chunks = self._dealer.chunks(self._stream, self._slot)
+            empty_slots += 1
+            if empty_slots > 2 * self._dealer.streams * self._dealer.source.num_shards:
+                raise UserError("The training data hold no document: every shard is empty or had to be left out.")
+        chunk = self._chunks[self._place]
+        if self._documents is None:
+            self._documents = self._dealer.documents(self._slot, chunk)
+        return chunk, self._documents
 
-def end_of_job(texts: Sequence[str], start: int) -> int:
+
+def end_of_job(documents: Sequence[Any], start: int) -> int:
     """Where a job that begins at `start` ends: at least one document, if there is one."""
     end, characters = start, 0
-    while end < len(texts) and end - start < AHEAD_DOCUMENTS and characters < AHEAD_CHARACTERS:
-        characters += len(texts[end])
+    while end < len(documents) and end - start < AHEAD_DOCUMENTS and characters < AHEAD_CHARACTERS:
+        characters += len(documents[end])
         end += 1
     return end
 
@@ -138,24 +172,26 @@ def load_pieces(
     Raises:
         UserError: the source has no such piece.
     """
-    wanted: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for ordinal, row, part in sorted(references):
-        wanted[ordinal][row].append(part)
+    wanted: dict[tuple[int, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for slot, place, row, part in sorted(references):
+        wanted[slot, place][row].append(part)
     pieces: list[Piece] = []
-    for ordinal, rows in wanted.items():
-        texts = dealer.documents(stream, ordinal)
-        if max(rows) >= len(texts):
-            raise _changed(dealer, stream, ordinal)
-        for (row, parts), ids in zip(rows.items(), tokenizer.encode_batch([texts[row] for row in rows], num_threads=1)):
-            document = dealer.cut(ids, sequence_len, stream, ordinal, row)
-            if max(parts) >= len(document):
-                raise _changed(dealer, stream, ordinal)
-            pieces += [document[part] for part in parts]
+    for (slot, place), rows in wanted.items():
+        chunks = dealer.chunks(stream, slot)
+        documents = dealer.documents(slot, chunks[place]) if place < len(chunks) else []
+        if max(rows) >= len(documents):
+            raise _changed(dealer, slot)
+        ids = encode(dealer.source, tokenizer, [documents[row] for row in rows], num_threads=1)
+        for (row, parts), document in zip(rows.items(), ids):
+            cut = dealer.cut(document, sequence_len, slot, chunks[place], place, row)
+            if max(parts) >= len(cut):
+                raise _changed(dealer, slot)
+            pieces += [cut[part] for part in parts]
     return tuple(pieces)
 
 
-def _changed(dealer: Dealer, stream: int, ordinal: int) -> UserError:
+def _changed(dealer: Dealer, slot: int) -> UserError:
     return UserError(
-        f"The checkpoint holds documents of chunk {dealer.chunk(stream, ordinal)[1]} that the data no longer have: the "
-        "files were changed since it was written. Restore them, or start anew with run.fresh=true."
+        f"The checkpoint holds documents of shard {dealer.shard(slot)[1]} that the data no longer have: the files were "
+        "changed since it was written. Restore them, or start anew with run.fresh=true."
     )

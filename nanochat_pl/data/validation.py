@@ -1,12 +1,14 @@
 """The fixed rows of the held-out split: the same for every run, rank count and micro-batch."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import IGNORE_INDEX
-from nanochat_pl.data.packing import BestFitPacker, Piece
+from nanochat_pl.data.packing import START, BestFitPacker, Piece
+from nanochat_pl.data.sources import DocumentSource, encode, read_documents
 from nanochat_pl.data.windows import concatenate
 from nanochat_pl.tokenizers.base import Tokenizer
 
@@ -15,14 +17,14 @@ _AT_ONCE = 64
 
 
 def packed_rows(
-    documents: Iterable[str], tokenizer: Tokenizer, sequence_len: int, limit: int | None, multiple: int
+    source: DocumentSource, tokenizer: Tokenizer, sequence_len: int, limit: int | None, multiple: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `limit` rows of one best-fit pass over `documents`.
+    """The first `limit` rows of one best-fit pass over the documents.
 
     Returns:
         inputs and targets, (rows, T) int64 each; rows that don't count fill them up to a multiple of `multiple`.
     """
-    packer = BestFitPacker(_pieces(documents, tokenizer, sequence_len), tokenizer.bos_id, _BUFFER_DOCUMENTS)
+    packer = BestFitPacker(_pieces(source, tokenizer, sequence_len), tokenizer.bos_id, _BUFFER_DOCUMENTS)
     rows: list[np.ndarray] = []
     while limit is None or len(rows) < limit:
         row = np.full(sequence_len + 1, IGNORE_INDEX, dtype=np.int64)
@@ -35,10 +37,10 @@ def packed_rows(
 
 
 def window_rows(
-    documents: Iterable[str], tokenizer: Tokenizer, sequence_len: int, limit: int | None, multiple: int
+    source: DocumentSource, tokenizer: Tokenizer, sequence_len: int, limit: int | None, multiple: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """At most `limit` windows of the concatenated text, evenly spaced and apart; returns what `packed_rows` returns."""
-    tokens = concatenate(documents, tokenizer, num_threads=1).astype(np.int64)
+    tokens = concatenate(source, tokenizer, num_threads=1).astype(np.int64)
     starts = range(0, len(tokens) - 1, sequence_len)
     count = len(starts) if limit is None else min(limit, len(starts))
     rows = []
@@ -58,18 +60,9 @@ def _finish(rows: list[np.ndarray], tokenizer: Tokenizer, multiple: int) -> tupl
     return inputs[:, :-1], block[:, 1:]
 
 
-def _pieces(documents: Iterable[str], tokenizer: Tokenizer, sequence_len: int) -> Iterator[Piece]:
-    nowhere = (0, 0, 0)
-    batch: list[str] = []
-
-    def cut() -> Iterator[Piece]:
-        for ids in tokenizer.encode_batch(batch, num_threads=1):
+def _pieces(source: DocumentSource, tokenizer: Tokenizer, sequence_len: int) -> Iterator[Piece]:
+    documents = read_documents(source)
+    while batch := list(itertools.islice(documents, _AT_ONCE)):
+        for ids in encode(source, tokenizer, batch, num_threads=1):
             for start in range(0, len(ids), sequence_len):
-                yield Piece(ids[start : start + sequence_len], nowhere, nowhere)
-        batch.clear()
-
-    for document in documents:
-        batch.append(document)
-        if len(batch) == _AT_ONCE:
-            yield from cut()
-    yield from cut()
+                yield Piece(ids[start : start + sequence_len], START, START)

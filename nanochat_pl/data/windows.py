@@ -1,31 +1,23 @@
 """Random windows of one long text, as nanoGPT draws its batches: row n of a run is a pure function of (seed, n)."""
 
-from collections.abc import Iterable
+import itertools
 
 import numpy as np
 
 from nanochat_pl.data.order import random_words
 from nanochat_pl.data.packing import PackerState
+from nanochat_pl.data.sources import DocumentSource, encode, read_documents
 from nanochat_pl.tokenizers.base import Tokenizer
 
 _AT_ONCE = 1024
 
 
-def concatenate(documents: Iterable[str], tokenizer: Tokenizer, num_threads: int) -> np.ndarray:
+def concatenate(source: DocumentSource, tokenizer: Tokenizer, num_threads: int) -> np.ndarray:
     """All documents as one array of token ids, a BOS before each; held in memory."""
-    arrays: list[np.ndarray] = []
-    batch: list[str] = []
-
-    def encode() -> None:
-        for ids in tokenizer.encode_batch(batch, num_threads=num_threads):
-            arrays.extend((np.array([tokenizer.bos_id], dtype=ids.dtype), ids))
-        batch.clear()
-
-    for document in documents:
-        batch.append(document)
-        if len(batch) == _AT_ONCE:
-            encode()
-    encode()
+    documents, arrays = read_documents(source), []
+    while batch := list(itertools.islice(documents, _AT_ONCE)):
+        for ids in encode(source, tokenizer, batch, num_threads):
+            arrays += [np.array([tokenizer.bos_id], dtype=ids.dtype), ids]
     return np.concatenate(arrays)
 
 

@@ -13,8 +13,9 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
 from nanochat_pl.data.module import Layout, TextDataModule
 from nanochat_pl.data.packing import Packing
-from nanochat_pl.data.sources import MemorySource
+from nanochat_pl.data.sources import DocumentSource, MemorySource
 from nanochat_pl.data.state import DataState
+from nanochat_pl.data.stream import Dealer
 from nanochat_pl.tokenizers.specs import ByteSpec
 from tests.data.twin import naive_rows
 
@@ -26,7 +27,25 @@ def documents(lengths: list[int]) -> list[str]:
     return [f"{i}:" + "abcdefghij" * (length // 10) + "z" * (length % 10) for i, length in enumerate(lengths)]
 
 
-def module(source: MemorySource, layout: Layout, **options: Any) -> TextDataModule:
+class ShardedSource(DocumentSource):
+    """Shards of different sizes, some of them empty; a chunk holds at most three documents."""
+
+    fingerprint = "sharded"
+
+    def __init__(self, texts: list[str], sizes: list[int]):
+        rest, self.shards = iter(texts), []
+        while shard := list(itertools.islice(rest, sizes[len(self.shards) % len(sizes)])):
+            self.shards += [shard, []]
+        self.num_shards = len(self.shards)
+
+    def num_chunks(self, shard: int) -> int:
+        return -(-len(self.shards[shard]) // 3)
+
+    def read_chunk(self, shard: int, chunk: int) -> list[str]:
+        return self.shards[shard][3 * chunk : 3 * chunk + 3]
+
+
+def module(source: DocumentSource, layout: Layout, **options: Any) -> TextDataModule:
     return TextDataModule(source, VAL, TOKENIZER, layout, **{"seed": 5, "buffer_documents": 4, **options})
 
 
@@ -55,7 +74,9 @@ def saved(ranks: list[TextDataModule]) -> dict[str, Any]:
     return DataState(states[0].fingerprint, states[0].rows, streams).as_plain()
 
 
-def run(source: MemorySource, plan: list[tuple[int, int, int]], streams: int, rows: int, T: int, **options: Any) -> Any:
+def run(
+    source: DocumentSource, plan: list[tuple[int, int, int]], streams: int, rows: int, T: int, **options: Any
+) -> Any:
     """Train legs of (steps, W, micro-batch), each resumed from the one before; the rows of every step, in order."""
     state, result = None, []
     for steps, world_size, micro_batch in plan:
@@ -87,11 +108,18 @@ Legs = st.lists(st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 4]), st.inte
     st.integers(1, 24),
     Legs,
     st.sampled_from(["best_fit", "windows"]),
+    st.none() | st.lists(st.integers(1, 20), min_size=1, max_size=4),
 )
 def test_stops_ranks_and_micro_batches_change_no_row(
-    lengths: list[int], streams: int, rows: int, T: int, legs: list[tuple[int, int, int]], packing: Packing
+    lengths: list[int],
+    streams: int,
+    rows: int,
+    T: int,
+    legs: list[tuple[int, int, int]],
+    packing: Packing,
+    shards: list[int] | None,
 ) -> None:
-    source = MemorySource(documents(lengths))
+    source = ShardedSource(documents(lengths), shards) if shards else MemorySource(documents(lengths))
     whole = run(source, [(sum(steps for steps, _, _ in legs), 1, rows)], streams, rows, T, packing=packing)
     assert torch.equal(run(source, legs, streams, rows, T, packing=packing), whole)
 
@@ -111,21 +139,23 @@ def test_rows_equal_those_of_a_plain_twin_over_several_epochs(count: int) -> Non
         assert own == naive_rows(pieces, T, buffer, TOKENIZER.bos_id)[: len(own)]
 
 
-def _twin_pieces(dealer: Any, stream: int, T: int, need: int) -> list[list[int]]:
+def _twin_pieces(dealer: Dealer, stream: int, T: int, need: int) -> list[list[int]]:
     """The stream's pieces in its order, enough for `need` tokens and more."""
     pieces: list[list[int]] = []
-    for ordinal in itertools.count():
-        for row, text in enumerate(dealer.documents(stream, ordinal)):
-            ids = TOKENIZER.encode_batch([text])[0]
-            pieces += [piece.ids.tolist() for piece in dealer.cut(ids, T, stream, ordinal, row)]
+    for slot in itertools.count():
+        for place, chunk in enumerate(dealer.chunks(stream, slot)):
+            for row, text in enumerate(dealer.documents(slot, chunk)):
+                ids = TOKENIZER.encode_batch([text])[0]
+                pieces += [piece.ids.tolist() for piece in dealer.cut(ids, T, slot, chunk, place, row)]
         if sum(map(len, pieces)) > 3 * need + 1000:
             return pieces
     raise AssertionError
 
 
-def test_every_document_is_trained_on_once_an_epoch() -> None:
+@pytest.mark.parametrize("sizes", [None, [30, 7, 1]])
+def test_every_document_is_trained_on_once_an_epoch(sizes: list[int] | None) -> None:
     texts = [f"<{i:03d}>" for i in range(200)]
-    data = module(MemorySource(texts), Layout(23, 8, 8, 4))
+    data = module(ShardedSource(texts, sizes) if sizes else MemorySource(texts), Layout(23, 8, 8, 4))
     rows = torch.cat(train(data, 40))
     assert data.counters()["cropped_tokens"] == 0
     found = "".join(TOKENIZER.decode([t for t in row.tolist() if t != TOKENIZER.bos_id]) for row in rows)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data import stream as stream_module
 from nanochat_pl.data.order import permutation
+from nanochat_pl.data.packing import START
 from nanochat_pl.data.sources import MemorySource
 from nanochat_pl.data.stream import Dealer, PieceStream, load_pieces
 from nanochat_pl.tokenizers.specs import ByteSpec
@@ -29,22 +30,29 @@ def test_every_document_is_dealt_once_an_epoch(count: int, streams: int, seed: i
     dealer = Dealer(source, streams, seed)
     seen: Counter[tuple[int, str]] = Counter()
     for stream in range(streams):
-        ordinal = 0
-        while (epoch := dealer.chunk(stream, ordinal)[0]) < epochs:
-            seen.update((epoch, text) for text in dealer.documents(stream, ordinal))
-            ordinal += 1
+        for slot in range(epochs * source.num_shards):
+            for chunk in dealer.chunks(stream, slot):
+                seen.update((dealer.shard(slot)[0], text) for text in dealer.documents(slot, chunk))
     assert seen == Counter((epoch, text) for epoch in range(epochs) for text in documents(count))
+
+
+def test_a_stream_without_any_document_says_so() -> None:
+    class Empty(MemorySource):
+        num_shards = 3
+
+        def num_chunks(self, shard: int) -> int:
+            return 0
+
+    stream = PieceStream(Dealer(Empty(["left out"]), 4, 0), 1, TOKENIZER, 8, POOL)
+    with pytest.raises(UserError, match="no document"):
+        next(stream)
 
 
 def test_epochs_and_seeds_have_their_own_orders() -> None:
     source = MemorySource(documents(100))
-    orders = {
-        tuple(Dealer(source, 1, seed).chunk(0, epoch * source.num_chunks + i)[1] for i in range(source.num_chunks))
-        for seed in (1, 2)
-        for epoch in (0, 1)
-    }
+    orders = {tuple(Dealer(source, 1, seed).chunks(0, epoch)) for seed in (1, 2) for epoch in (0, 1)}
     assert len(orders) == 4
-    assert all(sorted(order) == list(range(source.num_chunks)) for order in orders)
+    assert all(sorted(order) == list(range(source.num_chunks(0))) for order in orders)
 
 
 def test_the_order_is_the_same_in_every_version() -> None:
@@ -60,7 +68,7 @@ def test_a_stream_goes_on_from_any_piece(count: int, streams: int, sequence_len:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream_module, "AHEAD_DOCUMENTS", job)
         whole = list(islice(PieceStream(*arguments), stop + 40))
-        position = whole[stop - 1].after if stop else (0, 0, 0)
+        position = whole[stop - 1].after if stop else START
         resumed = list(islice(PieceStream(*arguments, position), 40))
     assert [(p.reference, p.ids.tolist()) for p in resumed] == [(p.reference, p.ids.tolist()) for p in whole[stop:]]
     references = [piece.reference for piece in whole[stop::3]]
@@ -81,4 +89,4 @@ def test_the_parts_of_a_long_document_are_the_document() -> None:
 def test_references_to_documents_that_are_gone_are_reported() -> None:
     dealer = Dealer(MemorySource(["one", "two"]), 1, 3)
     with pytest.raises(UserError, match="no longer have"):
-        load_pieces(dealer, 0, TOKENIZER, 8, [(0, 5, 0)])
+        load_pieces(dealer, 0, TOKENIZER, 8, [(0, 5, 0, 0)])

@@ -58,7 +58,7 @@ def test_parquet_too_big_for_memory_is_read_by_row_groups_with_the_same_split(tm
     ]
     small = text_sources(files, val_fraction=0.2)
     big = text_sources(files, val_fraction=0.2, in_memory_bytes=0)
-    assert isinstance(big[0], ParquetSource) and big[0].num_chunks == 10
+    assert isinstance(big[0], ParquetSource) and big[0].num_chunks(0) == 10
     assert [texts(source) for source in big] == [texts(source) for source in small]
     assert len({source.fingerprint for source in (*small, *big)}) == 4
     moved = [path.rename(tmp_path / f"moved-{path.name}") for path in files]

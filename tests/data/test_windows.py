@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nanochat_pl.data.sources import read_documents
+from nanochat_pl.data.sources import MemorySource, read_documents
 from nanochat_pl.data.specs import ShakespeareDataSpec
 from nanochat_pl.data.windows import WindowRows, concatenate
 from nanochat_pl.tokenizers.specs import ByteSpec, CharSpec
@@ -13,7 +13,7 @@ TOKENIZER = ByteSpec().build()
 
 
 def test_documents_are_joined_with_a_bos_before_each() -> None:
-    tokens = concatenate((str(i) for i in range(3000)), TOKENIZER, num_threads=2)
+    tokens = concatenate(MemorySource([str(i) for i in range(3000)]), TOKENIZER, num_threads=2)
     assert (tokens == TOKENIZER.bos_id).sum() == 3000
     assert (
         bytes(tokens[tokens != TOKENIZER.bos_id].astype(np.uint8).tolist()) == "".join(map(str, range(3000))).encode()
