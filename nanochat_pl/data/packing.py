@@ -2,10 +2,12 @@
 
 A piece is a document, or a row's worth of a long one; `BestFitPacker` keeps a small buffer of them sorted by length, so
 a choice costs O(log n). The idea (a row begins with BOS, no padding, crop the shortest) is that of nanochat's
-dataloader; splitting long documents instead of throwing their tails away, and the cheap snapshots, are ours.
+dataloader; splitting long documents instead of throwing their tails away, the bounded wait, and the cheap snapshots are
+ours.
 """
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -20,7 +22,11 @@ the slot, the document's place in the chunk, the part."""
 
 START: Reference = (0, 0, 0, 0)
 
-_SEQUENCE_BITS = 40
+WAIT_BUFFERS = 8
+"""A piece that has seen so many buffers' worth of others arrive begins the next row. Best fit alone leaves pieces of a
+middling length in the buffer for good: they would never be trained on, and a resume would have to read their shards."""
+
+_ARRIVAL_BITS = 40
 
 
 class Piece(NamedTuple):
@@ -43,6 +49,7 @@ class PackerState(NamedTuple):
     Attributes:
         position: reference of the first piece that was not taken from the stream.
         held: references of the pieces in the buffer, in any order.
+        arrivals: for each of them, how many pieces had been taken from the stream before it.
         pieces: number of pieces placed in rows, whole or cropped.
         tokens: number of tokens placed in rows, BOS included.
         cropped_tokens: number of tokens cut off and never trained on in this pass.
@@ -50,6 +57,7 @@ class PackerState(NamedTuple):
 
     position: Reference = START
     held: tuple[Reference, ...] = ()
+    arrivals: tuple[int, ...] = ()
     pieces: int = 0
     tokens: int = 0
     cropped_tokens: int = 0
@@ -78,16 +86,16 @@ class BestFitPacker:
         self._stream = stream
         self._bos_id = bos_id
         self._capacity = buffer_documents
-        self._sequence = 0
         # Three lists in one order, by (length with BOS, arrival): the keys pack both into one int.
         self._keys: list[int] = []
         self._ids: list[np.ndarray] = []
         self._held: list[Reference] = []
+        self._waiting: deque[int] = deque()  # keys in the order of arrival, some of them placed already
         self._position = state.position
         self.filled = 0
         self._pieces, self._tokens, self._cropped_tokens = state.pieces, state.tokens, state.cropped_tokens
-        for piece in held:
-            self._insert(piece)
+        for piece, arrival in zip(held, sorted(state.arrivals), strict=True):
+            self._insert(piece, arrival)
 
     def fill(self, row: np.ndarray) -> bool:
         """Fill `row` (any length, any integer type) to its end; False if the stream ended before it.
@@ -100,27 +108,43 @@ class BestFitPacker:
                 self._refill()
             if not self._keys:
                 break
-            start += self._place(row[start:])
+            index = self._overdue() if start == 0 else None
+            start += self._place(row[start:], index)
         self.filled = start
         self._tokens += start
         return start == end
 
     def snapshot(self) -> PackerState:
         """The state after the rows filled so far; a few microseconds."""
-        return PackerState(self._position, tuple(self._held), self._pieces, self._tokens, self._cropped_tokens)
+        mask = (1 << _ARRIVAL_BITS) - 1
+        arrivals = tuple([key & mask for key in self._keys])
+        return PackerState(
+            self._position, tuple(self._held), arrivals, self._pieces, self._tokens, self._cropped_tokens
+        )
 
-    def _place(self, space: np.ndarray) -> int:
-        """Put the best piece at the start of `space`; return the number of tokens written."""
+    def _overdue(self) -> int | None:
+        """The place of the piece that has waited longest, if that is too long."""
+        while self._find(self._waiting[0]) is None:
+            self._waiting.popleft()
+        oldest = self._waiting[0]
+        arrived = self._pieces + len(self._keys)
+        too_long = arrived - (oldest & ((1 << _ARRIVAL_BITS) - 1)) > WAIT_BUFFERS * self._capacity
+        return self._find(oldest) if too_long else None
+
+    def _find(self, key: int) -> int | None:
+        index = bisect_left(self._keys, key)
+        return index if index < len(self._keys) and self._keys[index] == key else None
+
+    def _place(self, space: np.ndarray, index: int | None) -> int:
+        """Put the piece at `index`, or the best one, at the start of `space`; return the number of tokens written."""
         keys, room = self._keys, len(space)
         if room == 1:  # the BOS that would follow anyway; no piece is spent on it
             space[0] = self._bos_id
             return 1
-        index = bisect_left(keys, (room + 1) << _SEQUENCE_BITS) - 1
-        if index >= 0:  # the largest that fits, the oldest among equals
-            length = keys[index] >> _SEQUENCE_BITS
-            index = bisect_left(keys, length << _SEQUENCE_BITS)
-        else:  # nothing fits: the shortest, the oldest among equals
-            index, length = 0, keys[0] >> _SEQUENCE_BITS
+        if index is None:
+            index = self._best(room)
+        length = keys[index] >> _ARRIVAL_BITS
+        if length > room:
             self._cropped_tokens += length - room
             length = room
         space[0] = self._bos_id
@@ -129,18 +153,24 @@ class BestFitPacker:
         self._pieces += 1
         return length
 
+    def _best(self, room: int) -> int:
+        """The largest piece that fits, else the shortest; the oldest among equals."""
+        keys = self._keys
+        index = bisect_left(keys, (room + 1) << _ARRIVAL_BITS) - 1
+        return bisect_left(keys, keys[index] >> _ARRIVAL_BITS << _ARRIVAL_BITS) if index >= 0 else 0
+
     def _refill(self) -> None:
         while len(self._keys) < self._capacity:
             piece = next(self._stream, None)
             if piece is None:
                 break
-            self._insert(piece)
+            self._insert(piece, self._pieces + len(self._keys))
             self._position = piece.after
 
-    def _insert(self, piece: Piece) -> None:
-        key = (len(piece.ids) + 1) << _SEQUENCE_BITS | self._sequence
-        self._sequence += 1
+    def _insert(self, piece: Piece, arrival: int) -> None:
+        key = (len(piece.ids) + 1) << _ARRIVAL_BITS | arrival
         index = bisect_left(self._keys, key)
         self._keys.insert(index, key)
         self._ids.insert(index, piece.ids)
         self._held.insert(index, piece.reference)
+        self._waiting.append(key)

@@ -50,6 +50,7 @@ class DataState:
                 stream: {
                     "position": list(state.position),
                     "held": [list(reference) for reference in sorted(state.held)],
+                    "arrivals": sorted(state.arrivals),
                     "pieces": state.pieces,
                     "tokens": state.tokens,
                     "cropped_tokens": state.cropped_tokens,
@@ -74,7 +75,7 @@ class DataState:
         for stream, state in plain["streams"].items():
             position, held = tuple(state["position"]), tuple(tuple(reference) for reference in state["held"])
             streams[int(stream)] = PackerState(
-                position, held, state["pieces"], state["tokens"], state["cropped_tokens"]
+                position, held, tuple(state["arrivals"]), state["pieces"], state["tokens"], state["cropped_tokens"]
             )
         return cls(plain["fingerprint"], plain["rows"], streams)
 

@@ -146,8 +146,8 @@ class PieceStream(Iterator[Piece]):
                 self._slot, self._place = self._slot + 1, 0
             self._dealer.source.coming([self._dealer.shard(self._slot + i)[1] for i in range(COMING_SHARDS)])
             self._chunks = self._dealer.chunks(self._stream, self._slot)
-            empty_slots += 1
-            if empty_slots > 2 * self._dealer.streams * self._dealer.source.num_shards:
+            empty_slots = 0 if self._dealer.source.num_chunks(self._dealer.shard(self._slot)[1]) else empty_slots + 1
+            if empty_slots > 2 * self._dealer.source.num_shards:
                 raise UserError("The training data hold no document: every shard is empty or had to be left out.")
         chunk = self._chunks[self._place]
         if self._documents is None:

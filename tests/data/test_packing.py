@@ -1,9 +1,11 @@
 """Best-fit packing against a plain O(n) twin."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat_pl.data import packing
 from nanochat_pl.data.packing import BestFitPacker, PackerState, Piece
 from tests.data.twin import naive_rows
 
@@ -16,7 +18,7 @@ def pieces_of(lengths: list[int], sequence_len: int) -> list[Piece]:
     pieces, token = [], 1
     for i, length in enumerate(lengths):
         length = min(length, sequence_len)
-        pieces.append(Piece(np.arange(token, token + length, dtype=np.uint32), (0, i, 0), (0, i + 1, 0)))
+        pieces.append(Piece(np.arange(token, token + length, dtype=np.uint32), (0, 0, i, 0), (0, 0, i + 1, 0)))
         token += length
     return pieces
 
@@ -31,6 +33,22 @@ def test_rows_equal_those_of_a_plain_scan(lengths: list[int], sequence_len: int,
         rows.append(row.tolist())
     assert rows == naive_rows([piece.ids.tolist() for piece in pieces], sequence_len, buffer_documents, BOS)
     assert all(row[0] == BOS for row in rows)
+
+
+def test_no_piece_waits_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    def longest_wait() -> int:
+        """In pieces that arrived meanwhile."""
+        lengths = np.random.default_rng(0).lognormal(4, 0.9, 6000).astype(int) + 1
+        packer = BestFitPacker(iter(pieces_of(lengths.tolist(), 200)), BOS, 64)
+        row, longest = np.empty(201, dtype=np.int64), 0
+        while packer.fill(row):
+            state = packer.snapshot()
+            longest = max(longest, state.pieces + len(state.held) - min(state.arrivals, default=0))
+        return longest
+
+    assert longest_wait() <= 9 * 64
+    monkeypatch.setattr(packing, "WAIT_BUFFERS", 10**6)
+    assert longest_wait() > 20 * 64
 
 
 @given(Lengths, st.integers(2, 10), st.integers(1, 8))
@@ -64,7 +82,7 @@ def test_a_packer_goes_on_from_its_snapshot(
             return
     state = packer.snapshot()
     held = tuple(piece for piece in pieces if piece.reference in state.held)
-    rest = iter(pieces[state.position[1] :])
+    rest = iter(pieces[state.position[2] :])
     resumed = BestFitPacker(rest, BOS, buffer_documents, held, state)
     while packer.fill(row):
         assert resumed.fill(same)
