@@ -78,6 +78,13 @@ def run(
     source: DocumentSource, plan: list[tuple[int, int, int]], streams: int, rows: int, T: int, **options: Any
 ) -> Any:
     """Train legs of (steps, W, micro-batch), each resumed from the one before; the rows of every step, in order."""
+    return run_and_save(source, plan, streams, rows, T, **options)[0]
+
+
+def run_and_save(
+    source: DocumentSource, plan: list[tuple[int, int, int]], streams: int, rows: int, T: int, **options: Any
+) -> tuple[torch.Tensor, Any]:
+    """The rows, and the state at the end."""
     state, result = None, []
     for steps, world_size, micro_batch in plan:
         layouts = [Layout(T, rows, micro_batch, streams, rank, world_size) for rank in range(world_size)]
@@ -94,7 +101,7 @@ def run(
                 whole[(rank - start) % world_size :: world_size] = part[step]
             result.append(whole)
         state = saved(ranks)
-    return torch.stack(result)
+    return torch.stack(result), state
 
 
 Legs = st.lists(st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(1, 5)), min_size=1, max_size=4)
@@ -165,6 +172,37 @@ def test_every_document_is_trained_on_once_an_epoch(sizes: list[int] | None) -> 
     epochs = len(seen) / 200
     assert epochs > 4 and sum(times) == len(seen)
     assert max(times) - min(times) <= 2 and abs(epochs - min(times)) < 2 + held / 200
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=12, max_size=12), st.lists(st.sampled_from([1, 2, 4, 8]), min_size=12))
+def test_every_document_once_an_epoch_over_three_epochs_with_stops(steps: list[int], ranks: list[int]) -> None:
+    """What was trained on is, document by document, what the streams have taken and no longer hold."""
+    texts = [f"<{i:03d}>" for i in range(90)]  # with its BOS 6 tokens, and a row is 4 of them: nothing is cropped
+    source, legs = ShardedSource(texts, [40, 17, 3]), list(zip(steps, ranks, itertools.cycle([1, 3])))
+    rows, state = run_and_save(source, [*legs, (8, 8, 1)], 8, 8, 23)
+    found = "".join(TOKENIZER.decode([t for t in row.tolist() if t != TOKENIZER.bos_id]) for row in rows.flatten(0, 1))
+    trained = Counter(part + ">" for part in found.split(">") if part)
+    dealer, taken, held = Dealer(source, 8, 5), Counter[str](), Counter[str]()
+    for stream, packer in DataState.from_plain(state).streams.items():
+        slot, place, row, _ = packer.position
+        for s in range(slot + 1):
+            for p, chunk in enumerate(dealer.chunks(stream, s)):
+                documents = dealer.documents(s, chunk)
+                taken.update(
+                    documents if (s, p) < (slot, place) else documents[:row] if (s, p) == (slot, place) else []
+                )
+                held.update(documents[r[2]] for r in packer.held if r[:2] == (s, p))
+    assert trained + held == taken
+    epochs = min(packer.position[0] for packer in DataState.from_plain(state).streams.values()) // source.num_shards
+    assert epochs >= 3 and min(taken[text] for text in texts) >= epochs
+    assert sum(trained.values()) == rows.shape[0] * 8 * 4
+
+
+def test_eight_ranks_then_one_two_and_eight_again() -> None:
+    source = ShardedSource(documents([(7 * i) % 45 for i in range(120)]), [50, 9])
+    legs = [(3, 8, 1), (2, 1, 5), (3, 2, 2), (4, 8, 2)]
+    assert torch.equal(run(source, legs, 8, 16, 12), run(source, [(12, 1, 16)], 8, 16, 12))
 
 
 def test_fetching_ahead_without_commit_is_forgotten() -> None:
