@@ -137,13 +137,19 @@ class TextDataModule(LightningDataModule):
         return shared | {"streams": self.layout.streams, "buffer_documents": self._buffer_documents}
 
     def train_dataloader(self) -> DataLoader:
-        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(_Endless(self._train_batches), batch_size=None, collate_fn=_unchanged, pin_memory=pin)
+        return DataLoader(_Endless(self._train_batches), batch_size=None, collate_fn=_unchanged)
 
     def val_dataloader(self) -> DataLoader:
         if self._val_batches is None:
             self._val_batches = self._build_val_batches()
         return DataLoader(self._val_batches, batch_size=None, collate_fn=_unchanged)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
+        both = batch.inputs._base
+        if both is None or both is not batch.targets._base:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        inputs, targets = both.to(device, non_blocking=True)
+        return batch._replace(inputs=inputs, targets=targets)
 
     def commit(self, cursor: Cursor) -> None:
         """The optimizer has stepped on the batches up to and including the one that carried `cursor`."""
@@ -209,6 +215,7 @@ class TextDataModule(LightningDataModule):
 
     def _batches_from(self, rows: "WindowRows | PackedRows") -> Iterator[StepBatch]:
         layout, start = self.layout, self._committed.rows
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         while True:
             own = layout.own_rows(start)
             start += layout.rows_per_step
@@ -218,7 +225,10 @@ class TextDataModule(LightningDataModule):
                 for i, n in enumerate(numbers):
                     rows.fill(n, block[i])
                 ends_step = numbers[-1] == own[-1]
-                yield _batch(block, Cursor(start, rows.snapshot() if ends_step else None))
+                # One tensor, which is one transfer to a device.
+                both = torch.empty(2, len(numbers), layout.sequence_len, dtype=torch.int64, pin_memory=pin)
+                both[0], both[1] = torch.from_numpy(block[:, :-1]), torch.from_numpy(block[:, 1:])
+                yield StepBatch(both[0], both[1], None, Cursor(start, rows.snapshot() if ends_step else None))
 
     def _check_length(self) -> None:
         wanted, tokens = self.layout.sequence_len + 1, 0
@@ -300,8 +310,3 @@ class _Endless(IterableDataset):
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _batch(block: np.ndarray, cursor: Cursor) -> StepBatch:
-    inputs, targets = np.ascontiguousarray(block[:, :-1]), np.ascontiguousarray(block[:, 1:])
-    return StepBatch(torch.from_numpy(inputs), torch.from_numpy(targets), None, cursor)

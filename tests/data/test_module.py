@@ -205,6 +205,17 @@ def test_eight_ranks_then_one_two_and_eight_again() -> None:
     assert torch.equal(run(source, legs, 8, 16, 12), run(source, [(12, 1, 16)], 8, 16, 12))
 
 
+def test_a_batch_moves_to_a_device_as_it_is() -> None:
+    data = module(MemorySource(documents(list(range(40)))), Layout(16, 4, 2, 4))
+    batch = next(iter(data.train_dataloader()))
+    assert batch.inputs.is_contiguous() and batch.inputs._base is batch.targets._base
+    for other in (batch, next(iter(data.val_dataloader()))):
+        same = data.transfer_batch_to_device(other, torch.device("cpu"), 0)
+        assert torch.equal(same.inputs, other.inputs) and torch.equal(same.targets, other.targets)
+        moved = data.transfer_batch_to_device(other, torch.device("meta"), 0)
+        assert moved.inputs.is_meta and moved.targets.shape == other.targets.shape and moved.cursor is other.cursor
+
+
 def test_fetching_ahead_without_commit_is_forgotten() -> None:
     source, layout = MemorySource(documents(list(range(40)))), Layout(16, 4, 2, 4)
     data = module(source, layout)
