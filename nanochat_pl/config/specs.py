@@ -62,10 +62,13 @@ class Specs:
         return make_plan(model, reference, self.horizon, hardware, self.data.streams, speed)
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:
-        """The tokenizer of this data: from the cache, else trained now.
+        """The tokenizer of this data: the one that made the tokens, from the cache, else trained now.
 
         Only characters are taken from the held-out documents too: an unknown one could not be validated on.
         """
+        own = self.data.own_tokenizer()
+        if own is not None:
+            return own
         train, val = sources or self.data.build_sources()
         texts = (train, val) if isinstance(self.tokenizer, CharSpec) else (train,)
         fingerprint = "+".join(source.fingerprint for source in texts)
@@ -73,4 +76,7 @@ class Specs:
 
     def planned_vocab_size(self) -> int:
         """Known beforehand for BPE; else the tokenizer is built."""
+        own = self.data.own_tokenizer()
+        if own is not None:
+            return own.vocab_size
         return getattr(self.tokenizer, "vocab_size", None) or self.build_tokenizer().vocab_size

@@ -14,11 +14,11 @@ from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.data.background import read_ahead
 from nanochat_pl.data.packing import BestFitPacker, PackerState, Packing
-from nanochat_pl.data.sources import DocumentSource, encode, read_documents
+from nanochat_pl.data.sources import DocumentSource, TokenArray, encode, read_documents
 from nanochat_pl.data.state import Cursor, DataState, gather_states
 from nanochat_pl.data.stream import Dealer, PieceStream, load_pieces
 from nanochat_pl.data.validation import packed_rows, window_rows
-from nanochat_pl.data.windows import WindowRows, concatenate
+from nanochat_pl.data.windows import WindowRows, joined
 from nanochat_pl.tokenizers.base import Tokenizer
 
 AHEAD_BATCHES = 4
@@ -85,7 +85,8 @@ class TextDataModule(LightningDataModule):
     Args:
         train, val: documents to train on, documents never trained on.
         layout: how rows are shared out.
-        packing: "best_fit" or "windows" (everything tokenized is held in memory).
+        packing: "best_fit" or "windows" (text is tokenized at once and held in memory).
+        shuffle_windows: windows begin anywhere at random; else one follows the other.
         buffer_documents: pieces that each stream's packer chooses from.
         val_tokens: at most so many targets in the validation list; None: all.
         tokenizer_threads: tokenizing ahead, beside the training.
@@ -103,6 +104,7 @@ class TextDataModule(LightningDataModule):
         *,
         seed: int,
         packing: Packing = "best_fit",
+        shuffle_windows: bool = True,
         buffer_documents: int = 128,
         val_tokens: int | None = 1 << 17,
         tokenizer_threads: int = 2,
@@ -110,11 +112,11 @@ class TextDataModule(LightningDataModule):
         super().__init__()
         self.tokenizer, self.layout = tokenizer, layout
         self.val_tokens = val_tokens
-        self._train, self._val, self._packing = train, val, packing
+        self._train, self._val, self._packing, self._shuffle_windows = train, val, packing, shuffle_windows
         self._seed, self._buffer_documents, self._threads = seed, buffer_documents, tokenizer_threads
         self._check_length()
         self._committed = Cursor(0, {})
-        self._train_tokens: np.ndarray | None = None
+        self._train_tokens: TokenArray | None = None
         self._val_batches: list[StepBatch] | None = None
 
     @property
@@ -133,7 +135,7 @@ class TextDataModule(LightningDataModule):
             "seed": self._seed,
         }
         if self._packing == "windows":
-            return shared
+            return shared if self._shuffle_windows else shared | {"packing": "windows in order"}
         return shared | {"streams": self.layout.streams, "buffer_documents": self._buffer_documents}
 
     def train_dataloader(self) -> DataLoader:
@@ -204,8 +206,8 @@ class TextDataModule(LightningDataModule):
     def _train_batches(self) -> Iterator[StepBatch]:
         if self._packing == "windows":
             if self._train_tokens is None:
-                self._train_tokens = concatenate(self._train, self.tokenizer, self._threads)
-            return self._batches_from(WindowRows(self._train_tokens, self._seed))
+                self._train_tokens = joined(self._train, self.tokenizer, self._threads)
+            return self._batches_from(WindowRows(self._train_tokens, self._seed, self._shuffle_windows))
         # Not shut down by hand: its threads end when the last stream that uses it is gone.
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tokenize")
         states = {stream: self._state_of(stream) for stream in self.layout.own_streams}
@@ -231,17 +233,26 @@ class TextDataModule(LightningDataModule):
                 yield StepBatch(both[0], both[1], None, Cursor(start, rows.snapshot() if ends_step else None))
 
     def _check_length(self) -> None:
-        wanted, tokens = self.layout.sequence_len + 1, 0
-        dealer = self._dealer()
+        wanted = self.layout.sequence_len + 1
+        tokens = self._count_tokens(wanted)
+        if tokens < wanted:
+            raise UserError(
+                f"The training text has only {tokens} tokens, but one row of sequence_len={self.layout.sequence_len} "
+                f"needs {wanted}. Give more text, or set model.sequence_len to {max(1, tokens - 1)} or less."
+            )
+
+    def _count_tokens(self, enough: int) -> int:
+        """Tokens to train on, a BOS before each document included; not counted much further than `enough`."""
+        prepared = self._train.joined()
+        if prepared is not None:
+            return len(prepared)
+        tokens, dealer = 0, self._dealer()
         shards = (dealer.shard(slot)[1] for slot in range(self._train.num_shards))
         for document in read_documents(self._train, shards):
             tokens += len(encode(self._train, self.tokenizer, [document], num_threads=1)[0]) + 1
-            if tokens >= wanted:
-                return
-        raise UserError(
-            f"The training text has only {tokens} tokens, but one row of sequence_len={self.layout.sequence_len} needs "
-            f"{wanted}. Give more text, or set model.sequence_len to {max(1, tokens - 1)} or less."
-        )
+            if tokens >= enough:
+                break
+        return tokens
 
     def _build_val_batches(self) -> list[StepBatch]:
         layout = self.layout

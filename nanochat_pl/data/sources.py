@@ -4,11 +4,19 @@ import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from nanochat_pl.tokenizers.base import Tokenizer
+
+
+class TokenArray(Protocol):
+    """Token ids that are read as they are sliced: an array, or several that look like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
 
 
 class DocumentSource(ABC):
@@ -40,6 +48,10 @@ class DocumentSource(ABC):
 
     def coming(self, shards: Sequence[int]) -> None:  # noqa: B027  (a hint that most sources can ignore)
         """The shard that is read now and those that will be, in this order."""
+
+    def joined(self) -> TokenArray | None:
+        """Where documents are tokens, all of them in a row, as they are to be cut into windows; None for text."""
+        return None
 
 
 def read_documents(source: DocumentSource, shards: Iterable[int] | None = None) -> Iterator[Any]:

@@ -45,6 +45,10 @@ class DataSpec(Spec):
         """Open the documents; (train, val). Raises what reading them raises."""
         raise NotImplementedError
 
+    def own_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that made the data, where they are tokens; None for text, which takes any."""
+        return None
+
     def build(
         self,
         tokenizer: Tokenizer,
@@ -56,6 +60,7 @@ class DataSpec(Spec):
         rank: int = 0,
         world_size: int = 1,
         tokenizer_threads: int = 2,
+        shuffle_windows: bool = True,
         sources: Sources | None = None,
     ) -> "TextDataModule":
         """The data module of one rank.
@@ -63,6 +68,7 @@ class DataSpec(Spec):
         Args:
             rows_per_step: rows of one optimizer step over all ranks.
             micro_batch_rows: rows of one batch.
+            shuffle_windows: with packing="windows", False for one after the other.
             sources: what `build_sources` returned, where it was called before.
         """
         from nanochat_pl.data.module import (
@@ -78,6 +84,7 @@ class DataSpec(Spec):
             Layout(sequence_len, rows_per_step, micro_batch_rows, self.streams, rank, world_size),
             seed=seed,
             packing=self.packing,
+            shuffle_windows=shuffle_windows,
             buffer_documents=self.buffer_documents,
             val_tokens=self.val_tokens,
             tokenizer_threads=tokenizer_threads,

@@ -9,7 +9,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import IGNORE_INDEX
 from nanochat_pl.data.packing import START, BestFitPacker, Piece
 from nanochat_pl.data.sources import DocumentSource, encode, read_documents
-from nanochat_pl.data.windows import concatenate
+from nanochat_pl.data.windows import joined
 from nanochat_pl.tokenizers.base import Tokenizer
 
 _BUFFER_DOCUMENTS = 128
@@ -40,13 +40,13 @@ def window_rows(
     source: DocumentSource, tokenizer: Tokenizer, sequence_len: int, limit: int | None, multiple: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """At most `limit` windows of the concatenated text, evenly spaced and apart; returns what `packed_rows` returns."""
-    tokens = concatenate(source, tokenizer, num_threads=1).astype(np.int64)
+    tokens = joined(source, tokenizer, num_threads=1)
     starts = range(0, len(tokens) - 1, sequence_len)
     count = len(starts) if limit is None else min(limit, len(starts))
     rows = []
     for i in range(count):
         start = starts[i * len(starts) // count]
-        window = tokens[start : start + sequence_len + 1]
+        window = tokens[start : start + sequence_len + 1].astype(np.int64)
         rows.append(np.pad(window, (0, sequence_len + 1 - len(window)), constant_values=IGNORE_INDEX))
     return _finish(rows, tokenizer, multiple)
 
