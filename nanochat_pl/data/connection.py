@@ -1,0 +1,127 @@
+"""Requests to the hub that outlast a busy server and a lost connection."""
+
+import email.utils
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from nanochat_pl.core.errors import MachineError
+
+log = logging.getLogger("nanochat_pl.data")
+
+T = TypeVar("T")
+
+FIRST_SECONDS = 15.0
+"""How long a hub that was not reached yet is tried."""
+
+LOST_SECONDS = 3600.0
+"""How long a connection that was there may be lost before the run stops."""
+
+_LONGEST_WAIT_SECONDS = 30.0
+_BUSY = (408, 425, 429, 500, 502, 503, 504)
+
+
+class Connection:
+    """Repeats what fails for want of a connection, with growing, random waits; a lost one is warned of once a minute.
+
+    Shared by threads: what one of them has reached or warned of counts for all.
+    """
+
+    def __init__(self, first_seconds: float = FIRST_SECONDS, lost_seconds: float = LOST_SECONDS):
+        self._first_seconds, self._lost_seconds = first_seconds, lost_seconds
+        self._reached = False
+        self._next_warning = 0.0
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Nobody reads any more: whoever waits gives up."""
+        self._closed.set()
+
+    def check_open(self) -> None:
+        """Raise `MachineError` once it is closed."""
+        if self._closed.is_set():
+            raise MachineError("The data were closed while they were being read.")
+
+    def run(self, action: Callable[[], T], what: str) -> T:
+        """What `action` returns; its errors that have nothing to do with the connection are passed on.
+
+        Args:
+            what: is asked for, as the messages put it.
+
+        Raises:
+            MachineError: the hub stayed out of reach for too long; it was closed.
+        """
+        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.logging import set_verbosity_error
+
+        disable_progress_bars()
+        set_verbosity_error()  # its warnings about each single try
+        lost_since: float | None = None
+        wait = 0.5
+        while True:
+            self.check_open()
+            try:
+                result = action()
+            except Exception as error:
+                if not is_connection_error(error):
+                    raise
+                lost_since = lost_since or time.monotonic()
+                self._check_patience(error, what, time.monotonic() - lost_since)
+                self._closed.wait(max(wait * random.uniform(0.5, 1.0), retry_after_seconds(error)))
+                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+            else:
+                if lost_since and time.monotonic() - lost_since > 60:
+                    log.info("The connection is back: %s.", what)
+                self._reached = True
+                return result
+
+    def _check_patience(self, error: Exception, what: str, seconds: float) -> None:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if is_offline(error):
+            raise MachineError(
+                f"{what} is not in the cache, and HF_HUB_OFFLINE forbids to ask for it. Unset it, or fetch the data "
+                "first where there is a network."
+            ) from error
+        if seconds >= (self._lost_seconds if self._reached else self._first_seconds):
+            raise MachineError(
+                f"The hub cannot be reached for {what} ({reason}; tried for {seconds:.0f} s), and it is not in the "
+                "cache. Check the network and HF_ENDPOINT, and run the same command again; or point data.path to a "
+                "local copy."
+            ) from error
+        with self._lock:
+            if time.monotonic() < self._next_warning:
+                return
+            self._next_warning = time.monotonic() + 60
+        log.warning("No answer from the hub for %s (%s). Trying again until there is.", what, reason)
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether the same request may succeed later: no connection, a broken one, or a server that is too busy."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _BUSY
+    return isinstance(error, HTTPError | ConnectionError | TimeoutError)
+
+
+def is_offline(error: BaseException | None) -> bool:
+    """Whether the user's HF_HUB_OFFLINE is behind it."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return isinstance(error, OfflineModeIsEnabled)
+
+
+def retry_after_seconds(error: Exception) -> float:
+    """What the server's Retry-After asks for, as seconds or as a date; 0 where it says nothing."""
+    response = getattr(error, "response", None)
+    value = response.headers.get("Retry-After", "").strip() if response is not None else ""
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0

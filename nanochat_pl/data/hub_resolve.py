@@ -1,0 +1,178 @@
+"""Asking the hub, or a local folder, which files a data set has; what goes wrong there in words that help.
+
+`datasets` reads the data set's card and resolves its patterns, `huggingface_hub` knows sizes and hashes.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nanochat_pl.core.errors import MachineError, UserError, nearest
+from nanochat_pl.data.connection import Connection
+from nanochat_pl.data.hub import HubFile, HubIndex
+from nanochat_pl.data.shard_file import BadShard, read_columns
+
+log = logging.getLogger("nanochat_pl.data")
+
+_PATHS_AT_ONCE = 500
+_FILES_TRIED_FOR_COLUMNS = 3
+
+
+def resolve_hub(repo: str, config: str | None, split: str, revision: str | None) -> HubIndex:
+    """Find out by the hub; raises what `hub.hub_index` raises."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Connection().run(lambda: _resolve_hub(repo, config, split, revision), f"the list of files of {repo}")
+    except HFValidationError as error:
+        raise UserError(f"data.repo={repo} is no name of a data set (ORG/NAME): {error}") from error
+    except HfHubHTTPError as error:
+        raise access_error(error, repo, revision) from error
+    except DatasetsError as error:
+        raise UserError(f"{repo}: {error}") from error
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise MachineError(f"The hub's answer about {repo} cannot be read: {error}") from error
+
+
+def resolve_folder(folder: Path, config: str | None, split: str) -> HubIndex:
+    """Find out by the folder; raises what `hub.folder_index` raises."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
+    if not names:
+        raise UserError(f"data.path: the folder {folder} holds no parquet files.")
+    if any((folder / card).exists() for card in ("README.md", ".huggingface.yaml")):
+        from datasets.exceptions import DatasetsError
+
+        try:
+            config, files = _files_of(str(folder), config, split)
+        except DatasetsError as error:
+            raise UserError(f"data.path={folder}: {error}") from error
+        names = [os.path.relpath(file, folder) for file in files]
+    index_files = tuple(HubFile(name, (folder / name).stat().st_size) for name in names)
+    columns: dict[str, str] = {}
+    for name in names[:_FILES_TRIED_FOR_COLUMNS]:
+        try:
+            columns = read_columns(folder / name)
+            break
+        except BadShard:
+            continue
+    return HubIndex(str(folder), config or "default", split, "", index_files, columns)
+
+
+def access_error(error: Exception, repo: str, revision: str | None) -> UserError | MachineError:
+    """What an answer of the hub that is none (4xx) means, and what to do about it."""
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    hub, token = constants.ENDPOINT, "the token in HF_TOKEN" if get_token() else "a request without HF_TOKEN"
+    if isinstance(error, GatedRepoError):
+        return UserError(
+            f"{repo} is a gated data set, and {token} has no access. Accept its terms at {hub}/datasets/{repo}, and "
+            "set HF_TOKEN to a token of that account."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return UserError(
+            f"There is no data set {repo} on {hub} that {token} may see{_other_repos(repo)} If it is private, set "
+            "HF_TOKEN to a token that may read it."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        there_are = _revisions(repo)
+        return UserError(
+            f"{repo} has no revision '{revision}' (there are: {', '.join(there_are)})"
+            f"{nearest(str(revision), there_are)} Choose one with data.revision, or null for the newest."
+        )
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+        return access_error(error.__cause__, repo, revision)  # as `HfFileSystem` puts it
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403):
+        return UserError(f"{hub} refuses {token} the access to {repo} (status {status}). Set HF_TOKEN to one that may.")
+    return MachineError(f"{hub} has no answer about {repo}: {error}")
+
+
+def _resolve_hub(repo: str, config: str | None, split: str, revision: str | None) -> HubIndex:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    from nanochat_pl.data.hub_stream import open_remote
+
+    api = HfApi()
+    commit = api.dataset_info(repo, revision=revision).sha
+    assert commit is not None, "the hub says which commit a revision is"
+    config, urls = _files_of(repo, config, split, commit)
+    names = [url.split(f"@{commit}/", 1)[-1] for url in urls]
+    files: dict[str, HubFile] = {}
+    for start in range(0, len(names), _PATHS_AT_ONCE):
+        for info in api.get_paths_info(
+            repo, names[start : start + _PATHS_AT_ONCE], revision=commit, repo_type="dataset"
+        ):
+            assert isinstance(info, RepoFile), "the builder names files"
+            files[info.path] = HubFile(info.path, info.size, info.lfs.sha256 if info.lfs else None)
+    index = HubIndex(repo, config, split, commit, tuple(files[name] for name in names), {})
+    for file in index.files[:_FILES_TRIED_FOR_COLUMNS]:
+        try:
+            with open_remote(index, file) as opened:
+                columns = read_columns(opened)
+        except BadShard as error:
+            log.warning("%s of %s: %s", file.name, repo, error)
+            continue
+        return HubIndex(repo, config, split, commit, index.files, columns)
+    return index
+
+
+def _files_of(path: str, config: str | None, split: str, revision: str | None = None) -> tuple[str, list[str]]:
+    """(configuration, its files) by the builder of `datasets`."""
+    from datasets import get_dataset_config_names, load_dataset_builder
+
+    try:
+        builder: Any = load_dataset_builder(path, name=config, revision=revision)
+    except ValueError as error:
+        configs = get_dataset_config_names(path, revision=revision)
+        if config in configs:
+            raise
+        listed = ", ".join(configs)
+        if config is None:
+            raise UserError(f"{path} has several configurations ({listed}): choose with data.config.") from error
+        raise UserError(
+            f"{path} has no configuration '{config}' (there are: {listed}){nearest(config, configs)} Choose one with "
+            "data.config."
+        ) from error
+    by_split: dict[str, Sequence[str]] = {str(name): files for name, files in (builder.config.data_files or {}).items()}
+    if split not in by_split:
+        raise UserError(
+            f"{path}, configuration {builder.config.name}, has no split '{split}' (there are: {', '.join(by_split)})"
+            f"{nearest(split, list(by_split))} Choose one with data.split."
+        )
+    files = [str(file) for file in by_split[split]]
+    others = [file for file in files if not file.endswith(".parquet")]
+    if others:
+        raise UserError(
+            f"{path} holds no parquet but {Path(others[0]).name}. Data sets on the hub often have a parquet twin: try "
+            "data.revision=refs/convert/parquet."
+        )
+    return builder.config.name, files
+
+
+def _other_repos(repo: str) -> str:
+    """The data sets of the same organisation, as the end of a sentence."""
+    from huggingface_hub import HfApi
+
+    try:
+        names = [info.id for info in HfApi().list_datasets(author=repo.split("/")[0], limit=1000)]
+    except Exception:  # only a hint: whatever happens here, the error that is being explained matters more
+        return "."
+    hint = nearest(repo, names)
+    if hint != ".":
+        return hint
+    return f" (of {repo.split('/')[0]} there are: {', '.join(names[:20])})." if names else "."
+
+
+def _revisions(repo: str) -> list[str]:
+    from huggingface_hub import HfApi
+
+    refs = HfApi().list_repo_refs(repo, repo_type="dataset")
+    return [re.sub(r"^refs/(heads|tags)/", "", ref.ref) for ref in [*refs.branches, *refs.tags, *refs.converts]]

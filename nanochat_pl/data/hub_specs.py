@@ -1,0 +1,169 @@
+"""Data sets of the Hugging Face hub as specs: what `data=hub`, `fineweb_edu` and `climbmix` name."""
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.data.bad_shards import BadShards, OnBadShard
+from nanochat_pl.data.connection import Connection
+from nanochat_pl.data.hub import HubFile, HubIndex, folder_index, hub_folder, hub_index
+from nanochat_pl.data.hub_source import HubSource, KeptDocuments, LocalShards, Shards
+from nanochat_pl.data.hub_stream import RemoteShards
+from nanochat_pl.data.shard_file import require_pyarrow
+from nanochat_pl.data.shard_manifest import Manifest
+from nanochat_pl.data.shards import ShardCache
+from nanochat_pl.data.specs import DataSpec, Sources
+
+_CHARACTERS_PER_TOKEN = 6
+"""More than any tokenizer packs into a token on average: enough held-out text is kept for every one."""
+
+
+@dataclass(frozen=True)
+class HubDataSpec(DataSpec):
+    """A data set of parquet files on the hub, or in a folder laid out like one.
+
+    Attributes:
+        repo: "ORG/NAME".
+        config: None: the only or default one.
+        revision: a commit, branch or tag; None: the newest when it is first used. Pinned from then on.
+        path: a local folder instead of the hub.
+        text_column: of strings.
+        id_column: what the hash of a document is made of; None: its text.
+        val_fraction: the share of documents held out by that hash.
+        val_files: names or globs of files that are held out instead.
+        mode: "stream": row groups as they are needed, nothing kept; "cache": whole files, fetched ahead and kept.
+        cache_gigabytes: what the kept files may take; the oldest used go first.
+        on_bad_shard: "refetch": once, then leave it out; "skip": leave it out at once; "stop": end the run.
+    """
+
+    repo: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    path: str | None = None
+    text_column: str = "text"
+    id_column: str | None = None
+    val_fraction: float = 0.01
+    val_files: str | list[str] | None = None
+    mode: Literal["stream", "cache"] = "cache"
+    cache_gigabytes: float = 50.0
+    on_bad_shard: OnBadShard = "refetch"
+    val_tokens: int | None = 524_288
+
+    def check(self) -> None:
+        super().check()
+        if not self.repo and not self.path:
+            raise UserError("data=hub needs data.repo=ORG/NAME, or a local folder: data.path=FOLDER.")
+        if self.packing == "windows":
+            raise UserError(
+                "data.packing=windows holds all tokens in memory, which such data sets don't fit. Prepare them once "
+                "(python -m nanochat_pl data prepare), and train with data=tokens data.packing=windows."
+            )
+        if not 0 < self.val_fraction < 1:
+            raise UserError(f"data.val_fraction is {self.val_fraction}; it must lie between 0 and 1, for example 0.01.")
+        if self.cache_gigabytes <= 0:
+            raise UserError(f"data.cache_gigabytes is {self.cache_gigabytes}; it must be positive.")
+
+    def build_index(self) -> HubIndex:
+        """The data set's files, kept or found; raises what `hub_index` and `folder_index` raise."""
+        require_pyarrow()
+        if self.path:
+            index = folder_index(Path(self.path), self.config, self.split)
+        else:
+            assert self.repo is not None
+            index = hub_index(self.repo, self.config, self.split, self.revision)
+        index.check_text_column(self.text_column)
+        if self.id_column:
+            index.check_column(self.id_column, "data.id_column (null: the text itself)")
+        return index
+
+    def build_cache(self, index: HubIndex, connection: Connection | None = None) -> ShardCache:
+        """The place on the disk for the files of a data set on the hub.
+
+        Args:
+            connection: shared with others; None: one of its own.
+
+        Raises:
+            UserError: it cannot hold the two largest files, which are in use at the same time.
+        """
+        bound_bytes = int(self.cache_gigabytes * 1e9)
+        largest = sum(sorted(file.size for file in index.files)[-2:])
+        if bound_bytes < largest:
+            raise UserError(
+                f"data.cache_gigabytes={self.cache_gigabytes} is too little for two files of {index.repo}, and two are "
+                f"in use where one follows the other: give {largest / 1e9:.2f} or more, or data.mode=stream."
+            )
+        return ShardCache(
+            index,
+            Manifest(hub_folder(index.repo)),
+            bound_bytes=bound_bytes,
+            text_column=self.text_column,
+            id_column=self.id_column,
+            attempts=self._attempts,
+            connection=connection or Connection(),
+        )
+
+    def build_sources(self) -> Sources:
+        index = self.build_index()
+        train_files, val_files = self._sides(index)
+        if index.is_local:
+            bad = BadShards(self.on_bad_shard, index.repo, self.text_column, None)
+            local = LocalShards(index.folder)
+            return self._source(index, train_files, local, bad, "train"), self._source(
+                index, val_files, local, bad, "val"
+            )
+        manifest = Manifest(hub_folder(index.repo))
+        bad = BadShards(self.on_bad_shard, index.repo, self.text_column, manifest, f"{index.folder.name}/")
+        connection = Connection()
+        if self.mode == "cache":
+            cache = self.build_cache(index, connection)
+            train: Shards = cache
+            remote = RemoteShards(index, connection, self._attempts, cache.kept)
+        else:
+            train = remote = RemoteShards(index, connection, self._attempts)
+        held_out = self._source(index, val_files, remote, bad, "val")
+        if self.val_tokens is None and not self.val_files:
+            raise UserError(
+                "data.val_tokens=null would read all of the data set for its held-out documents: give a number."
+            )
+        characters = _CHARACTERS_PER_TOKEN * self.val_tokens if self.val_tokens else 1 << 62
+        kept_at = manifest.folder / f"validation-{held_out.fingerprint[:12]}-{self.val_tokens or 'all'}.jsonl"
+        return self._source(index, train_files, train, bad, "train"), KeptDocuments(held_out, kept_at, characters)
+
+    @property
+    def _attempts(self) -> int:
+        return 2 if self.on_bad_shard == "refetch" else 1
+
+    def _source(
+        self, index: HubIndex, files: list[HubFile], shards: Shards, bad: BadShards, side: Literal["train", "val"]
+    ) -> HubSource:
+        return HubSource(
+            index,
+            files,
+            shards,
+            bad,
+            text_column=self.text_column,
+            id_column=self.id_column,
+            side="all" if self.val_files else side,
+            val_fraction=self.val_fraction,
+        )
+
+    def _sides(self, index: HubIndex) -> tuple[list[HubFile], list[HubFile]]:
+        """The files to train on, and those to validate on: the same ones where single documents are held out."""
+        if not self.val_files:
+            return list(index.files), list(index.files)
+        patterns = [self.val_files] if isinstance(self.val_files, str) else self.val_files
+        names = {file.name: {file.name, Path(file.name).name} for file in index.files}
+        for pattern in patterns:
+            if not any(fnmatch.filter(spellings, pattern) for spellings in names.values()):
+                listed = ", ".join(list(names)[:5])
+                raise UserError(
+                    f"data.val_files: no file of {index.repo} matches {pattern} (the first of {len(names)}: {listed})."
+                )
+        val = [file for file in index.files if any(fnmatch.filter(names[file.name], pattern) for pattern in patterns)]
+        train = [file for file in index.files if file not in val]
+        if not train:
+            raise UserError(f"data.val_files holds out all {len(val)} files of {index.repo}; leave some to train on.")
+        return train, val

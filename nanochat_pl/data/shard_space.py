@@ -1,0 +1,186 @@
+"""Room on the disk for shards: a bound, the oldest used out first, never those that anybody is using or waiting for."""
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nanochat_pl.core.errors import MachineError
+from nanochat_pl.core.paths import write_text
+from nanochat_pl.data.shard_manifest import Contents, Manifest
+
+log = logging.getLogger("nanochat_pl.data")
+
+_FREE_BYTES = 1 << 30
+_FREE_SHARE = 0.02
+"""What is left free on the disk, for checkpoints: the smaller of the two."""
+
+
+class NoRoom(Exception):
+    """A shard that is not needed yet does not fit."""
+
+
+class Claims:
+    """What one process uses and fetches, in a file that all others see while this process lives.
+
+    A lock that the operating system drops with the process tells the living from the dead.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._path = folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        # On another thread's behalf as well: the lock is the process's own.
+        self._lock = FileLock(self._path.with_suffix(".lock"), thread_local=False)
+        self._lock.acquire()
+        self.used: set[str] = set()
+        self.fetching: dict[str, int] = {}
+
+    def publish(self) -> None:
+        write_text(self._path, json.dumps({"used": sorted(self.used), "fetching": self.fetching}))
+
+    def all(self) -> tuple[set[str], dict[str, int]]:
+        """(names in use, sizes of those being fetched) of all living processes, this one included."""
+        used, fetching = set(self.used), dict(self.fetching)
+        for path in self._folder.glob("*.lock"):
+            if path == self._path.with_suffix(".lock"):
+                continue
+            try:
+                with FileLock(path, timeout=0):
+                    path.with_suffix(".json").unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
+            except Timeout:
+                try:
+                    claim = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+                except (OSError, ValueError):  # just made, and nothing claimed yet
+                    continue
+                used |= set(claim["used"])
+                fetching |= claim["fetching"]
+        return used, fetching
+
+    def release(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._lock.release()
+
+
+class ShardSpace:
+    """Keeps the shards below a folder within a bound, together with all other processes.
+
+    Names are paths below the manifest's folder. What is being fetched counts in full.
+
+    Args:
+        bound_bytes: what the shards may take; it shrinks where the disk has less.
+    """
+
+    def __init__(self, manifest: Manifest, bound_bytes: int):
+        self._manifest, self._bound_bytes = manifest, bound_bytes
+        self._disk_is_full = False
+        self._warned = False
+        self._claims = Claims(manifest.folder / "claims")
+
+    @property
+    def bound_bytes(self) -> int:
+        """What the shards may take."""
+        return self._bound_bytes
+
+    def use(self, names: set[str]) -> None:
+        """These, and only these, are in use from now on."""
+        if names == self._claims.used:
+            return
+        with self._manifest.locked():
+            self._claims.used = names
+            self._claims.publish()
+
+    def reserve(self, name: str, size: int, needed: bool) -> None:
+        """Make room for a file, until `release`.
+
+        Args:
+            needed: a reader waits for it: where all that is kept is in use, it may break the bound (not the disk's).
+
+        Raises:
+            NoRoom: it does not fit, and is not needed.
+            MachineError: it does not fit on the disk, and is needed.
+        """
+        with self._manifest.locked() as contents:
+            self._check_disk(contents)
+            missing = self._make_room(contents, name, size)
+            if missing > 0 and not needed:
+                raise NoRoom(name)
+            if missing > 0 and self._disk_is_full:
+                raise MachineError(
+                    f"The disk of {self._manifest.folder} is full: a shard of {size / 1e9:.2f} GB does not fit beside "
+                    "those in use. Free some space, point DATA_ROOT or NANOCHAT_PL_CACHE to another disk, or read "
+                    "without keeping anything: data.mode=stream. The same command goes on from the last checkpoint."
+                )
+            if missing > 0 and not self._warned:
+                self._warned = True
+                log.warning(
+                    "The shards in use take %.1f GB more than data.cache_gigabytes allows; raise it.", missing / 1e9
+                )
+            self._claims.fetching[name] = size
+            self._claims.publish()
+
+    def release(self, name: str) -> None:
+        """The file is there, or given up."""
+        with self._manifest.locked():
+            self._claims.fetching.pop(name, None)
+            self._claims.publish()
+
+    def shrink(self) -> None:
+        """The disk refused to take more: what is on it now is all that fits."""
+        with self._manifest.locked() as contents:
+            self._shrink_to(self._on_disk(contents))
+
+    def _check_disk(self, contents: Contents) -> None:
+        disk = shutil.disk_usage(self._manifest.folder)
+        room = self._on_disk(contents) + disk.free - min(_FREE_BYTES, int(_FREE_SHARE * disk.total))
+        if room < self._bound_bytes:
+            self._shrink_to(room)
+
+    def _shrink_to(self, num_bytes: int) -> None:
+        if not self._disk_is_full:
+            log.warning(
+                "The disk of %s is nearly full: it has room for %.1f GB of shards, not %.1f GB.",
+                self._manifest.folder,
+                max(0, num_bytes) / 1e9,
+                self._bound_bytes / 1e9,
+            )
+        self._disk_is_full, self._bound_bytes = True, num_bytes
+
+    def _on_disk(self, contents: Contents) -> int:
+        parts = sum(path.stat().st_size for path in self._parts())
+        return sum(entry.size for entry in contents.kept.values()) + parts
+
+    def _make_room(self, contents: Contents, name: str, size: int) -> int:
+        """Let go of what nobody uses, oldest first, until `size` fits; returns the bytes still missing."""
+        used, fetching = self._claims.all()
+        fetching.pop(name, None)
+        taken = sum(fetching.values()) + sum(
+            kept.size for other, kept in contents.kept.items() if other not in fetching
+        )
+        if taken + size <= self._bound_bytes:
+            return 0
+        for part in self._parts():  # of processes that are gone
+            if self._name(part).removesuffix(".part") not in {name, *fetching}:
+                part.unlink(missing_ok=True)
+        idle = [other for other in contents.kept if other not in used and other not in fetching and other != name]
+        for other in sorted(idle, key=self._last_used):
+            if taken + size <= self._bound_bytes:
+                break
+            taken -= contents.kept.pop(other).size
+            (self._manifest.folder / other).unlink(missing_ok=True)
+        return taken + size - self._bound_bytes
+
+    def _last_used(self, name: str) -> int:
+        path = self._manifest.folder / name
+        return path.stat().st_atime_ns if path.exists() else 0
+
+    def _parts(self) -> list[Path]:
+        return list(self._manifest.folder.rglob("*.part"))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._manifest.folder).as_posix()

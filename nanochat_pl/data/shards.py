@@ -1,0 +1,306 @@
+"""Whole shards on the disk: fetched ahead in the background, checked before use, the oldest let go."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from nanochat_pl.core.errors import MachineError, UserError
+from nanochat_pl.data.connection import Connection
+from nanochat_pl.data.hub import HubFile, HubIndex
+from nanochat_pl.data.shard_file import BadShard, check_rows, read_footer
+from nanochat_pl.data.shard_manifest import KeptShard, Manifest
+from nanochat_pl.data.shard_space import NoRoom, ShardSpace
+
+log = logging.getLogger("nanochat_pl.data")
+
+T = TypeVar("T")
+
+
+class ShardCache:
+    """The files of an index as files on the disk; safe to use from several threads and processes.
+
+    Args:
+        index: of a data set on the hub.
+        manifest: of the data set's folder in the cache.
+        bound_bytes: what all kept shards of the data set may take together.
+        text_column, id_column: what a shard must have.
+        attempts: how often a shard that turns out bad is fetched.
+        connection: what a lost connection is waited for with.
+    """
+
+    def __init__(
+        self,
+        index: HubIndex,
+        manifest: Manifest,
+        *,
+        bound_bytes: int,
+        text_column: str = "text",
+        id_column: str | None = None,
+        attempts: int = 2,
+        connection: Connection,
+    ):
+        self._index, self._manifest, self._connection = index, manifest, connection
+        self._columns, self._attempts = (text_column, id_column), attempts
+        self._space = ShardSpace(manifest, bound_bytes)
+        self._lock = threading.Lock()
+        self._checked: set[str] = set()
+        self._bad: dict[str, BadShard] = {}
+        self._used: list[HubFile] = []
+        self._wanted: list[HubFile] = []
+        self._worker: threading.Thread | None = None
+
+    def read(self, file: HubFile, action: Callable[[Any], T]) -> T:
+        """What `action` returns for the file's path; raises what `path` and `action` raise."""
+        while True:
+            path = self.path(file)
+            try:
+                return action(path)
+            except FileNotFoundError:  # another process has just let it go
+                continue
+            except BadShard:
+                if self._is_as_checked(file):
+                    raise
+
+    def path(self, file: HubFile) -> Path:
+        """Where the checked file is; waits until it is there.
+
+        Raises:
+            BadShard: what the hub gives is not what it should be, again and again.
+            UserError, MachineError: no access to it; the hub stayed out of reach; the disk is full.
+        """
+        with self._lock:
+            is_new = file not in self._used
+            self._used = [*(other for other in self._used if other != file), file]
+            if is_new:
+                self._publish()
+        path = self._path(file)
+        if file.name in self._checked and path.exists():
+            _touch(path)
+            return path
+        return self._fetch(file, needed=True)
+
+    def kept(self, file: HubFile) -> Path | None:
+        """Where the file is, if it is there already."""
+        if not self._path(file).exists():
+            return None
+        with self._fetching(file, wait=True):
+            return self._kept(file)
+
+    def coming(self, files: list[HubFile]) -> None:
+        """The shard that is read now and those that follow: as many as fit are fetched in the background."""
+        with self._lock:
+            if files == self._wanted:
+                return
+            self._wanted = list(files)
+            self._used = self._used[-2:]
+            self._publish()
+            if self._worker is None and len(files) > 1:
+                self._worker = threading.Thread(target=self._work, name="fetch-shards", daemon=True)
+                self._worker.start()
+
+    def _publish(self) -> None:
+        """Say which shards must stay: those in use, and of those to come as many as fit beside them."""
+        names, taken = {self._name(file) for file in self._used}, sum(file.size for file in self._used)
+        for file in self._wanted:
+            if self._name(file) not in names:
+                taken += file.size
+                if taken > self._space.bound_bytes:
+                    break
+                names.add(self._name(file))
+        self._space.use(names)
+
+    def _work(self) -> None:
+        """Fetch what is coming, until nothing is left that can be."""
+        wanted: list[HubFile] = []
+        while True:
+            with self._lock:
+                if wanted is not self._wanted:
+                    wanted, left = self._wanted, self._wanted[1:]
+                if not left:
+                    self._worker = None
+                    return
+            # What can't be had now is told by the reader that needs it; what another process fetches is fetched.
+            with contextlib.suppress(NoRoom, Timeout, BadShard, UserError, MachineError, OSError):
+                self._fetch(left.pop(0), needed=False)
+
+    def _fetch(self, file: HubFile, needed: bool) -> Path:
+        with self._fetching(file, wait=needed):
+            if file.name in self._bad:
+                raise self._bad[file.name]
+            kept = self._kept(file)
+            if kept is not None:
+                return kept
+            for attempt in range(1, self._attempts + 1):
+                try:
+                    return self._download(file, needed)
+                except BadShard as error:
+                    if attempt == self._attempts:
+                        self._bad[file.name] = error
+                        raise
+                    log.warning("%s of %s: %s. Fetching it once more.", file.name, self._index.repo, error)
+        raise AssertionError("at least one attempt")
+
+    @contextlib.contextmanager
+    def _fetching(self, file: HubFile, wait: bool) -> Iterator[None]:
+        """Only one thread of one process fetches or checks a file; without `wait`, raises `Timeout` for the others."""
+        path = self._path(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        while True:
+            self._connection.check_open()
+            try:
+                lock.acquire(timeout=1.0 if wait else 0)
+                break
+            except Timeout:
+                if not wait:
+                    raise
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _kept(self, file: HubFile) -> Path | None:
+        """The file's path, if it is kept and in order."""
+        path, name = self._path(file), self._name(file)
+        if not path.exists():
+            return None
+        entry, stat = self._manifest.read().kept.get(name), path.stat()
+        if entry is None or (entry.size, entry.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+            try:
+                self._record(file, self._check(path, file))
+            except BadShard as error:
+                log.warning("%s is damaged (%s): it is fetched again.", path, error)
+                path.unlink(missing_ok=True)
+                return None
+        _touch(path)
+        self._checked.add(file.name)
+        return path
+
+    def _is_as_checked(self, file: HubFile) -> bool:
+        """Whether the file has the hash that was recorded; where it has not, it is removed."""
+        path = self._path(file)
+        with self._fetching(file, wait=True):
+            entry = self._manifest.read().kept.get(self._name(file))
+            if entry is not None and path.exists() and _sha256(path) == entry.sha256:
+                return True
+            log.warning("%s was damaged after it had been checked: it is fetched again.", path)
+            path.unlink(missing_ok=True)
+            return False
+
+    def _download(self, file: HubFile, needed: bool) -> Path:
+        from huggingface_hub.errors import HfHubHTTPError
+
+        path, name = self._path(file), self._name(file)
+        part = path.with_name(f"{path.name}.part")
+        self._space.reserve(name, file.size, needed)
+        try:
+            self._transfer(file, part, needed)
+            sha256 = self._check(part, file)
+            os.replace(part, path)
+            self._record(file, sha256)
+        except (BadShard, NoRoom):
+            part.unlink(missing_ok=True)
+            raise
+        except HfHubHTTPError as error:
+            from nanochat_pl.data.hub_resolve import access_error
+
+            raise access_error(error, self._index.repo, self._index.revision) from error
+        finally:
+            self._space.release(name)
+        self._checked.add(file.name)
+        return path
+
+    def _transfer(self, file: HubFile, part: Path, needed: bool) -> None:
+        """Fetch what is missing of the file, waiting for the connection and making room as often as it takes."""
+        while True:
+            try:
+                return self._connection.run(lambda: self._get(file, part), f"{self._index.repo}/{file.name}")
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self._space.shrink()
+                self._space.reserve(self._name(file), file.size, needed)
+
+    def _get(self, file: HubFile, part: Path) -> None:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers
+
+        if part.exists() and part.stat().st_size > file.size:
+            part.unlink()
+        url = hf_hub_url(self._index.repo, file.name, repo_type="dataset", revision=self._index.revision)
+        try:
+            with _PartFile(part, self._connection.check_open) as out:
+                http_get(url, out, resume_size=out.tell(), headers=build_hf_headers(), expected_size=file.size)
+                out.flush()
+                os.fsync(out.fileno())
+        except HfHubHTTPError as error:
+            if error.response.status_code != 416:
+                raise
+            raise BadShard("what the server has ends before what came from it earlier") from error
+        except OSError as error:
+            if "Consistency check failed" not in str(error):
+                raise
+            raise BadShard(f"{part.stat().st_size} bytes instead of {file.size}{_kind_of(part)}") from error
+
+    def _check(self, path: Path, file: HubFile) -> str:
+        """The sha256 of a file that is what it should be. Raises `BadShard` for any other."""
+        size = path.stat().st_size
+        if size != file.size:
+            raise BadShard(f"{size} bytes instead of {file.size}{_kind_of(path)}")
+        sha256 = _sha256(path)
+        if file.sha256 is None:
+            check_rows(path, *self._columns)
+        elif sha256 != file.sha256:
+            raise BadShard(f"its sha256 is {sha256[:12]}… instead of {file.sha256[:12]}…{_kind_of(path)}")
+        read_footer(path, *self._columns)
+        return sha256
+
+    def _record(self, file: HubFile, sha256: str) -> None:
+        path = self._path(file)
+        with self._manifest.locked() as contents:
+            contents.kept[self._name(file)] = KeptShard(file.size, sha256, path.stat().st_mtime_ns)
+
+    def _path(self, file: HubFile) -> Path:
+        return self._index.folder / file.name
+
+    def _name(self, file: HubFile) -> str:
+        return self._path(file).relative_to(self._manifest.folder).as_posix()
+
+
+class _PartFile(io.BufferedWriter):
+    """A file that grows at its end, until `check` raises."""
+
+    def __init__(self, path: Path, check: Callable[[], None]):
+        super().__init__(io.FileIO(path, "ab"), 1 << 20)
+        self._check = check
+
+    def write(self, chunk: Any) -> int:
+        self._check()
+        return super().write(chunk)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _touch(path: Path) -> None:
+    """Used just now: the access time, by which the oldest are let go. The time of the last change stays."""
+    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+
+def _kind_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return " (an HTML page)" if file.read(64).lstrip().startswith(b"<") else ""
