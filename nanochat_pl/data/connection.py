@@ -30,8 +30,7 @@ class Connection:
     Shared by threads: what one of them has reached or warned of counts for all.
     """
 
-    def __init__(self, first_seconds: float = FIRST_SECONDS, lost_seconds: float = LOST_SECONDS):
-        self._first_seconds, self._lost_seconds = first_seconds, lost_seconds
+    def __init__(self) -> None:
         self._reached = False
         self._next_warning = 0.0
         self._lock = threading.Lock()
@@ -86,7 +85,7 @@ class Connection:
                 f"{what} is not in the cache, and HF_HUB_OFFLINE forbids to ask for it. Unset it, or fetch the data "
                 "first where there is a network."
             ) from error
-        if seconds >= (self._lost_seconds if self._reached else self._first_seconds):
+        if seconds >= (LOST_SECONDS if self._reached else FIRST_SECONDS):
             raise MachineError(
                 f"The hub cannot be reached for {what} ({reason}; tried for {seconds:.0f} s), and it is not in the "
                 "cache. Check the network and HF_ENDPOINT, and run the same command again; or point data.path to a "

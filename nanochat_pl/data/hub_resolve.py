@@ -33,6 +33,8 @@ def resolve_hub(repo: str, config: str | None, split: str, revision: str | None)
     except HfHubHTTPError as error:
         raise access_error(error, repo, revision) from error
     except DatasetsError as error:
+        if "gated" in str(error):  # `datasets` does not pass on the hub's own error
+            raise _gated(repo) from error
         raise UserError(f"{repo}: {error}") from error
     except ValueError as error:
         if isinstance(error, UserError):
@@ -66,15 +68,12 @@ def resolve_folder(folder: Path, config: str | None, split: str) -> HubIndex:
 
 def access_error(error: Exception, repo: str, revision: str | None) -> UserError | MachineError:
     """What an answer of the hub that is none (4xx) means, and what to do about it."""
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    hub, token = constants.ENDPOINT, "the token in HF_TOKEN" if get_token() else "a request without HF_TOKEN"
+    hub, token = constants.ENDPOINT, _token()
     if isinstance(error, GatedRepoError):
-        return UserError(
-            f"{repo} is a gated data set, and {token} has no access. Accept its terms at {hub}/datasets/{repo}, and "
-            "set HF_TOKEN to a token of that account."
-        )
+        return _gated(repo)
     if isinstance(error, RepositoryNotFoundError):
         return UserError(
             f"There is no data set {repo} on {hub} that {token} may see{_other_repos(repo)} If it is private, set "
@@ -155,6 +154,21 @@ def _files_of(path: str, config: str | None, split: str, revision: str | None = 
             "data.revision=refs/convert/parquet."
         )
     return builder.config.name, files
+
+
+def _gated(repo: str) -> UserError:
+    from huggingface_hub import constants
+
+    return UserError(
+        f"{repo} is a gated data set, and {_token()} has no access. Accept its terms at "
+        f"{constants.ENDPOINT}/datasets/{repo}, and set HF_TOKEN to a token of that account."
+    )
+
+
+def _token() -> str:
+    from huggingface_hub import get_token
+
+    return "the token in HF_TOKEN" if get_token() else "a request without HF_TOKEN"
 
 
 def _other_repos(repo: str) -> str:
