@@ -107,7 +107,7 @@ class HubDataSpec(DataSpec):
 
     def build_sources(self) -> Sources:
         index = self.build_index()
-        train_files, val_files = self._sides(index)
+        train_files, val_files = self.files_by_side(index)
         if index.is_local:
             bad = BadShards(self.on_bad_shard, index.repo, self.text_column, None)
             local = LocalShards(index.folder)
@@ -150,7 +150,7 @@ class HubDataSpec(DataSpec):
             val_fraction=self.val_fraction,
         )
 
-    def _sides(self, index: HubIndex) -> tuple[list[HubFile], list[HubFile]]:
+    def files_by_side(self, index: HubIndex) -> tuple[list[HubFile], list[HubFile]]:
         """The files to train on, and those to validate on: the same ones where single documents are held out."""
         if not self.val_files:
             return list(index.files), list(index.files)
