@@ -9,7 +9,7 @@ chunks it holds. Held-out documents are written together with the others of thei
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,13 +38,14 @@ LOCK_FILE = ".lock"
 
 
 class Progress(NamedTuple):
-    """How far a preparation is, with what earlier runs have done.
+    """How far a split is, with what earlier runs have done.
 
     Attributes:
-        documents, tokens: written so far, of both splits.
-        share: of the work that is done, from 0 to 1, as far as one can tell.
+        documents, tokens: so far.
+        share: of its work that is done, from 0 to 1, as far as one can tell.
     """
 
+    split: Split
     documents: int
     tokens: int
     share: float
@@ -139,9 +140,9 @@ class Preparation:
             for path, group in itertools.groupby(chunks, lambda chunk: splits[chunk[0].split].file_of(*chunk)):
                 first = next(group)
                 with writing_shard(path, self.tokenizer, first[0].shard, first[0].chunk) as writer:
-                    for _, documents in itertools.chain([first], group):
+                    for place, documents in itertools.chain([first], group):
                         writer.add(documents)
-                        on_progress(_progress(splits.values()))
+                        on_progress(splits[place.split].progress())
 
     def _check_same(self, earlier: dict[str, Any], out: Path) -> None:
         different = [name for name in self.made_from if self.made_from[name] != earlier.get(name)]
@@ -213,6 +214,10 @@ class _SplitFiles:
         self._file_tokens += sum(map(len, ids)) + len(ids)
         return self._path(self._count - 1)
 
+    def progress(self) -> Progress:
+        """What to tell."""
+        return Progress(self._split, self.documents, self.tokens, min(1.0, self.share))
+
     def describe(self) -> dict[str, Any]:
         """What the index says of them."""
         paths = [self._path(number) for number in range(self._count)]
@@ -228,11 +233,6 @@ def _missing_chunks(splits: Mapping[Split, _SplitFiles]) -> Iterator[tuple[Place
         for files in splits.values():
             for place in files.missing(shard):
                 yield place, files.source.read_chunk(place.shard, place.chunk)
-
-
-def _progress(splits: Iterable[_SplitFiles]) -> Progress:
-    documents, tokens, shares = zip(*((files.documents, files.tokens, files.share) for files in splits))
-    return Progress(sum(documents), sum(tokens), min(1.0, *shares))
 
 
 def _header(path: Path) -> Header | None:
