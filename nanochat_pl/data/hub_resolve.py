@@ -3,6 +3,7 @@
 `datasets` reads the data set's card and resolves its patterns, `huggingface_hub` knows sizes and hashes.
 """
 
+import dataclasses
 import logging
 import os
 import re
@@ -13,6 +14,8 @@ from typing import Any
 from nanochat_pl.core.errors import MachineError, UserError, nearest
 from nanochat_pl.data.connection import Connection
 from nanochat_pl.data.hub import HubFile, HubIndex
+from nanochat_pl.data.hub_source import LocalShards, Shards
+from nanochat_pl.data.hub_stream import RemoteShards
 from nanochat_pl.data.shard_file import BadShard, read_columns
 
 log = logging.getLogger("nanochat_pl.data")
@@ -27,7 +30,9 @@ def resolve_hub(repo: str, config: str | None, split: str, revision: str | None)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Connection().run(lambda: _resolve_hub(repo, config, split, revision), f"the list of files of {repo}")
+        connection = Connection()
+        index = connection.run(lambda: _resolve_hub(repo, config, split, revision), f"the list of files of {repo}")
+        return dataclasses.replace(index, columns=_columns(index, connection))
     except HFValidationError as error:
         raise UserError(f"data.repo={repo} is no name of a data set (ORG/NAME): {error}") from error
     except HfHubHTTPError as error:
@@ -51,19 +56,13 @@ def resolve_folder(folder: Path, config: str | None, split: str) -> HubIndex:
         from datasets.exceptions import DatasetsError
 
         try:
-            config, files = _files_of(str(folder), config, split)
+            config, paths = _files_of(str(folder), config, split)
         except DatasetsError as error:
             raise UserError(f"data.path={folder}: {error}") from error
-        names = [os.path.relpath(file, folder) for file in files]
-    index_files = tuple(HubFile(name, (folder / name).stat().st_size) for name in names)
-    columns: dict[str, str] = {}
-    for name in names[:_FILES_TRIED_FOR_COLUMNS]:
-        try:
-            columns = read_columns(folder / name)
-            break
-        except BadShard:
-            continue
-    return HubIndex(str(folder), config or "default", split, "", index_files, columns)
+        names = [os.path.relpath(path, folder) for path in paths]
+    files = tuple(HubFile(name, (folder / name).stat().st_size) for name in names)
+    index = HubIndex(str(folder), config or "default", split, "", files, {})
+    return dataclasses.replace(index, columns=_columns(index, Connection()))
 
 
 def access_error(error: Exception, repo: str, revision: str | None) -> UserError | MachineError:
@@ -85,8 +84,6 @@ def access_error(error: Exception, repo: str, revision: str | None) -> UserError
             f"{repo} has no revision '{revision}' (there are: {', '.join(there_are)})"
             f"{nearest(str(revision), there_are)} Choose one with data.revision, or null for the newest."
         )
-    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
-        return access_error(error.__cause__, repo, revision)  # as `HfFileSystem` puts it
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status in (401, 403):
         return UserError(f"{hub} refuses {token} the access to {repo} (status {status}). Set HF_TOKEN to one that may.")
@@ -96,8 +93,6 @@ def access_error(error: Exception, repo: str, revision: str | None) -> UserError
 def _resolve_hub(repo: str, config: str | None, split: str, revision: str | None) -> HubIndex:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
-
-    from nanochat_pl.data.hub_stream import open_remote
 
     api = HfApi()
     commit = api.dataset_info(repo, revision=revision).sha
@@ -111,16 +106,18 @@ def _resolve_hub(repo: str, config: str | None, split: str, revision: str | None
         ):
             assert isinstance(info, RepoFile), "the builder names files"
             files[info.path] = HubFile(info.path, info.size, info.lfs.sha256 if info.lfs else None)
-    index = HubIndex(repo, config, split, commit, tuple(files[name] for name in names), {})
+    return HubIndex(repo, config, split, commit, tuple(files[name] for name in names), {})
+
+
+def _columns(index: HubIndex, connection: Connection) -> dict[str, str]:
+    """Of the first readable file; nothing where the first ones are bad: each of those is told of when it is read."""
+    shards: Shards = LocalShards(index.folder) if index.is_local else RemoteShards(index, connection, attempts=1)
     for file in index.files[:_FILES_TRIED_FOR_COLUMNS]:
         try:
-            with open_remote(index, file) as opened:
-                columns = read_columns(opened)
+            return shards.read(file, read_columns)
         except BadShard as error:
-            log.warning("%s of %s: %s", file.name, repo, error)
-            continue
-        return HubIndex(repo, config, split, commit, index.files, columns)
-    return index
+            log.warning("%s of %s: %s", file.name, index.repo, error)
+    return {}
 
 
 def _files_of(path: str, config: str | None, split: str, revision: str | None = None) -> tuple[str, list[str]]:

@@ -37,6 +37,9 @@ class Shards(Protocol):
     def coming(self, files: list[HubFile]) -> None:
         """The file that is read now and those that will be."""
 
+    def close(self) -> None:
+        """Whoever waits gives up."""
+
 
 class LocalShards:
     """The files of an index below a local folder."""
@@ -53,6 +56,9 @@ class LocalShards:
 
     def coming(self, files: list[HubFile]) -> None:
         """They are there."""
+
+    def close(self) -> None:
+        """Nobody waits."""
 
 
 class HubSource(DocumentSource):
@@ -128,6 +134,10 @@ class HubSource(DocumentSource):
         self._shards.coming(
             [self._files[shard] for shard in shards if not self._bad.is_left_out(self._files[shard].name)]
         )
+
+    def close(self) -> None:
+        """Nobody reads any more: whoever waits for the hub gives up with a `MachineError`."""
+        self._shards.close()
 
     def _is_ours(self, text: str, name: object) -> bool:
         if self._side == "all":

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,48 +53,34 @@ class RemoteShards:
     def coming(self, files: list[HubFile]) -> None:
         """Nothing is fetched ahead."""
 
+    def close(self) -> None:
+        """Whoever waits for the connection gives up."""
+        self._connection.close()
+
     def _read(self, file: HubFile, action: Callable[[Any], T]) -> T:
-        with open_remote(self._index, file) as opened:
-            try:
-                return action(opened)
-            except BadShard:
-                if opened.failure is not None:
-                    raise opened.failure from None
+        opened = RemoteFile(self._index, file)
+        try:
+            return action(opened)
+        except BadShard:
+            if opened.failure is None:
                 raise
-
-
-@contextlib.contextmanager
-def open_remote(index: HubIndex, file: HubFile) -> Iterator["RemoteFile"]:
-    """A file on the hub, with random access by range requests.
-
-    Raises:
-        UserError, MachineError: no access to it.
-    """
-    from huggingface_hub import HfFileSystem
-    from huggingface_hub.errors import HfHubHTTPError
-
-    from nanochat_pl.data.connection import is_connection_error
-    from nanochat_pl.data.hub_resolve import access_error
-
-    path = f"datasets/{index.repo}@{index.revision}/{file.name}"
-    try:
-        with HfFileSystem().open(path, "rb", size=file.size, block_size=1 << 20, cache_type="none") as opened:
-            yield RemoteFile(opened)
-    except (HfHubHTTPError, FileNotFoundError) as error:
-        if is_connection_error(error):
-            raise
-        raise access_error(error, index.repo, index.revision) from error
+            raise opened.failure from None
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of `HfFileSystem` that gives exactly what it is asked for: fsspec passes on whatever the server sends.
+    """A file on the hub with random access, each read a request for a range of bytes; reads are never short.
 
     Attributes:
         failure: what went wrong with a request; pyarrow may hide it behind an error of its own.
+
+    Raises (from `read`):
+        BadShard: the answer is not what was asked for.
+        UserError, MachineError: no access to the file.
+        Other errors: of the connection; the same may succeed later.
     """
 
-    def __init__(self, file: Any):
-        self._file = file
+    def __init__(self, index: HubIndex, file: HubFile):
+        self._index, self._file, self._position = index, file, 0
         self.failure: Exception | None = None
 
     def readable(self) -> bool:
@@ -103,25 +89,47 @@ class RemoteFile(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
     def tell(self) -> int:
-        return self._file.tell()
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        self._position = start + offset
+        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        left = self._file.size - self.tell()
+        left = max(0, self._file.size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
+        if not wanted:
+            return b""
         try:
-            raw = self._file.read(wanted) if wanted > 0 else b""
+            raw = self._get(wanted)
+            if len(raw) != wanted:
+                page = " (an HTML page)" if raw.lstrip().startswith(b"<") else ""
+                raise BadShard(f"{len(raw)} bytes where {wanted} were asked for{page}")
         except Exception as error:
             self.failure = error
             raise
-        if len(raw) != wanted:
-            self.failure = BadShard(f"{len(raw)} bytes where {wanted} were asked for{_kind_of(raw)}")
-            raise self.failure
+        self._position += wanted
         return raw
 
+    def _get(self, size: int) -> bytes:
+        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-def _kind_of(raw: bytes) -> str:
-    return " (an HTML page)" if raw.lstrip()[:1] == b"<" else ""
+        url = hf_hub_url(self._index.repo, self._file.name, repo_type="dataset", revision=self._index.revision)
+        headers = build_hf_headers() | {"Range": f"bytes={self._position}-{self._position + size - 1}"}
+        try:
+            response = get_session().get(url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            hf_raise_for_status(response)
+        except HfHubHTTPError as error:
+            from nanochat_pl.data.connection import is_connection_error
+            from nanochat_pl.data.hub_resolve import access_error
+
+            if is_connection_error(error):
+                raise
+            if error.response.status_code == 416:
+                raise BadShard("the server's file is shorter than it should be") from error
+            raise access_error(error, self._index.repo, self._index.revision) from error
+        return response.content

@@ -24,6 +24,10 @@ class NoRoom(Exception):
     """A shard that is not needed yet does not fit."""
 
 
+class DiskFull(MachineError):
+    """A shard that is needed does not fit on the disk."""
+
+
 class Claims:
     """What one process uses and fetches, in a file that all others see while this process lives.
 
@@ -41,9 +45,11 @@ class Claims:
         self.fetching: dict[str, int] = {}
 
     def publish(self) -> None:
-        write_text(self._path, json.dumps({"used": sorted(self.used), "fetching": self.fetching}))
+        """Let the others see it."""
+        if self._lock.is_locked:
+            write_text(self._path, json.dumps({"used": sorted(self.used), "fetching": self.fetching}))
 
-    def all(self) -> tuple[set[str], dict[str, int]]:
+    def of_all(self) -> tuple[set[str], dict[str, int]]:
         """(names in use, sizes of those being fetched) of all living processes, this one included."""
         used, fetching = set(self.used), dict(self.fetching)
         for path in self._folder.glob("*.lock"):
@@ -62,7 +68,8 @@ class Claims:
                 fetching |= claim["fetching"]
         return used, fetching
 
-    def release(self) -> None:
+    def close(self) -> None:
+        """Nothing is in use any more."""
         self._path.unlink(missing_ok=True)
         self._lock.release()
 
@@ -103,7 +110,7 @@ class ShardSpace:
 
         Raises:
             NoRoom: it does not fit, and is not needed.
-            MachineError: it does not fit on the disk, and is needed.
+            DiskFull: it does not fit on the disk, and is needed.
         """
         with self._manifest.locked() as contents:
             self._check_disk(contents)
@@ -111,7 +118,7 @@ class ShardSpace:
             if missing > 0 and not needed:
                 raise NoRoom(name)
             if missing > 0 and self._disk_is_full:
-                raise MachineError(
+                raise DiskFull(
                     f"The disk of {self._manifest.folder} is full: a shard of {size / 1e9:.2f} GB does not fit beside "
                     "those in use. Free some space, point DATA_ROOT or NANOCHAT_PL_CACHE to another disk, or read "
                     "without keeping anything: data.mode=stream. The same command goes on from the last checkpoint."
@@ -135,6 +142,11 @@ class ShardSpace:
         with self._manifest.locked() as contents:
             self._shrink_to(self._on_disk(contents))
 
+    def close(self) -> None:
+        """Nothing is in use any more."""
+        with self._manifest.locked():
+            self._claims.close()
+
     def _check_disk(self, contents: Contents) -> None:
         disk = shutil.disk_usage(self._manifest.folder)
         room = self._on_disk(contents) + disk.free - min(_FREE_BYTES, int(_FREE_SHARE * disk.total))
@@ -157,7 +169,7 @@ class ShardSpace:
 
     def _make_room(self, contents: Contents, name: str, size: int) -> int:
         """Let go of what nobody uses, oldest first, until `size` fits; returns the bytes still missing."""
-        used, fetching = self._claims.all()
+        used, fetching = self._claims.of_all()
         fetching.pop(name, None)
         taken = sum(fetching.values()) + sum(
             kept.size for other, kept in contents.kept.items() if other not in fetching

@@ -19,7 +19,7 @@ from nanochat_pl.data.connection import Connection
 from nanochat_pl.data.hub import HubFile, HubIndex
 from nanochat_pl.data.shard_file import BadShard, check_rows, read_footer
 from nanochat_pl.data.shard_manifest import KeptShard, Manifest
-from nanochat_pl.data.shard_space import NoRoom, ShardSpace
+from nanochat_pl.data.shard_space import DiskFull, NoRoom, ShardSpace
 
 log = logging.getLogger("nanochat_pl.data")
 
@@ -50,6 +50,7 @@ class ShardCache:
         connection: Connection,
     ):
         self._index, self._manifest, self._connection = index, manifest, connection
+        self._folder = index.folder
         self._columns, self._attempts = (text_column, id_column), attempts
         self._space = ShardSpace(manifest, bound_bytes)
         self._lock = threading.Lock()
@@ -97,16 +98,24 @@ class ShardCache:
             return self._kept(file)
 
     def coming(self, files: list[HubFile]) -> None:
-        """The shard that is read now and those that follow: as many as fit are fetched in the background."""
+        """The shard that is read now and those that follow: as many as fit are fetched in the background.
+
+        Beside them stays the shard that was read last: some streams still read it.
+        """
         with self._lock:
             if files == self._wanted:
                 return
             self._wanted = list(files)
-            self._used = self._used[-2:]
+            self._used = self._used[-1:]
             self._publish()
             if self._worker is None and len(files) > 1:
                 self._worker = threading.Thread(target=self._work, name="fetch-shards", daemon=True)
                 self._worker.start()
+
+    def close(self) -> None:
+        """Whoever waits for a file gives up; what is being fetched is gone on with next time."""
+        self._connection.close()
+        self._space.close()
 
     def _publish(self) -> None:
         """Say which shards must stay: those in use, and of those to come as many as fit beside them."""
@@ -208,7 +217,7 @@ class ShardCache:
             sha256 = self._check(part, file)
             os.replace(part, path)
             self._record(file, sha256)
-        except (BadShard, NoRoom):
+        except (BadShard, NoRoom, DiskFull):
             part.unlink(missing_ok=True)
             raise
         except HfHubHTTPError as error:
@@ -273,7 +282,7 @@ class ShardCache:
             contents.kept[self._name(file)] = KeptShard(file.size, sha256, path.stat().st_mtime_ns)
 
     def _path(self, file: HubFile) -> Path:
-        return self._index.folder / file.name
+        return self._folder / file.name
 
     def _name(self, file: HubFile) -> str:
         return self._path(file).relative_to(self._manifest.folder).as_posix()
