@@ -1,18 +1,20 @@
 """How many documents there are and how long they are, in bytes, characters and tokens; as numbers and as a picture."""
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.data.sources import DocumentSource
+from nanochat_pl.data.stream import COMING_SHARDS
 from nanochat_pl.tokenizers.base import Tokenizer
 
 ESTIMATED_BYTES_PER_TOKEN = 4.5
 """English web text by a BPE of 32,768 tokens, where no tokenizer is at hand."""
 
+UNITS = ("bytes", "characters", "tokens")
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
@@ -25,7 +27,7 @@ class DocumentLengths:
 
     def __init__(self, tokenizer: Tokenizer | None = None):
         self._tokenizer = tokenizer
-        self._lengths = {unit: array("Q") for unit in ("bytes", "characters", "tokens")}
+        self._lengths = {unit: array("Q") for unit in UNITS}
 
     @property
     def tokens_are_estimated(self) -> bool:
@@ -52,10 +54,11 @@ class DocumentLengths:
 def measure(
     source: DocumentSource,
     tokenizer: Tokenizer | None = None,
+    shards: Sequence[int] = (0,),
     limit: int | None = None,
     on_progress: Callable[[float], None] = lambda done: None,
 ) -> DocumentLengths:
-    """The lengths of a source's first `limit` documents (None: of all).
+    """The lengths of the first `limit` documents (None: of all) of a source's shards.
 
     Args:
         on_progress: is told the share that is done, now and then.
@@ -64,17 +67,38 @@ def measure(
         What reading the source raises.
     """
     lengths = DocumentLengths(tokenizer)
-    for shard in range(source.num_shards):
-        source.coming([shard, *range(shard + 1, min(shard + 4, source.num_shards))])
+    for place, shard in enumerate(shards):
+        # The next shards are fetched ahead only where it is certain that they are read.
+        source.coming(shards[place : place + COMING_SHARDS] if limit is None else [shard])
         num_chunks = source.num_chunks(shard)
         for chunk in range(num_chunks):
             left = None if limit is None else limit - len(lengths)
             if left == 0:
                 return lengths
             lengths.add(source.read_chunk(shard, chunk)[:left])
-            done = (shard + (chunk + 1) / num_chunks) / source.num_shards
+            done = (place + (chunk + 1) / num_chunks) / len(shards)
             on_progress(done if limit is None else max(done, len(lengths) / limit))
     return lengths
+
+
+class UnreadSource(DocumentSource):
+    """Stands in for a source where its documents must not be read: whoever does gets `Unread`."""
+
+    class Unread(Exception):
+        """A document was asked for."""
+
+    def __init__(self, source: DocumentSource):
+        self._source = source
+
+    @property
+    def fingerprint(self) -> str:
+        return self._source.fingerprint
+
+    def num_chunks(self, shard: int) -> int:
+        raise self.Unread
+
+    def read_chunk(self, shard: int, chunk: int) -> list[str]:
+        raise self.Unread
 
 
 def draw_lengths(lengths: DocumentLengths, path: Path, title: str) -> None:
@@ -87,7 +111,7 @@ def draw_lengths(lengths: DocumentLengths, path: Path, title: str) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
     tokens = np.maximum(lengths.of("tokens"), 1)
-    edges = np.geomspace(tokens.min(), tokens.max() + 1, 60 if tokens.min() < tokens.max() else 2)
+    edges = np.geomspace(0.8 * tokens.min(), 1.25 * tokens.max(), 61)
     documents = np.histogram(tokens, edges)[0] / len(tokens)
     share_of_tokens = np.histogram(tokens, edges, weights=tokens)[0] / tokens.sum()
     figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
