@@ -55,7 +55,7 @@ def evaluate(expression: str) -> str | None:
     numbers, and expressions, numbers or results beyond the bounds above.
     """
     try:
-        tree = ast.parse(_without_thousands_commas(expression.strip(" \t")), mode="eval")
+        tree = ast.parse(_without_thousands_commas(expression.strip()), mode="eval")
         value = _value(tree.body, MAX_DEPTH)
     except (_Refused, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
