@@ -1,9 +1,15 @@
-"""`python -m nanochat_pl tokenizer eval|train`: how well a tokenizer compresses, and training one by hand."""
+"""`python -m nanochat_pl tokenizer eval|train|import`: how well a tokenizer compresses, and making one by hand."""
 
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from nanochat_pl.cli.data_source import Overrides, specs_for
+from nanochat_pl.cli.quantity import parse_quantity
 
 if TYPE_CHECKING:
     import tiktoken
@@ -11,10 +17,18 @@ if TYPE_CHECKING:
 
     from nanochat_pl.tokenizers.base import Tokenizer
 
-app = typer.Typer(help="Compare tokenizers, or train one.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(help="Compare tokenizers, or make one.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 TINY_WORLD_DOCUMENTS = 20
 """Held-out documents of each kind that the tiny world's figures are taken from."""
+
+HELD_OUT_CHARACTERS = 1_000_000
+"""Of a data set, which its figures are taken from."""
+
+MOST_CHARACTERS = 2_000_000_000
+"""Of a data set, to train on if nothing else is said: nanochat's number."""
+
+Out = Annotated[Path, typer.Option(help="The folder to write; it must not hold a tokenizer yet.")]
 
 
 @app.command("eval")
@@ -26,6 +40,9 @@ def evaluate(
         ),
     ] = None,
     text: Annotated[Path | None, typer.Option(help="A UTF-8 text file to measure as well.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A data set of which to measure held-out documents as well.", metavar="SOURCE")
+    ] = None,
 ) -> None:
     """Print bytes per token by kind of text, beside GPT-2's and GPT-4's tokenizers where these are on this machine."""
     from rich.console import Console
@@ -35,6 +52,8 @@ def evaluate(
     kinds = _kinds_of_text()
     if text is not None:
         kinds[text.name] = read_text(text)
+    if data is not None:
+        kinds[f"{data}, held out"] = _held_out_text(data)
     tokenizer = _tiny_world_tokenizer() if where is None else load_from(where)
     console = Console()
     rows, unsupported = _measure(tokenizer, kinds)
@@ -46,22 +65,94 @@ def evaluate(
 
 @app.command()
 def train(
-    text: Annotated[Path, typer.Option(help="A UTF-8 text file.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not hold a tokenizer yet.")],
-    vocab_size: Annotated[int, typer.Option(help="Tokens in all, the nine special ones included.")] = 4096,
+    out: Out,
+    overrides: Overrides = None,
+    text: Annotated[Path | None, typer.Option(help="A UTF-8 text file to train on.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A data set to train on: a name in conf/data (fineweb_edu ...), or a file, glob or folder.",
+            metavar="SOURCE",
+        ),
+    ] = None,
+    vocab_size: Annotated[
+        int, typer.Option("--vocab", "--vocab-size", help="Tokens in all, the nine special ones included.")
+    ] = 4096,
+    max_chars: Annotated[
+        int, typer.Option(help="Train on so many characters at most.", parser=parse_quantity, metavar="N")
+    ] = MOST_CHARACTERS,
+    characters: Annotated[
+        bool, typer.Option("--characters", help="One token a character, as in nanoGPT's shakespeare_char; no BPE.")
+    ] = False,
 ) -> None:
-    """Train a BPE tokenizer on a text file."""
+    """Train a BPE tokenizer on a text file or a data set, which is read as a stream."""
     from nanochat_pl.core.errors import UserError
+    from nanochat_pl.data.sources import read_documents
     from nanochat_pl.data.text_files import read_text
-    from nanochat_pl.tokenizers.base import HEADER_FILE
-    from nanochat_pl.tokenizers.specs import BPESpec
+    from nanochat_pl.tokenizers.specs import BPESpec, CharSpec
 
-    if (out / HEADER_FILE).exists():
-        raise UserError(f"There is a tokenizer in {out} already. Name another folder with --out, or delete that one.")
-    tokenizer = BPESpec(vocab_size, max_chars=None).build([read_text(text)])
+    _check_free(out)
+    if (text is None) == (data is None):
+        raise UserError("Name what to train on: either --text FILE or --data SOURCE.")
+    if text is not None and overrides:
+        raise UserError(f"{overrides[0]} goes with --data SOURCE, not with --text.")
+    spec = CharSpec() if characters else BPESpec(vocab_size, max_chars)
+    if data is not None:
+        source, _ = specs_for(data, overrides).data.build_sources()
+        if source.holds_tokens:
+            raise UserError(f"{data} is token ids already; a tokenizer is trained on text.")
+        texts: Iterable[str] = read_documents(source)
+    else:
+        assert text is not None
+        texts = [read_text(text)]
+    with _reading(texts, max_chars) as watched:
+        tokenizer = spec.build(watched)
     tokenizer.save(out)
     print(f"Wrote {out}: {tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint[:12]}.")
-    print(f"Compare it: python -m nanochat_pl tokenizer eval {out} --text {text}")
+    print(f"Compare it: python -m nanochat_pl tokenizer eval {out} {f'--data {data}' if data else f'--text {text}'}")
+
+
+@app.command("import")
+def import_encoding(
+    name: Annotated[str, typer.Argument(help="gpt2 (nanoGPT's), cl100k_base (GPT-4's) ...", metavar="ENCODING")],
+    out: Out,
+) -> None:
+    """Write one of OpenAI's encodings as a tokenizer, for data that were prepared with it; tiktoken fetches it."""
+    import tiktoken
+
+    from nanochat_pl.core.errors import MachineError, UserError, nearest
+
+    _check_free(out)
+    names = tiktoken.list_encoding_names()
+    if name not in names:
+        raise UserError(f"tiktoken has no encoding '{name}'{nearest(name, names)} There are: {', '.join(names)}.")
+    try:
+        encoding = tiktoken.get_encoding(name)
+    except OSError as error:  # what `requests` raises is one
+        raise MachineError(
+            f"tiktoken could not fetch the encoding {name}: {error}. Where there is no network, put its files into the "
+            "folder that TIKTOKEN_CACHE_DIR names."
+        ) from error
+    tokenizer = tokenizer_of(encoding)
+    tokenizer.save(out)
+    print(f"Wrote {out}: {tokenizer.vocab_size} tokens, of which {tokenizer.n_ordinary} are those of {name}.")
+
+
+def tokenizer_of(encoding: "tiktoken.Encoding") -> "Tokenizer":
+    """A tokenizer that encodes ordinary text as `encoding` does; its special tokens are nanochat-pl's.
+
+    GPT-2's <|endoftext|> is the first id behind the ordinary ones, and so has the id of our BOS.
+
+    Raises:
+        UserError: the ids of its ordinary tokens have gaps.
+    """
+    from nanochat_pl.core.errors import UserError
+    from nanochat_pl.tokenizers.bpe import BPETokenizer
+
+    ranks = dict(sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1]))
+    if list(ranks.values()) != list(range(len(ranks))):
+        raise UserError(f"The ids of {encoding.name} have gaps; such an encoding cannot be imported.")
+    return BPETokenizer(ranks, encoding._pat_str)
 
 
 def load_from(where: Path) -> "Tokenizer":
@@ -89,6 +180,57 @@ def _tiny_world_tokenizer() -> "Tokenizer":
     from nanochat_pl.config.specs import Specs
 
     return Specs.of(compose(["recipe=tiny"])).build_tokenizer()
+
+
+def _check_free(out: Path) -> None:
+    from nanochat_pl.core.errors import UserError
+    from nanochat_pl.tokenizers.base import HEADER_FILE
+
+    if (out / HEADER_FILE).exists():
+        raise UserError(f"There is a tokenizer in {out} already. Name another folder with --out, or delete that one.")
+
+
+@contextmanager
+def _reading(texts: Iterable[str], most: int) -> Iterator[Iterator[str]]:
+    """The texts, with a bar on standard error that shows how much of them is read."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.fields[read]}"), TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    task = bar.add_task("reading", total=most, read="")
+
+    def watched() -> Iterator[str]:
+        characters = documents = 0
+        for text in texts:
+            yield text
+            characters, documents = characters + len(text), documents + 1
+            bar.update(task, completed=characters, read=f"{documents:,} documents, {characters / 1e6:,.1f}M characters")
+        bar.update(task, description="merging", total=characters)
+
+    with bar:
+        yield watched()
+
+
+def _held_out_text(data: str) -> str:
+    """The first held-out documents of a data set."""
+    from nanochat_pl.core.errors import UserError
+    from nanochat_pl.data.sources import read_documents
+    from nanochat_pl.tokenizers.base import without_surrogates
+
+    _, source = specs_for(data, None).data.build_sources()
+    if source.holds_tokens:
+        raise UserError(f"{data} is token ids already; name the text that they were made of.")
+    documents, characters = [], 0
+    for document in read_documents(source):
+        documents.append(document)
+        characters += len(document)
+        if characters >= HELD_OUT_CHARACTERS:
+            break
+    return without_surrogates("\n\n".join(documents))
 
 
 def _kinds_of_text() -> dict[str, str]:

@@ -56,7 +56,7 @@ class TokenIndex:
                     f"{path} is of version {content['version']}, this nanochat-pl reads version {FORMAT_VERSION}: use "
                     "the version that wrote it, or prepare the tokens again."
                 )
-            splits = {split: content[split] for split in SPLITS if split in content}
+            splits = {split: content[split] for split in SPLITS} if content["complete"] else {}
             return cls(content["made_from"], content["complete"], splits)
         except OSError as error:
             raise UserError(f"There are no prepared tokens in {folder}: {path} {_because(error)}.") from error

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiktoken
 from typer.testing import CliRunner
 
-from nanochat_pl.cli.tokenizer import app, load_from
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.cli.tokenizer import app, load_from, tokenizer_of
+from nanochat_pl.core.errors import MachineError, UserError
+from nanochat_pl.data.sources import TinySource
 from nanochat_pl.tiny_world import KINDS, document
 from nanochat_pl.tokenizers.load import load_tokenizer
 from nanochat_pl.tokenizers.specs import BPESpec, CharSpec
@@ -76,6 +78,79 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name, message in (("latin", "line 3"), ("missing", "cannot be read")):
         with pytest.raises(UserError, match=message):
             run("eval", "--text", str(tmp_path / name))
+
+
+def test_train_on_a_data_set(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["train", "--data", "tiny", "--vocab", "400", "--max-chars", "5e4", "--out", str(out)]
+    output = run(*arguments, "data.num_documents=5000")
+    assert f"tokenizer eval {out} --data tiny" in output.replace("\n", "")
+    texts = (document(i) for i in range(5000))
+    assert load_tokenizer(out).fingerprint == BPESpec(400, max_chars=50_000).build(texts).fingerprint
+    assert "tiny, held out" in run("eval", str(out), "--data", "tiny")
+
+
+def test_training_reads_a_data_set_as_a_stream_and_no_further_than_it_must(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(TinySource, "_document", lambda self, i: read.append(i) or document(i))
+    run("train", "--data", "tiny", "--vocab", "300", "--max-chars", "100k", "--out", str(tmp_path / "out"))
+    assert 100_000 / 4000 < len(read) < 5000
+
+
+def test_one_token_a_character(tmp_path: Path) -> None:
+    (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
+    run("train", "--text", str(tmp_path / "my.txt"), "--characters", "--out", str(tmp_path / "out"))
+    assert load_tokenizer(tmp_path / "out").fingerprint == CharSpec().build([TEXT]).fingerprint
+
+
+def test_train_wants_one_kind_of_text(tmp_path: Path) -> None:
+    (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
+    text, out = ["--text", str(tmp_path / "my.txt")], ["--out", str(tmp_path / "out")]
+    for arguments in ([], [*text, "--data", "tiny"]):
+        with pytest.raises(UserError, match="either --text FILE or --data SOURCE"):
+            run("train", *arguments, *out)
+    with pytest.raises(UserError, match=r"data\.streams=3 goes with --data"):
+        run("train", *text, *out, "data.streams=3")
+    failed = CliRunner().invoke(app, ["train", *text, *out, "--max-chars", "many"])
+    assert failed.exit_code == 2 and "is not a whole number" in failed.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoding_of_openai_becomes_a_tokenizer(tmp_path: Path) -> None:
+    trained = BPESpec(400).build([TEXT])
+    # As GPT-2's: single bytes in an order of their own, one special token behind the ordinary ones.
+    other_order = sorted(range(256), key=lambda byte: (byte + 33) % 256)
+    ranks = {bytes([byte]): rank for rank, byte in enumerate(other_order)}
+    ranks |= {token: rank for token, rank in trained.ranks.items() if rank >= 256}
+    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+    encoding = tiktoken.Encoding(
+        "like_gpt2",
+        pat_str=pattern,
+        mergeable_ranks=dict(reversed(ranks.items())),
+        special_tokens={"<end>": len(ranks)},
+    )
+    tokenizer_of(encoding).save(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    for text in (TEXT, "Früh am Morgen 123\n\n  <end>"):
+        assert tokenizer.encode(text) == encoding.encode_ordinary(text)
+        assert tokenizer.decode(encoding.encode_ordinary(text)) == text
+    assert tokenizer.bos_id == encoding.encode_single_token("<end>")
+    with_gap = tiktoken.Encoding(
+        "gap", pat_str=pattern, mergeable_ranks=ranks | {b"the quick brown": 1000}, special_tokens={}
+    )
+    with pytest.raises(UserError, match="gaps"):
+        tokenizer_of(with_gap)
+
+
+def test_an_encoding_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="no encoding 'gpt3'; did you mean 'gpt2'"):
+        run("import", "gpt3", "--out", str(tmp_path / "out"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers there
+    with pytest.raises(MachineError, match=r"could not fetch the encoding gpt2.*TIKTOKEN_CACHE_DIR"):
+        run("import", "gpt2", "--out", str(tmp_path / "out"))
 
 
 @pytest.mark.slow
