@@ -45,6 +45,8 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "mount": (165, 40),
     "fsopen": (430, 430),
     "open_tree": (428, 428),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
     "io_uring_setup": (425, 425),
     "userfaultfd": (323, 282),
     "bpf": (321, 280),
@@ -63,6 +65,8 @@ _LOAD_WORD, _JUMP_IF_EQUAL, _JUMP_IF_GREATER, _RETURN = 0x20, 0x15, 0x25, 0x06
 _OFFSET_OF_NUMBER, _OFFSET_OF_ARCHITECTURE = 0, 4
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS = 1, 38
+_INSTRUCTION = "=HBBI"
+"""Of struct sock_filter: code, how far to jump when true and when false, operand."""
 
 
 def build_filter(machine: str) -> bytes:
@@ -87,4 +91,4 @@ def build_filter(machine: str) -> bytes:
         if number is not None:
             program += [(_JUMP_IF_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | _EPERM)]
     program.append((_RETURN, 0, 0, _ALLOW))
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    return b"".join(struct.pack(_INSTRUCTION, *instruction) for instruction in program)
