@@ -46,8 +46,9 @@ class SandboxResult:
 
     Args:
         stdout, stderr: UTF-8, anything else as U+FFFD; cut at the bound.
-        exit_code: the program's own; 1 after an uncaught exception (also MemoryError); 128 + n where signal n ended it;
-            None where a bound did. 0 does not prove that the program came to its end: it may have called `exit`.
+        exit_code: the program's own; 1 after an uncaught exception, which a lack of memory is too; 128 + n where signal
+            n ended it; None where a bound did. 0 does not prove that the program came to its last line: it may have
+            called `exit` before. Let the last line print something that the program cannot know.
         killed_by: "time" or "output", the bound that it passed.
     """
 
@@ -68,12 +69,14 @@ def run_python(
 ) -> SandboxResult:
     """Run `code` as a Python program and wait for its end; threads may do so at the same time.
 
+    The program sees the standard library alone, and can start neither processes nor threads.
+
     Args:
         timeout_seconds: by the clock on the wall, with the start of the interpreter (about 25 ms).
         memory_bytes: of address space, of which the interpreter takes about 20 MB.
         output_bytes: of stdout and of stderr, each.
-        mode: "weak" is a process of its own in an empty folder with rlimits and without the environment. It is no
-            security boundary: the program can read and write what the user can, and use the network.
+        mode: "weak" is a process of its own in an empty folder, with rlimits and without the environment. It is no
+            security boundary: the program can read and write what the user can, use the network, start processes.
 
     Raises:
         SandboxUnavailable: bubblewrap is missing or cannot work here.
@@ -89,15 +92,11 @@ def run_python(
         timeout_seconds=timeout_seconds,
         output_bytes=output_bytes,
     )
-    ended = (
-        _run_weakly(source, limits, run) if mode == "weak" else _run_in_bubblewrap(_bubblewrap(), source, limits, run)
-    )
-    return SandboxResult(
-        ended.stdout.decode("utf-8", "replace"),
-        _text(ended.stderr),
-        ended.exit_code,
-        ended.killed_by,
-    )
+    if mode == "weak":
+        ended = _run_weakly(source, limits, run)
+    else:
+        ended = _run_in_bubblewrap(_bubblewrap(), source, limits, run)
+    return SandboxResult(_text(ended.stdout), _text(ended.stderr), ended.exit_code, ended.killed_by)
 
 
 def check_sandbox() -> None:
@@ -155,14 +154,9 @@ def _limits(timeout_seconds: float, memory_bytes: int) -> tuple[str, ...]:
 
     A limit that cannot be set is tighter already or, where bubblewrap does not work either, unknown to the system.
     """
-    values = {
-        "c": 0,
-        "n": OPEN_FILES,
-        "t": math.ceil(timeout_seconds) + 1,
-        "f": SCRATCH_BYTES >> 9,
-        "v": memory_bytes >> 10,
-    }
-    script = "".join(f"ulimit -{flag} {value} 2>/dev/null || :; " for flag, value in values.items())
+    cpu_seconds = math.ceil(timeout_seconds) + 1
+    limits = {"c": 0, "n": OPEN_FILES, "t": cpu_seconds, "f": SCRATCH_BYTES >> 9, "v": memory_bytes >> 10}
+    script = "".join(f"ulimit -{flag} {value} 2>/dev/null || :; " for flag, value in limits.items())
     return ("/bin/sh", "-c", script + 'exec "$@"', "sh")
 
 
