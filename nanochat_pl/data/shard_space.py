@@ -1,5 +1,6 @@
 """Room on the disk for shards: a bound, the oldest used out first, never those that anybody is using or waiting for."""
 
+import contextlib
 import json
 import logging
 import os
@@ -70,7 +71,8 @@ class Claims:
 
     def close(self) -> None:
         """Nothing is in use any more."""
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
         self._lock.release()
 
 
@@ -144,8 +146,7 @@ class ShardSpace:
 
     def close(self) -> None:
         """Nothing is in use any more."""
-        with self._manifest.locked():
-            self._claims.close()
+        self._claims.close()
 
     def _check_disk(self, contents: Contents) -> None:
         disk = shutil.disk_usage(self._manifest.folder)

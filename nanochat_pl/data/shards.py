@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +59,9 @@ class ShardCache:
         self._bad: dict[str, BadShard] = {}
         self._used: list[HubFile] = []
         self._wanted: list[HubFile] = []
-        self._worker: threading.Thread | None = None
+        self._workers: list[threading.Thread] = []
+        # At the end of the process as well: a thread that dies inside of pyarrow takes the process down with it.
+        self._close = weakref.finalize(self, _close, connection, self._space, self._workers)
 
     def read(self, file: HubFile, action: Callable[[Any], T]) -> T:
         """What `action` returns for the file's path; raises what `path` and `action` raise."""
@@ -108,14 +111,13 @@ class ShardCache:
             self._wanted = list(files)
             self._used = self._used[-1:]
             self._publish()
-            if self._worker is None and len(files) > 1:
-                self._worker = threading.Thread(target=self._work, name="fetch-shards", daemon=True)
-                self._worker.start()
+            if not self._workers and len(files) > 1:
+                self._workers.append(threading.Thread(target=self._work, name="fetch-shards", daemon=True))
+                self._workers[0].start()
 
     def close(self) -> None:
         """Whoever waits for a file gives up; what is being fetched is gone on with next time."""
-        self._connection.close()
-        self._space.close()
+        self._close()
 
     def _publish(self) -> None:
         """Say which shards must stay: those in use, and of those to come as many as fit beside them."""
@@ -136,7 +138,7 @@ class ShardCache:
                 if wanted is not self._wanted:
                     wanted, left = self._wanted, self._wanted[1:]
                 if not left:
-                    self._worker = None
+                    self._workers.clear()
                     return
             # What can't be had now is told by the reader that needs it; what another process fetches is fetched.
             with contextlib.suppress(NoRoom, Timeout, BadShard, UserError, MachineError, OSError):
@@ -286,6 +288,13 @@ class ShardCache:
 
     def _name(self, file: HubFile) -> str:
         return self._path(file).relative_to(self._manifest.folder).as_posix()
+
+
+def _close(connection: Connection, space: ShardSpace, workers: list[threading.Thread]) -> None:
+    connection.close()
+    for worker in list(workers):
+        worker.join(timeout=5)
+    space.close()
 
 
 class _PartFile(io.BufferedWriter):
