@@ -6,7 +6,6 @@
 import dataclasses
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from nanochat_pl.core.errors import MachineError, UserError, nearest
 from nanochat_pl.data.connection import Connection
 from nanochat_pl.data.hub import HubFile, HubIndex
+from nanochat_pl.data.hub_errors import access_error, gated_error
 from nanochat_pl.data.hub_source import LocalShards, Shards
 from nanochat_pl.data.hub_stream import RemoteShards
 from nanochat_pl.data.shard_file import BadShard, read_columns
@@ -25,7 +25,7 @@ _FILES_TRIED_FOR_COLUMNS = 3
 
 
 def resolve_hub(repo: str, config: str | None, split: str, revision: str | None) -> HubIndex:
-    """Find out by the hub; raises what `hub.hub_index` raises."""
+    """Find out by the hub; raises what `hub_index` raises."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -39,7 +39,7 @@ def resolve_hub(repo: str, config: str | None, split: str, revision: str | None)
         raise access_error(error, repo, revision) from error
     except DatasetsError as error:
         if "gated" in str(error):  # `datasets` does not pass on the hub's own error
-            raise _gated(repo) from error
+            raise gated_error(repo) from error
         raise UserError(f"{repo}: {error}") from error
     except ValueError as error:
         if isinstance(error, UserError):
@@ -48,7 +48,7 @@ def resolve_hub(repo: str, config: str | None, split: str, revision: str | None)
 
 
 def resolve_folder(folder: Path, config: str | None, split: str) -> HubIndex:
-    """Find out by the folder; raises what `hub.folder_index` raises."""
+    """Find out by the folder; raises what `folder_index` raises."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
     if not names:
         raise UserError(f"data.path: the folder {folder} holds no parquet files.")
@@ -65,37 +65,12 @@ def resolve_folder(folder: Path, config: str | None, split: str) -> HubIndex:
     return dataclasses.replace(index, columns=_columns(index, Connection()))
 
 
-def access_error(error: Exception, repo: str, revision: str | None) -> UserError | MachineError:
-    """What an answer of the hub that is none (4xx) means, and what to do about it."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    hub, token = constants.ENDPOINT, _token()
-    if isinstance(error, GatedRepoError):
-        return _gated(repo)
-    if isinstance(error, RepositoryNotFoundError):
-        return UserError(
-            f"There is no data set {repo} on {hub} that {token} may see{_other_repos(repo)} If it is private, set "
-            "HF_TOKEN to a token that may read it."
-        )
-    if isinstance(error, RevisionNotFoundError):
-        there_are = _revisions(repo)
-        return UserError(
-            f"{repo} has no revision '{revision}' (there are: {', '.join(there_are)})"
-            f"{nearest(str(revision), there_are)} Choose one with data.revision, or null for the newest."
-        )
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if status in (401, 403):
-        return UserError(f"{hub} refuses {token} the access to {repo} (status {status}). Set HF_TOKEN to one that may.")
-    return MachineError(f"{hub} has no answer about {repo}: {error}")
-
-
 def _resolve_hub(repo: str, config: str | None, split: str, revision: str | None) -> HubIndex:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.hf_api import RepoFile
 
     api = HfApi()
-    commit = api.dataset_info(repo, revision=revision).sha
+    commit = api.dataset_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT).sha
     assert commit is not None, "the hub says which commit a revision is"
     config, urls = _files_of(repo, config, split, commit)
     names = [url.split(f"@{commit}/", 1)[-1] for url in urls]
@@ -151,39 +126,3 @@ def _files_of(path: str, config: str | None, split: str, revision: str | None = 
             "data.revision=refs/convert/parquet."
         )
     return builder.config.name, files
-
-
-def _gated(repo: str) -> UserError:
-    from huggingface_hub import constants
-
-    return UserError(
-        f"{repo} is a gated data set, and {_token()} has no access. Accept its terms at "
-        f"{constants.ENDPOINT}/datasets/{repo}, and set HF_TOKEN to a token of that account."
-    )
-
-
-def _token() -> str:
-    from huggingface_hub import get_token
-
-    return "the token in HF_TOKEN" if get_token() else "a request without HF_TOKEN"
-
-
-def _other_repos(repo: str) -> str:
-    """The data sets of the same organisation, as the end of a sentence."""
-    from huggingface_hub import HfApi
-
-    try:
-        names = [info.id for info in HfApi().list_datasets(author=repo.split("/")[0], limit=1000)]
-    except Exception:  # only a hint: whatever happens here, the error that is being explained matters more
-        return "."
-    hint = nearest(repo, names)
-    if hint != ".":
-        return hint
-    return f" (of {repo.split('/')[0]} there are: {', '.join(names[:20])})." if names else "."
-
-
-def _revisions(repo: str) -> list[str]:
-    from huggingface_hub import HfApi
-
-    refs = HfApi().list_repo_refs(repo, repo_type="dataset")
-    return [re.sub(r"^refs/(heads|tags)/", "", ref.ref) for ref in [*refs.branches, *refs.tags, *refs.converts]]

@@ -8,7 +8,8 @@ from typing import Literal
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.bad_shards import BadShards, OnBadShard
 from nanochat_pl.data.connection import Connection
-from nanochat_pl.data.hub import HubFile, HubIndex, folder_index, hub_folder, hub_index
+from nanochat_pl.data.hub import HubFile, HubIndex, hub_folder
+from nanochat_pl.data.hub_index import folder_index, hub_index
 from nanochat_pl.data.hub_source import HubSource, KeptDocuments, LocalShards, Shards
 from nanochat_pl.data.hub_stream import RemoteShards
 from nanochat_pl.data.shard_file import require_pyarrow

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanochat_pl.data.connection import Connection
+from nanochat_pl.data.connection import Connection, is_connection_error
 from nanochat_pl.data.hub import HubFile, HubIndex
+from nanochat_pl.data.hub_errors import access_error
 from nanochat_pl.data.shard_file import BadShard
 
 T = TypeVar("T")
@@ -124,9 +125,6 @@ class RemoteFile(io.RawIOBase):
             response = get_session().get(url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
             hf_raise_for_status(response)
         except HfHubHTTPError as error:
-            from nanochat_pl.data.connection import is_connection_error
-            from nanochat_pl.data.hub_resolve import access_error
-
             if is_connection_error(error):
                 raise
             if error.response.status_code == 416:

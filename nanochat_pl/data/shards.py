@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.data.connection import Connection
 from nanochat_pl.data.hub import HubFile, HubIndex
+from nanochat_pl.data.hub_errors import access_error
 from nanochat_pl.data.shard_file import BadShard, check_rows, read_footer
 from nanochat_pl.data.shard_manifest import KeptShard, Manifest
 from nanochat_pl.data.shard_space import DiskFull, NoRoom, ShardSpace
@@ -59,6 +59,7 @@ class ShardCache:
         self._bad: dict[str, BadShard] = {}
         self._used: list[HubFile] = []
         self._wanted: list[HubFile] = []
+        self._fitting: list[HubFile] = []
         self._workers: list[threading.Thread] = []
         # At the end of the process as well: a thread that dies inside of pyarrow takes the process down with it.
         self._close = weakref.finalize(self, _close, connection, self._space, self._workers)
@@ -111,7 +112,7 @@ class ShardCache:
             self._wanted = list(files)
             self._used = self._used[-1:]
             self._publish()
-            if not self._workers and len(files) > 1:
+            if not self._workers and len(self._fitting) > 1:
                 self._workers.append(threading.Thread(target=self._work, name="fetch-shards", daemon=True))
                 self._workers[0].start()
 
@@ -121,27 +122,27 @@ class ShardCache:
 
     def _publish(self) -> None:
         """Say which shards must stay: those in use, and of those to come as many as fit beside them."""
-        names, taken = {self._name(file) for file in self._used}, sum(file.size for file in self._used)
+        fitting, taken = [], sum(file.size for file in self._used)
         for file in self._wanted:
-            if self._name(file) not in names:
-                taken += file.size
-                if taken > self._space.bound_bytes:
-                    break
-                names.add(self._name(file))
-        self._space.use(names)
+            taken += file.size if file not in self._used else 0
+            if taken > self._space.bound_bytes:
+                break
+            fitting.append(file)
+        self._fitting = fitting
+        self._space.use({self._name(file) for file in (*self._used, *fitting)})
 
     def _work(self) -> None:
-        """Fetch what is coming, until nothing is left that can be."""
-        wanted: list[HubFile] = []
+        """Fetch what is coming, until nothing is left that can be: the first one is fetched by its readers."""
+        fitting: list[HubFile] = []
         while True:
             with self._lock:
-                if wanted is not self._wanted:
-                    wanted, left = self._wanted, self._wanted[1:]
+                if fitting is not self._fitting:
+                    fitting, left = self._fitting, self._fitting[1:]
                 if not left:
                     self._workers.clear()
                     return
-            # What can't be had now is told by the reader that needs it; what another process fetches is fetched.
-            with contextlib.suppress(NoRoom, Timeout, BadShard, UserError, MachineError, OSError):
+            # What can't be had is told by the reader that needs it; what another process fetches is fetched.
+            with contextlib.suppress(Exception):
                 self._fetch(left.pop(0), needed=False)
 
     def _fetch(self, file: HubFile, needed: bool) -> Path:
@@ -223,8 +224,6 @@ class ShardCache:
             part.unlink(missing_ok=True)
             raise
         except HfHubHTTPError as error:
-            from nanochat_pl.data.hub_resolve import access_error
-
             raise access_error(error, self._index.repo, self._index.revision) from error
         finally:
             self._space.release(name)

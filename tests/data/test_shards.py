@@ -18,7 +18,8 @@ import pytest
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.data import shards as shards_module
 from nanochat_pl.data.connection import Connection
-from nanochat_pl.data.hub import HubIndex, hub_folder, hub_index
+from nanochat_pl.data.hub import HubIndex, hub_folder
+from nanochat_pl.data.hub_index import hub_index
 from nanochat_pl.data.shard_file import BadShard
 from nanochat_pl.data.shard_manifest import Manifest
 from nanochat_pl.data.shards import ShardCache
@@ -244,7 +245,8 @@ def test_access_that_was_taken_away_ends_the_run(hub: HubServer, index: HubIndex
 READER = """
 import sys, os
 from nanochat_pl.data.connection import Connection
-from nanochat_pl.data.hub import hub_index, hub_folder
+from nanochat_pl.data.hub import hub_folder
+from nanochat_pl.data.hub_index import hub_index
 from nanochat_pl.data.shard_manifest import Manifest
 from nanochat_pl.data.shards import ShardCache
 mode, bound, *order = sys.argv[1], *map(int, sys.argv[2:])
