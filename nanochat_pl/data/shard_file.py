@@ -1,5 +1,6 @@
 """One parquet file of documents: its footer, its row groups, and what can be wrong with them; needs pyarrow."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,11 @@ class BadShard(Exception):
     """A file that cannot be used: not parquet, damaged, without the columns, or with something else in them."""
 
 
-def require_pyarrow() -> None:
-    """Raise `UserError` where pyarrow is not installed."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise UserError("Hub data need pyarrow. Install it with: pip install 'nanochat-pl[data]'") from error
+def require_libraries() -> None:
+    """Raise `UserError` where what hub data need is not installed; imports nothing, which would take seconds."""
+    missing = [name for name in ("pyarrow", "datasets", "huggingface_hub") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"Hub data need {', '.join(missing)}. Install with: pip install 'nanochat-pl[data]'")
 
 
 def read_columns(file: Path | Any) -> dict[str, str]:

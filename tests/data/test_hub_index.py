@@ -185,3 +185,9 @@ def test_offline_mode_is_named(hub: HubServer, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(MachineError, match="HF_HUB_OFFLINE"):
         hub_index(REPO)
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_missing_libraries_are_named(web: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "datasets" else object())
+    with pytest.raises(UserError, match=r"need datasets\. .*pip install 'nanochat-pl\[data\]'"):
+        HubDataSpec(path=str(web)).build_sources()
