@@ -12,7 +12,7 @@ from nanochat_pl.data.hub import HubFile, HubIndex, hub_folder
 from nanochat_pl.data.hub_index import folder_index, hub_index
 from nanochat_pl.data.hub_source import HubSource, KeptDocuments, LocalShards, Shards
 from nanochat_pl.data.hub_stream import RemoteShards
-from nanochat_pl.data.shard_file import require_libraries
+from nanochat_pl.data.shard_file import require_pyarrow
 from nanochat_pl.data.shard_manifest import Manifest
 from nanochat_pl.data.shards import ShardCache
 from nanochat_pl.data.specs import DataSpec, Sources
@@ -69,7 +69,7 @@ class HubDataSpec(DataSpec):
 
     def build_index(self) -> HubIndex:
         """The data set's files, kept or found; raises what `hub_index` and `folder_index` raise."""
-        require_libraries()
+        require_pyarrow("datasets", "huggingface_hub")
         if self.path:
             index = folder_index(Path(self.path), self.config, self.split)
         else:

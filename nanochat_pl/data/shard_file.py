@@ -11,11 +11,11 @@ class BadShard(Exception):
     """A file that cannot be used: not parquet, damaged, without the columns, or with something else in them."""
 
 
-def require_libraries() -> None:
-    """Raise `UserError` where what hub data need is not installed; imports nothing, which would take seconds."""
-    missing = [name for name in ("pyarrow", "datasets", "huggingface_hub") if importlib.util.find_spec(name) is None]
+def require_pyarrow(*others: str) -> None:
+    """Raise `UserError` where pyarrow (or another library) is not installed; imports nothing: that would take long."""
+    missing = [name for name in ("pyarrow", *others) if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"Hub data need {', '.join(missing)}. Install with: pip install 'nanochat-pl[data]'")
+        raise UserError(f"These data need {', '.join(missing)}. Install with: pip install 'nanochat-pl[data]'")
 
 
 def read_columns(file: Path | Any) -> dict[str, str]:
