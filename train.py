@@ -83,6 +83,8 @@ def fit(
         seed=specs.seed,
         sources=sources,
     )
+    if not earlier:
+        data.check_length()
     stage = stage_spec.build(
         Blueprint(
             model=plan.model,

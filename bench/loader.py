@@ -7,6 +7,7 @@ are train.py's (`data=fineweb_edu data.path=...`); by default parquet files of t
 
 import argparse
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -63,7 +64,7 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> None:
 
     def tiktoken_alone() -> float:
         began = time.perf_counter()
-        ids = tokenizer.encoding.encode_ordinary_batch(documents, num_threads=options.threads)
+        ids = tokenizer._encoding.encode_ordinary_batch(documents, num_threads=options.threads)
         return sum(map(len, ids)) / (time.perf_counter() - began)
 
     def loader() -> float:
@@ -96,22 +97,22 @@ def feed(tokens_per_second: float, vocab_size: int) -> None:
         counts = ", ".join(
             f"{tokens_per_second / (UTILISATION * peak / flops):.0f} {name}" for name, peak in GPU_FLOPS.items()
         )
-        print(f"one process feeds at d{depth} ({flops / 1e9:.2f} GFLOPs a token, {UTILISATION:.0%} of the peak): {counts}")
+        print(f"one process feeds at d{depth} ({flops / 1e9:.2f} GFLOPs a token at {UTILISATION:.0%} use): {counts}")
 
 
 def flat(data: Any, minutes: float) -> None:
     """Print the resident memory while batches are taken as fast as they come."""
     if not minutes:
         return
-    batches, began, seen = iter(data.train_dataloader()), time.perf_counter(), []
-    for n in itertools.count():
+    began, elapsed, count, seen = time.perf_counter(), 0.0, 0, []
+    batches = iter(data.train_dataloader())
+    while elapsed <= minutes * 60:
         next(batches)
+        count += 1
         elapsed = time.perf_counter() - began
         if elapsed > len(seen) * minutes * 60 / 10:
             seen.append(resident_bytes() / 1e6)
-        if elapsed > minutes * 60:
-            break
-    print(f"resident MB over {minutes:g} minutes, {n + 1:,} batches: {', '.join(f'{size:.0f}' for size in seen)}")
+    print(f"resident MB over {minutes:g} minutes, {count:,} batches: {', '.join(f'{size:.0f}' for size in seen)}")
 
 
 def main() -> None:
@@ -131,8 +132,6 @@ def main() -> None:
         print(FIRST_BATCH, flush=True)
         return
     with scratch() as folder:
-        import os
-
         env = environment(folder)
         os.environ.update({key: env[key] for key in ("NANOCHAT_PL_RUNS", "NANOCHAT_PL_CACHE")})
         overrides = options.overrides
@@ -140,7 +139,8 @@ def main() -> None:
             overrides = training_overrides(*build_corpus(folder, 8000, 3000), 8192)
         measure(options, overrides)
         child = Child([str(ROOT / "bench/loader.py"), "--first-batch", *overrides], env, folder / "first.log")
-        print(f"start of the process to the first batch, all cached: {child.seconds_to_line(FIRST_BATCH):.1f} s (goal 5 s)")
+        seconds = child.seconds_to_line(FIRST_BATCH)
+        print(f"start of the process to the first batch, all cached: {seconds:.1f} s (goal 5 s)")
         child.close()
 
 

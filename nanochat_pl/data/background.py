@@ -2,23 +2,45 @@
 
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 _END = object()
+_JOIN_SECONDS = 5.0
 
 
-def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+class ReadAhead(Iterator[T], Generic[T]):
     """The same items in the same order, up to `depth` of them made before they are asked for.
 
-    What `items` raises is raised here, after the items before it. The thread ends when the returned iterator is closed
-    or forgotten.
+    What `items` raises is raised here, after the items before it. The thread ends when this is closed or forgotten, and
+    before the process: one that is torn out of a library's native code takes the process down with it.
     """
-    ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
 
+    def __init__(self, items: Iterator[T], depth: int):
+        self._ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
+        stopped = threading.Event()
+        thread = threading.Thread(target=_work, args=(items, self._ready, stopped), name="read-ahead", daemon=True)
+        self._close = weakref.finalize(self, _stop, stopped, thread)
+        thread.start()
+
+    def __next__(self) -> T:
+        if not self._close.alive:
+            raise StopIteration
+        item, error = self._ready.get()
+        if error is None and item is not _END:
+            return item  # type: ignore[return-value]
+        self.close()
+        raise error or StopIteration
+
+    def close(self) -> None:
+        """End the thread; nothing more comes."""
+        self._close()
+
+
+def _work(items: Iterator[T], ready: queue.Queue, stopped: threading.Event) -> None:
     def put(item: object, error: BaseException | None = None) -> bool:
         while not stopped.is_set():
             try:
@@ -28,23 +50,16 @@ def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
                 continue
         return False
 
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(_END)
-        except BaseException as error:
-            put(_END, error)
-
-    threading.Thread(target=work, name="read-ahead", daemon=True).start()
     try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is _END:
+        for item in items:
+            if not put(item):
                 return
-            yield item  # type: ignore[misc]
-    finally:
-        stopped.set()
+        put(_END)
+    except BaseException as error:
+        put(_END, error)
+
+
+def _stop(stopped: threading.Event, thread: threading.Thread) -> None:
+    stopped.set()
+    if thread is not threading.current_thread():  # where it collects the garbage
+        thread.join(timeout=_JOIN_SECONDS)

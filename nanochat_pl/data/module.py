@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.types import StepBatch
-from nanochat_pl.data.background import read_ahead
+from nanochat_pl.data.background import ReadAhead
 from nanochat_pl.data.packing import BestFitPacker, PackerState, Packing
 from nanochat_pl.data.sources import DocumentSource, TokenArray, encode, read_documents
 from nanochat_pl.data.state import Cursor, DataState, gather_states
@@ -90,9 +90,6 @@ class TextDataModule(LightningDataModule):
         buffer_documents: pieces that each stream's packer chooses from.
         val_tokens: at most so many targets in the validation list; None: all.
         tokenizer_threads: tokenizing ahead, beside the training.
-
-    Raises:
-        UserError: the training documents together are shorter than a row.
     """
 
     def __init__(
@@ -114,7 +111,6 @@ class TextDataModule(LightningDataModule):
         self.val_tokens = val_tokens
         self._train, self._val, self._packing, self._shuffle_windows = train, val, packing, shuffle_windows
         self._seed, self._buffer_documents, self._threads = seed, buffer_documents, tokenizer_threads
-        self._check_length()
         self._committed = Cursor(0, {})
         self._train_tokens: TokenArray | None = None
         self._val_batches: list[StepBatch] | None = None
@@ -137,6 +133,20 @@ class TextDataModule(LightningDataModule):
         if self._packing == "windows":
             return shared if self._shuffle_windows else shared | {"packing": "windows in order"}
         return shared | {"streams": self.layout.streams, "buffer_documents": self._buffer_documents}
+
+    def check_length(self) -> None:
+        """Read as many documents as a row needs; for a new run, whose first shards are wanted anyway.
+
+        Raises:
+            UserError: all of them together are shorter.
+        """
+        wanted = self.layout.sequence_len + 1
+        tokens = self._count_tokens(wanted)
+        if tokens < wanted:
+            raise UserError(
+                f"The training text has only {tokens} tokens, but one row of sequence_len={self.layout.sequence_len} "
+                f"needs {wanted}. Give more text, or set model.sequence_len to {max(1, tokens - 1)} or less."
+            )
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Endless(self._train_batches), batch_size=None, collate_fn=_unchanged)
@@ -232,15 +242,6 @@ class TextDataModule(LightningDataModule):
                 both[0], both[1] = torch.from_numpy(block[:, :-1]), torch.from_numpy(block[:, 1:])
                 yield StepBatch(both[0], both[1], None, Cursor(start, rows.snapshot() if ends_step else None))
 
-    def _check_length(self) -> None:
-        wanted = self.layout.sequence_len + 1
-        tokens = self._count_tokens(wanted)
-        if tokens < wanted:
-            raise UserError(
-                f"The training text has only {tokens} tokens, but one row of sequence_len={self.layout.sequence_len} "
-                f"needs {wanted}. Give more text, or set model.sequence_len to {max(1, tokens - 1)} or less."
-            )
-
     def _count_tokens(self, enough: int) -> int:
         """Tokens to train on, a BOS before each document included; not counted much further than `enough`."""
         prepared = self._train.joined()
@@ -316,7 +317,7 @@ class _Endless(IterableDataset):
         self._build_batches = build_batches
 
     def __iter__(self) -> Iterator[StepBatch]:
-        return read_ahead(self._build_batches(), AHEAD_BATCHES)
+        return ReadAhead(self._build_batches(), AHEAD_BATCHES)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -43,7 +43,7 @@ def _nothing_there(path: Path, option: str) -> str:
     if not path.parent.is_dir():
         return f"{option}: {path} does not exist: there is no folder {path.parent} (looked from {Path.cwd()})."
     hint = nearest(path.name, [file.name for file in path.parent.iterdir()])
-    return f"{option}: {path} does not exist (looked from {Path.cwd()}){hint}."
+    return f"{option}: {path} does not exist (looked from {Path.cwd()}){hint}"
 
 
 def read_text(path: Path) -> str:

@@ -1,12 +1,13 @@
 """Reading ahead in a thread."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from nanochat_pl.data.background import read_ahead
+from nanochat_pl.data.background import ReadAhead
 
 
 def test_items_come_in_order_and_an_error_after_those_before_it() -> None:
@@ -16,10 +17,10 @@ def test_items_come_in_order_and_an_error_after_those_before_it() -> None:
 
     seen = []
     with pytest.raises(ValueError, match="at the end"):
-        for item in read_ahead(items(), 3):
+        for item in ReadAhead(items(), 3):
             seen.append(item)
     assert seen == list(range(50))
-    assert list(read_ahead(iter("abc"), 1)) == ["a", "b", "c"]
+    assert list(ReadAhead(iter("abc"), 1)) == ["a", "b", "c"]
 
 
 def test_no_more_than_the_depth_is_made_ahead_and_the_thread_ends_with_its_reader() -> None:
@@ -30,14 +31,20 @@ def test_no_more_than_the_depth_is_made_ahead_and_the_thread_ends_with_its_reade
             made.append(len(made))
             yield made[-1]
 
-    reader = read_ahead(items(), 3)
+    reader = ReadAhead(items(), 3)
     assert next(reader) == 0
     deadline = time.monotonic() + 10
     while len(made) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
     assert len(made) == 5  # one read, three ready, one at hand
-    reader.close()  # type: ignore[attr-defined]
-    while any(thread.name == "read-ahead" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    reader.close()
+    assert not any(thread.name == "read-ahead" for thread in threading.enumerate())
+    assert list(reader) == []
+
+
+def test_the_thread_ends_with_a_reader_that_is_forgotten() -> None:
+    reader = ReadAhead(itertools.count(), 2)
+    assert next(reader) == 0
+    del reader
+    assert not any(thread.name == "read-ahead" for thread in threading.enumerate())

@@ -274,8 +274,8 @@ def test_layouts_that_cannot_be_shared_name_the_nearest_legal_ones() -> None:
 
 def test_text_shorter_than_a_row_is_refused() -> None:
     with pytest.raises(UserError, match="only 6 tokens"):
-        module(MemorySource(["short"]), Layout(16, 4, 2, 4))
-    module(MemorySource(["sixteen letters!"]), Layout(16, 4, 2, 4))
+        module(MemorySource(["short"]), Layout(16, 4, 2, 4)).check_length()
+    module(MemorySource(["sixteen letters!"]), Layout(16, 4, 2, 4)).check_length()
 
 
 @pytest.mark.parametrize("packing", ["best_fit", "windows"])

@@ -152,7 +152,7 @@ def test_headerless_files_want_their_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="made by the tokenizer"):
         fitting.build(CharSpec().build(["abc"]), **BATCHES)
     with pytest.raises(UserError, match=r"only 200 tokens.*sequence_len=200 needs 201"):
-        fitting.build(BYTES, **BATCHES | {"sequence_len": 200})
+        fitting.build(BYTES, **BATCHES | {"sequence_len": 200}).check_length()
     assert fitting.build(BYTES, **BATCHES | {"sequence_len": 199}) is not None
 
 
