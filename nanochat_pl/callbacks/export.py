@@ -18,5 +18,5 @@ class Export(Callback):
         facts = {"step": step, "tokens": step * stage.blueprint.horizon.total_batch_tokens} | {
             name.replace("/", "_"): value for name, value in stage.latest.items() if name.startswith("val/")
         }
-        folder = RunFolder(trainer.default_root_dir).model
-        save_model_folder(folder, stage.model, stage.blueprint.model, stage.blueprint.tokenizer, facts)
+        run, blueprint = RunFolder(trainer.default_root_dir), stage.blueprint
+        save_model_folder(run.model, stage.model, blueprint.model, blueprint.tokenizer, facts, stage=run.path.name)

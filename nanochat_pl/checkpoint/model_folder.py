@@ -26,18 +26,28 @@ class LoadedModel:
     Attributes:
         model: the network with its weights, in evaluation mode.
         facts: what was known at its export: step, tokens, val_bpb where measured.
+        stage: that trained it last: base, mid, sft or rl.
     """
 
     model: Any
     tokenizer: Tokenizer
     facts: dict[str, float]
+    stage: str
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it has learned the form of a conversation; a base model only continues text."""
+        return self.stage != "base"
 
 
-def save_model_folder(folder: Path, model: nn.Module, config: Any, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+def save_model_folder(
+    folder: Path, model: nn.Module, config: Any, tokenizer: Tokenizer, facts: dict[str, Any], stage: str = "base"
+) -> None:
     """Write or replace the portable folder.
 
     Args:
         facts: numbers to keep with the weights, such as step, tokens, val_bpb.
+        stage: that trained it.
 
     Raises:
         MachineError: the disk is full; the earlier weights are untouched.
@@ -47,6 +57,7 @@ def save_model_folder(folder: Path, model: nn.Module, config: Any, tokenizer: To
     header = {
         "format": "nanochat_pl",
         "format_version": FORMAT_VERSION,
+        "stage": stage,
         "architecture": architecture_of(config),
         "config": config.as_dict(),
     }
@@ -110,4 +121,4 @@ def load_model_folder(where: Path | str, device: str = "cpu", compute_dtype: str
         model.load_state_dict(weights, assign=False)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise UserError(f"{folder}/model.safetensors is missing or damaged: {error}.") from error
-    return LoadedModel(model.eval(), load_tokenizer(folder / "tokenizer"), facts)
+    return LoadedModel(model.eval(), load_tokenizer(folder / "tokenizer"), facts, str(header.get("stage", "base")))
