@@ -67,8 +67,8 @@ def download(
     from nanochat_pl.cli.data_source import specs_for
     from nanochat_pl.cli.data_tables import bar_of_bytes
     from nanochat_pl.core.errors import EXIT_SIGINT, Interrupted
-    from nanochat_pl.data.fetch import Fetch
-    from nanochat_pl.data.hub_specs import HubDataSpec
+    from nanochat_pl.data.hub.fetch import Fetch
+    from nanochat_pl.data.hub.specs import HubDataSpec
 
     specs = specs_for(source, overrides)
     if not isinstance(specs.data, HubDataSpec) or specs.data.path:
@@ -116,7 +116,7 @@ def stats(
     from nanochat_pl.cli.data_tables import bar_of_share, print_lengths
     from nanochat_pl.cli.tokenizer import load_from
     from nanochat_pl.core.errors import UserError
-    from nanochat_pl.data.fetch import training_order
+    from nanochat_pl.data.hub.fetch import training_order
     from nanochat_pl.data.statistics import draw_lengths, measure
 
     specs = specs_for(source, overrides)

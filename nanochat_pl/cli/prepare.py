@@ -16,9 +16,9 @@ from nanochat_pl.cli.quantity import parse_quantity
 
 if TYPE_CHECKING:
     from nanochat_pl.config.specs import Specs
-    from nanochat_pl.data.prepare import Progress
     from nanochat_pl.data.specs import Sources
-    from nanochat_pl.data.token_folder import TokenIndex
+    from nanochat_pl.data.tokens.folder import TokenIndex
+    from nanochat_pl.data.tokens.prepare import Progress
     from nanochat_pl.tokenizers.base import Tokenizer
 
 HELD_OUT_SHARE = 0.01
@@ -57,7 +57,7 @@ def prepare(
     """Tokenize a data set into memory-mapped shards, to train from with data=tokens data.path=DIR."""
     from nanochat_pl.cli.data_source import specs_for
     from nanochat_pl.core.errors import EXIT_SIGINT, Interrupted
-    from nanochat_pl.data.prepare import Preparation
+    from nanochat_pl.data.tokens.prepare import Preparation
 
     specs = specs_for(source, overrides)
     sources = specs.data.build_sources()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.download import SHAKESPEARE_SHA256, tiny_shakespeare
-from nanochat_pl.data.hub import hub_folder
-from nanochat_pl.data.hub_specs import HubDataSpec
-from nanochat_pl.data.shard_manifest import Manifest
+from nanochat_pl.data.hub.files import hub_folder
+from nanochat_pl.data.hub.manifest import Manifest
+from nanochat_pl.data.hub.specs import HubDataSpec
 from nanochat_pl.data.specs import DataSpec, ShakespeareDataSpec, TextDataSpec
 from nanochat_pl.data.text_files import find_files
 from nanochat_pl.data.verify import DataFile

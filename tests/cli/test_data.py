@@ -16,7 +16,7 @@ from nanochat_pl.cli import app
 from nanochat_pl.cli.data_source import specs_for
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.paths import data_root
-from nanochat_pl.data.fetch import training_order
+from nanochat_pl.data.hub.fetch import training_order
 from nanochat_pl.data.sources import read_documents
 from nanochat_pl.data.statistics import ESTIMATED_BYTES_PER_TOKEN
 from nanochat_pl.data.stream import Dealer

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from nanochat_pl.cli import app
 from nanochat_pl.core.errors import Interrupted, UserError
 from nanochat_pl.data.sources import TinySource, read_documents
-from nanochat_pl.data.token_folder import TokenIndex
+from nanochat_pl.data.tokens.folder import TokenIndex
 from nanochat_pl.tiny_world import document
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.load import load_tokenizer

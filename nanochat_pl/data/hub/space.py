@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from nanochat_pl.core.errors import MachineError
 from nanochat_pl.core.paths import write_text
-from nanochat_pl.data.shard_manifest import Contents, Manifest
+from nanochat_pl.data.hub.manifest import Contents, Manifest
 
 log = logging.getLogger("nanochat_pl.data")
 

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data import token_bins
 from nanochat_pl.data.sources import read_documents
-from nanochat_pl.data.token_bins import BinSource, BinTokens
-from nanochat_pl.data.token_shards import TokenShard, writing_shard
-from nanochat_pl.data.token_source import OPEN_FILES, JoinedTokens, TokenSource
+from nanochat_pl.data.tokens import bins
+from nanochat_pl.data.tokens.bins import BinSource, BinTokens
+from nanochat_pl.data.tokens.shard import TokenShard, writing_shard
+from nanochat_pl.data.tokens.source import OPEN_FILES, JoinedTokens, TokenSource
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.char import CharTokenizer
 
@@ -121,7 +121,7 @@ def test_tokens_are_mapped_and_not_copied(tmp_path: Path) -> None:
     st.sampled_from(["uint16", "uint32"]),
 )
 def test_headerless_documents_are_found(
-    tmp_path: Path, documents: list[list[int]], ended: bool, block: int, dtype: token_bins.BinDtype
+    tmp_path: Path, documents: list[list[int]], ended: bool, block: int, dtype: bins.BinDtype
 ) -> None:
     ids = [i for document in documents for i in (*document, 9)]
     ids = ids if ended else ids[:-1]
@@ -130,7 +130,7 @@ def test_headerless_documents_are_found(
     path = tmp_path / "train.bin"
     np.array(ids, dtype=dtype).tofile(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_bins, "BLOCK_TOKENS", block)
+        patch.setattr(bins, "BLOCK_TOKENS", block)
         source = BinSource(BinTokens(path, dtype, vocab_size=10), separator=9)
         found = [document.tolist() for document in read_documents(source)]
     # An empty document at the very end is none; nobody could tell.
@@ -167,7 +167,7 @@ def test_an_id_beyond_the_vocabulary_is_found_when_it_is_read(tmp_path: Path, mo
     ids = np.zeros(100, dtype=np.uint16)
     ids[50] = 60_000
     ids.tofile(path)
-    monkeypatch.setattr(token_bins, "BLOCK_TOKENS", 10)
+    monkeypatch.setattr(bins, "BLOCK_TOKENS", 10)
     tokens = BinTokens(path, "uint16", 50)
     assert tokens[0:50].tolist() == [0] * 50
     with pytest.raises(UserError, match="token id 60000"):

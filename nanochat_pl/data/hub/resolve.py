@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_pl.core.errors import MachineError, UserError, nearest
-from nanochat_pl.data.connection import Connection
-from nanochat_pl.data.hub import HubFile, HubIndex
-from nanochat_pl.data.hub_errors import access_error, gated_error
-from nanochat_pl.data.hub_source import LocalShards, Shards
-from nanochat_pl.data.hub_stream import RemoteShards
+from nanochat_pl.data.hub.connection import Connection
+from nanochat_pl.data.hub.errors import access_error, gated_error
+from nanochat_pl.data.hub.files import HubFile, HubIndex
+from nanochat_pl.data.hub.remote import RemoteShards
+from nanochat_pl.data.hub.source import LocalShards, Shards
 from nanochat_pl.data.shard_file import BadShard, read_columns
 
 log = logging.getLogger("nanochat_pl.data")

@@ -5,8 +5,8 @@ import threading
 from typing import Literal
 
 from nanochat_pl.core.errors import MachineError
+from nanochat_pl.data.hub.manifest import LeftOut, Manifest
 from nanochat_pl.data.shard_file import BadShard
-from nanochat_pl.data.shard_manifest import LeftOut, Manifest
 
 log = logging.getLogger("nanochat_pl.data")
 

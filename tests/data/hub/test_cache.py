@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.data import shards as shards_module
-from nanochat_pl.data.connection import Connection
-from nanochat_pl.data.hub import HubIndex, hub_folder
-from nanochat_pl.data.hub_index import hub_index
+from nanochat_pl.data.hub import cache as cache_module
+from nanochat_pl.data.hub.cache import ShardCache
+from nanochat_pl.data.hub.connection import Connection
+from nanochat_pl.data.hub.files import HubIndex, hub_folder
+from nanochat_pl.data.hub.index import hub_index
+from nanochat_pl.data.hub.manifest import Manifest
 from nanochat_pl.data.shard_file import BadShard
-from nanochat_pl.data.shard_manifest import Manifest
-from nanochat_pl.data.shards import ShardCache
-from tests.data.conftest import REPO, SHARDS, write_shard
+from tests.data.hub.conftest import REPO, SHARDS, write_shard
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
 
@@ -244,11 +244,11 @@ def test_access_that_was_taken_away_ends_the_run(hub: HubServer, index: HubIndex
 
 READER = """
 import sys, os
-from nanochat_pl.data.connection import Connection
-from nanochat_pl.data.hub import hub_folder
-from nanochat_pl.data.hub_index import hub_index
-from nanochat_pl.data.shard_manifest import Manifest
-from nanochat_pl.data.shards import ShardCache
+from nanochat_pl.data.hub.connection import Connection
+from nanochat_pl.data.hub.files import hub_folder
+from nanochat_pl.data.hub.index import hub_index
+from nanochat_pl.data.hub.manifest import Manifest
+from nanochat_pl.data.hub.cache import ShardCache
 mode, bound, *order = sys.argv[1], *map(int, sys.argv[2:])
 index = hub_index("org/web")
 cache = ShardCache(index, Manifest(hub_folder("org/web")), bound_bytes=bound, connection=Connection())
@@ -273,7 +273,7 @@ def run_reader(
     environment = {"NANOCHAT_PL_CACHE": os.environ["NANOCHAT_PL_CACHE"], "PATH": os.environ["PATH"]}
     return subprocess.Popen(
         command,
-        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])} | hub_environment(hub, folder),
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[3])} | hub_environment(hub, folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -335,7 +335,7 @@ def test_a_disk_that_refuses_without_being_full(
 ) -> None:
     """A quota: what `disk_usage` says is free cannot be written."""
     quota = 2.5 * index.files[0].size
-    real = shards_module._PartFile.write
+    real = cache_module._PartFile.write
 
     def write(file: Any, chunk: Any) -> int:
         taken = sum(path.stat().st_size for path in hub_folder(REPO).rglob("*.parquet*"))
@@ -343,7 +343,7 @@ def test_a_disk_that_refuses_without_being_full(
             raise OSError(122, "Disk quota exceeded")
         return real(file, chunk)
 
-    monkeypatch.setattr(shards_module._PartFile, "write", write)
+    monkeypatch.setattr(cache_module._PartFile, "write", write)
     cache = open_cache()
     for shard in (0, 1, 2, 3):
         cache.coming([index.files[shard]])

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.sources import DocumentSource
 from nanochat_pl.data.stream import COMING_SHARDS
-from nanochat_pl.data.token_folder import (
+from nanochat_pl.data.tokens.folder import (
     INDEX_FILE,
     SPLITS,
     TOKENIZER_FOLDER,
@@ -30,8 +30,8 @@ from nanochat_pl.data.token_folder import (
     describe_split,
     shard_path,
 )
-from nanochat_pl.data.token_shards import Header, read_header, writing_shard
-from nanochat_pl.data.tokenizing import tokenize_chunks
+from nanochat_pl.data.tokens.shard import Header, read_header, writing_shard
+from nanochat_pl.data.tokens.tokenizing import tokenize_chunks
 from nanochat_pl.tokenizers.base import Tokenizer
 
 LOCK_FILE = ".lock"

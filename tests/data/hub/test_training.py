@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.conftest import REPO
+from tests.data.hub.conftest import REPO
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
 from tests.processes import SMALL, losses, train

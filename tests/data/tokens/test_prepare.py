@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.data import tokenizing
 from nanochat_pl.data.module import Layout, TextDataModule
-from nanochat_pl.data.prepare import Preparation, Progress
 from nanochat_pl.data.sources import DocumentSource, MemorySource, TinySource, read_documents
-from nanochat_pl.data.token_folder import SPLITS, TokenIndex
-from nanochat_pl.data.token_specs import TokenDataSpec
-from nanochat_pl.data.tokenizing import tokenize_chunks
+from nanochat_pl.data.tokens import tokenizing
+from nanochat_pl.data.tokens.folder import SPLITS, TokenIndex
+from nanochat_pl.data.tokens.prepare import Preparation, Progress
+from nanochat_pl.data.tokens.specs import TokenDataSpec
+from nanochat_pl.data.tokens.tokenizing import tokenize_chunks
 from nanochat_pl.tiny_world import document
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.byte import ByteTokenizer
@@ -332,8 +332,8 @@ def test_chunks_are_read_only_a_little_ahead(monkeypatch: pytest.MonkeyPatch) ->
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from nanochat_pl.data import tokenizing
-from nanochat_pl.data.prepare import Preparation
+from nanochat_pl.data.tokens import tokenizing
+from nanochat_pl.data.tokens.prepare import Preparation
 from nanochat_pl.data.sources import TinySource
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 
@@ -353,7 +353,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     environment = os.environ | {"PYTHONPATH": str(root)}

@@ -14,9 +14,9 @@ from filelock import FileLock
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import write_text
-from nanochat_pl.data.bad_shards import BadShards
 from nanochat_pl.data.held_out import hash_fraction
-from nanochat_pl.data.hub import HubFile, HubIndex
+from nanochat_pl.data.hub.bad_shards import BadShards
+from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.shard_file import BadShard, read_footer, read_row_group
 from nanochat_pl.data.sources import DocumentSource, MemorySource, read_documents
 

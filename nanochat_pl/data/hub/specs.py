@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.bad_shards import BadShards, OnBadShard
-from nanochat_pl.data.connection import Connection
-from nanochat_pl.data.hub import HubFile, HubIndex, hub_folder
-from nanochat_pl.data.hub_index import folder_index, hub_index
-from nanochat_pl.data.hub_source import HubSource, KeptDocuments, LocalShards, Shards
-from nanochat_pl.data.hub_stream import RemoteShards
+from nanochat_pl.data.hub.bad_shards import BadShards, OnBadShard
+from nanochat_pl.data.hub.cache import ShardCache
+from nanochat_pl.data.hub.connection import Connection
+from nanochat_pl.data.hub.files import HubFile, HubIndex, hub_folder
+from nanochat_pl.data.hub.index import folder_index, hub_index
+from nanochat_pl.data.hub.manifest import Manifest
+from nanochat_pl.data.hub.remote import RemoteShards
+from nanochat_pl.data.hub.source import HubSource, KeptDocuments, LocalShards, Shards
 from nanochat_pl.data.shard_file import require_pyarrow
-from nanochat_pl.data.shard_manifest import Manifest
-from nanochat_pl.data.shards import ShardCache
 from nanochat_pl.data.specs import DataSpec, Sources
 
 _CHARACTERS_PER_TOKEN = 6

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from nanochat_pl.data.connection import Connection
-from nanochat_pl.data.hub import HubFile, HubIndex
-from nanochat_pl.data.hub_errors import access_error
+from nanochat_pl.data.hub.connection import Connection
+from nanochat_pl.data.hub.errors import access_error
+from nanochat_pl.data.hub.files import HubFile, HubIndex
+from nanochat_pl.data.hub.manifest import KeptShard, Manifest
+from nanochat_pl.data.hub.space import DiskFull, NoRoom, ShardSpace
 from nanochat_pl.data.shard_file import BadShard, check_rows, read_footer
-from nanochat_pl.data.shard_manifest import KeptShard, Manifest
-from nanochat_pl.data.shard_space import DiskFull, NoRoom, ShardSpace
 
 log = logging.getLogger("nanochat_pl.data")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.specs import DataSpec, Sources
-from nanochat_pl.data.token_bins import BinDtype, BinSource, BinTokens
-from nanochat_pl.data.token_folder import INDEX_FILE, TOKENIZER_FOLDER, TokenIndex
+from nanochat_pl.data.tokens.bins import BinDtype, BinSource, BinTokens
+from nanochat_pl.data.tokens.folder import INDEX_FILE, TOKENIZER_FOLDER, TokenIndex
 from nanochat_pl.tokenizers.base import HEADER_FILE, Tokenizer
 from nanochat_pl.tokenizers.load import load_tokenizer
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.hub_specs import HubDataSpec
+from nanochat_pl.data.hub.specs import HubDataSpec
 from nanochat_pl.data.sources import DocumentSource
 from nanochat_pl.data.specs import DataSpec
 from nanochat_pl.data.stream import COMING_SHARDS, Dealer

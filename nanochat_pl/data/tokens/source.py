@@ -10,7 +10,7 @@ import numpy as np
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.sources import DocumentSource, TokenArray
-from nanochat_pl.data.token_shards import TokenShard, read_header
+from nanochat_pl.data.tokens.shard import TokenShard, read_header
 
 OPEN_FILES = 64
 """So many files are mapped at once: a system allows a process about a thousand."""

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.token_shards import HEADER_BYTES, TokenShard, read_header, writing_shard
+from nanochat_pl.data.tokens.shard import HEADER_BYTES, TokenShard, read_header, writing_shard
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.char import CharTokenizer

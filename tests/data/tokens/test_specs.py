@@ -11,10 +11,10 @@ import yaml
 from nanochat_pl.config.compose import CONF_FOLDER, compose
 from nanochat_pl.config.specs import Specs
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.prepare import Preparation
 from nanochat_pl.data.sources import MemorySource, TinySource
 from nanochat_pl.data.specs import ShakespeareDataSpec
-from nanochat_pl.data.token_specs import TokenDataSpec
+from nanochat_pl.data.tokens.prepare import Preparation
+from nanochat_pl.data.tokens.specs import TokenDataSpec
 from nanochat_pl.tiny_world import document
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.byte import ByteTokenizer

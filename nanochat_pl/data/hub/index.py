@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.paths import data_root, write_text
-from nanochat_pl.data.hub import HubFile, HubIndex, hub_folder
+from nanochat_pl.data.hub.files import HubFile, HubIndex, hub_folder
 
 log = logging.getLogger("nanochat_pl.data")
 
@@ -35,7 +35,7 @@ def hub_index(repo: str, config: str | None = None, split: str = "train", revisi
     kept = _load(path)
     if kept is not None:
         return kept
-    from nanochat_pl.data.hub_resolve import resolve_hub
+    from nanochat_pl.data.hub.resolve import resolve_hub
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
@@ -63,7 +63,7 @@ def folder_index(path: Path, config: str | None = None, split: str = "train") ->
     kept_at = data_root() / "hub" / "folders" / f"{folder.name}-{key[:16]}.json"
     kept = _load(kept_at)
     if kept is None:
-        from nanochat_pl.data.hub_resolve import resolve_folder
+        from nanochat_pl.data.hub.resolve import resolve_folder
 
         kept = resolve_folder(folder, config, split)
         _save(kept, kept_at)

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.data.hub import hub_folder
-from nanochat_pl.data.hub_source import HubSource
-from nanochat_pl.data.hub_specs import HubDataSpec
+from nanochat_pl.data.hub.files import hub_folder
+from nanochat_pl.data.hub.source import HubSource
+from nanochat_pl.data.hub.specs import HubDataSpec
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.stream import COMING_SHARDS, Dealer
-from tests.data.conftest import REPO, SHARDS, documents_of, write_shard
+from tests.data.hub.conftest import REPO, SHARDS, documents_of, write_shard
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
 
@@ -291,14 +291,14 @@ def test_with_the_shards_at_hand_the_hub_is_not_needed(hub: HubServer, web: Path
     assert Counter(held_out("cache")) <= Counter(documents), "kept shards serve other validations too"
     assert len(hub.requests) == asked
     script = (
-        "import sys; from nanochat_pl.data.hub_specs import HubDataSpec; from nanochat_pl.data.sources import *\n"
+        "import sys; from nanochat_pl.data.hub.specs import HubDataSpec; from nanochat_pl.data.sources import *\n"
         f"train, val = HubDataSpec(repo={REPO!r}, id_column='id', val_fraction=0.1).build_sources()\n"
         "print(sum(1 for side in (train, val) for _ in read_documents(side)))\n"
         "assert not {'datasets', 'huggingface_hub', 'lightning'} & sys.modules.keys(), 'seconds at every start'"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script],
-        env=dict(**hub_environment(hub, tmp_path), PYTHONPATH=str(Path(__file__).parents[2]))
+        env=dict(**hub_environment(hub, tmp_path), PYTHONPATH=str(Path(__file__).parents[3]))
         | {"NANOCHAT_PL_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,

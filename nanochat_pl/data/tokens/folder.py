@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import write_text
-from nanochat_pl.data.token_shards import SUFFIX, Header, read_header
-from nanochat_pl.data.token_source import TokenSource
+from nanochat_pl.data.tokens.shard import SUFFIX, Header, read_header
+from nanochat_pl.data.tokens.source import TokenSource
 
 INDEX_FILE = "index.json"
 TOKENIZER_FOLDER = "tokenizer"

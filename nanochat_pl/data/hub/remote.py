@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanochat_pl.data.connection import Connection, is_connection_error
-from nanochat_pl.data.hub import HubFile, HubIndex
-from nanochat_pl.data.hub_errors import access_error
+from nanochat_pl.data.hub.connection import Connection, is_connection_error
+from nanochat_pl.data.hub.errors import access_error
+from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.shard_file import BadShard
 
 T = TypeVar("T")

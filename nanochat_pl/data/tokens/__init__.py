@@ -1,0 +1,1 @@
+"""Data tokenized once, into files that training maps into memory."""
