@@ -123,6 +123,7 @@ class Engine:
         self._waiting.append(rows[0])
         return [row.request for row in rows]
 
+    @torch.inference_mode()
     def cancel(self, request: int) -> None:
         """Forget an answer, wherever it is."""
         for row in [*self._rows, *self._waiting]:
@@ -138,12 +139,12 @@ class Engine:
                 self._waiting.extendleft(reversed(row.copies))
                 return
 
+    @torch.inference_mode()
     def step(self) -> list[Token]:
         """Read a chunk of a prompt, continue every answer by a token; the new tokens."""
-        with torch.inference_mode():
-            self._admit()
-            tokens = self._prefill()
-            return tokens + self._decode_all()
+        self._admit()
+        tokens = self._prefill()
+        return tokens + self._decode_all()
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
         """The answers, without their prompts; each prompt is drawn with its own place added to the seed."""
@@ -164,10 +165,11 @@ class Engine:
     def _admit(self) -> None:
         while self._waiting and len(self._rows) < self.max_rows:
             row = self._waiting[0]
-            if not self._room(len(self._rows) + 1, len(row.tokens)):
+            slot, finished = len(self._rows), self._finished
+            kept = min(slot + len(finished) + 1, self.max_rows) if self._reuse else 0
+            if not (kept > slot and self._room(kept, len(row.tokens))) and not self._room(slot + 1, len(row.tokens)):
                 return
             self._waiting.popleft()
-            slot, finished = len(self._rows), self._finished
             if slot + len(finished) < self._cache.num_rows - 1:
                 finished.append([])  # a slot that nobody has used
             shared = [self._shared(held, row.tokens) for held in finished]

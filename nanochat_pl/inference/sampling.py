@@ -37,6 +37,11 @@ class Sampling(Spec):
     stop_ids: tuple[int, ...] = ()
     logprobs: bool = False
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether unlikely tokens are left out."""
+        return self.top_k is not None or self.top_p is not None or self.min_p is not None
+
     def check(self) -> None:
         if self.max_new_tokens < 0:
             raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 0.")
@@ -71,11 +76,13 @@ def choose(
             old, penalty = logits[i, ids], settings[i].repetition_penalty
             logits[i, ids] = torch.where(old > 0, old / penalty, old * penalty)
     chosen = logits.argmax(dim=-1)
-    drawn = [i for i, row in enumerate(settings) if row.temperature > 0]
-    if drawn:
-        rows = logits if len(drawn) == len(settings) else logits[drawn]
-        ids = _draw(rows, [settings[i] for i in drawn], [uniforms[i] for i in drawn])
-        chosen = ids if len(drawn) == len(settings) else chosen.index_copy(0, chosen.new_tensor(drawn), ids)
+    # Apart, for the same number finds another token among sorted probabilities.
+    for draw, is_filtered in ((_draw, False), (_draw_filtered, True)):
+        drawn = [i for i, row in enumerate(settings) if row.temperature > 0 and row.is_filtered == is_filtered]
+        if drawn:
+            rows = logits if len(drawn) == len(settings) else logits[drawn]
+            ids = draw(rows, [settings[i] for i in drawn], [uniforms[i] for i in drawn])
+            chosen = ids if len(drawn) == len(settings) else chosen.index_copy(0, chosen.new_tensor(drawn), ids)
     logprobs: list[float | None] = [None] * len(settings)
     if any(row.logprobs for row in settings):
         values = given.gather(1, chosen[:, None]).squeeze(1) - given.logsumexp(dim=-1)
@@ -84,30 +91,35 @@ def choose(
 
 
 def _draw(logits: Tensor, settings: Sequence[Sampling], uniforms: Sequence[float]) -> Tensor:
-    """Token ids (B,) by the inverse of each row's cumulative probabilities."""
+    """Token ids (B,) among all tokens."""
+    scaled = logits / _column([row.temperature for row in settings], logits)
+    return _invert(torch.softmax(scaled, dim=-1), uniforms).squeeze(1)
 
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, device=logits.device)[:, None]
 
+def _draw_filtered(logits: Tensor, settings: Sequence[Sampling], uniforms: Sequence[float]) -> Tensor:
+    """Token ids (B,) among those that the filters leave; sorted, so that each filter cuts a tail."""
     V = logits.size(1)
-    scaled = logits / column([row.temperature for row in settings])
-    ids = None
-    if any(row.top_k is not None or row.top_p is not None or row.min_p is not None for row in settings):
-        # Sorted, so that each filter cuts a tail. Without top_p and min_p no more than the k likeliest are looked at.
-        k = V
-        if all(row.top_k is not None for row in settings):
-            k = min(V, max(row.top_k or V for row in settings))
-        scaled, ids = scaled.topk(k, dim=-1) if k < V else scaled.sort(dim=-1, descending=True)
-        kept = column([float(row.top_k or V) for row in settings])
-        scaled = scaled.masked_fill(torch.arange(k, device=logits.device) >= kept, -torch.inf)
+    scaled = logits / _column([row.temperature for row in settings], logits)
+    k = min(V, max(row.top_k or V for row in settings))
+    scaled, ids = scaled.topk(k, dim=-1) if k < V else scaled.sort(dim=-1, descending=True)
+    kept = _column([float(row.top_k or V) for row in settings], logits)
+    scaled = scaled.masked_fill(torch.arange(k, device=logits.device) >= kept, -torch.inf)
     probabilities = torch.softmax(scaled, dim=-1)
-    if ids is not None:
-        top_p = column([1.0 if row.top_p is None else row.top_p for row in settings])
-        min_p = column([row.min_p or 0.0 for row in settings])
-        cut = (probabilities.cumsum(-1) - probabilities >= top_p) | (probabilities < min_p * probabilities[:, :1])
-        cut[:, 0] = False
-        probabilities = probabilities.masked_fill(cut, 0.0)
+    top_p = _column([1.0 if row.top_p is None else row.top_p for row in settings], logits)
+    min_p = _column([row.min_p or 0.0 for row in settings], logits)
+    cut = (probabilities.cumsum(-1) - probabilities >= top_p) | (probabilities < min_p * probabilities[:, :1])
+    cut[:, 0] = False
+    return ids.gather(1, _invert(probabilities.masked_fill(cut, 0.0), uniforms)).squeeze(1)
+
+
+def _invert(probabilities: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """(B, 1): where the cumulative probabilities of each row pass its number."""
     cumulative = probabilities.cumsum(-1)
-    target = column(list(uniforms)) * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, target, right=True).clamp_max_(cumulative.size(1) - 1)
-    return (place if ids is None else ids.gather(1, place)).squeeze(1)
+    total = cumulative[:, -1:]
+    # Below the total even where the number is rounded to 1, so that nothing behind the last possible token is drawn.
+    target = torch.minimum(_column(uniforms, total) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True)
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device)[:, None]

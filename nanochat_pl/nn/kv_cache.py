@@ -24,6 +24,10 @@ class KVCache:
         tables: the rotary tables, in the cache's dtype and on its device.
     """
 
+    _start: int | None
+    _places: dict[int, tuple[Tensor, Tensor]]
+    _derived: tuple[Tensor, Tensor] | None
+
     def __init__(self, windows: Sequence[int], rows: int, capacity: int, n_kv_head: int, tables: RotaryTables):
         like, _ = tables.rows(0, 1)
         sizes = [min(capacity, window + 1) for window in windows]
@@ -169,13 +173,13 @@ class KVCache:
             keys.narrow(2, place, 1).copy_(k)
             values.narrow(2, place, 1).copy_(v)
             return keys.narrow(2, 0, held), values.narrow(2, 0, held), None
-        row, position = self._positions()
+        numbers, position = self._positions()
         if size not in self._places:
             longest = min(size, max(self.lengths) + 1)
             mask = torch.arange(longest, device=position.device) <= position[:, None]
             self._places[size] = position % size, mask[:, None, None]
-        place, mask = self._places[size]
-        keys[row, :, place], values[row, :, place] = k.squeeze(2), v.squeeze(2)
+        places, mask = self._places[size]
+        keys[numbers, :, places], values[numbers, :, places] = k.squeeze(2), v.squeeze(2)
         return keys.narrow(2, 0, mask.size(-1)), values.narrow(2, 0, mask.size(-1)), mask
 
     def _positions(self) -> tuple[Tensor, Tensor]:
@@ -189,5 +193,4 @@ class KVCache:
         """What follows from the lengths is made anew when it is needed."""
         lengths = self.lengths
         self._start = lengths[0] if lengths and min(lengths) == max(lengths) else None
-        self._places: dict[int, tuple[Tensor, Tensor]] = {}
-        self._derived: tuple[Tensor, Tensor] | None = None
+        self._places, self._derived = {}, None

@@ -89,15 +89,15 @@ def test_requests_join_and_leave_between_steps(data):
 
 
 def test_a_full_cache_sends_the_youngest_away_and_brings_it_back():
-    model, preempted = randomized(TINY), []
+    model, preempted = randomized(dataclasses.replace(TINY, sequence_len=128)), []
 
     class Watched(Engine):
         def _leave(self, slot):
-            preempted.append(self._rows[slot].sampled < 12)
+            preempted.append(self._rows[slot].sampled < 30)
             super()._leave(slot)
 
-    engine = Watched(model, max_rows=4, cache_tokens=40)
-    assert engine.generate(PROMPTS, greedy(12)) == [greedy_from_scratch(model, prompt, 12) for prompt in PROMPTS]
+    engine, prompts = Watched(model, max_rows=4, cache_tokens=256), [prompt * 5 for prompt in PROMPTS]
+    assert engine.generate(prompts, greedy(30)) == [greedy_from_scratch(model, prompt, 30) for prompt in prompts]
     assert any(preempted)
 
 
