@@ -110,11 +110,14 @@ class Decoding:
         self.rows = rows
         self.prompt = torch.randint(256, 4096, (prompt_tokens,), generator=torch.Generator().manual_seed(0)).tolist()
 
-    def __call__(self, new_tokens: int) -> float:
-        """Seconds for one token of every row."""
+    def __call__(self, new_tokens: int) -> tuple[float, float]:
+        """Seconds until all rows have their first token, and of one more token a row."""
         began = time.perf_counter()
-        columns = sum(1 for _ in self.engine.generate(self.prompt, num_samples=self.rows, max_tokens=new_tokens))
-        return (time.perf_counter() - began) / columns
+        columns = self.engine.generate(self.prompt, num_samples=self.rows, max_tokens=new_tokens + 1)
+        next(columns)
+        prefilled = time.perf_counter()
+        more = sum(1 for _ in columns)
+        return prefilled - began, (time.perf_counter() - prefilled) / more
 
 
 if __name__ == "__main__":

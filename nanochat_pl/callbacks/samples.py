@@ -10,6 +10,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.inference.generate import generate
+from nanochat_pl.inference.sampling import Sampling
 from nanochat_pl.tokenizers.base import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -38,14 +39,9 @@ class Samples(Callback):
             return
         tokenizer = stage.blueprint.tokenizer
         texts = [prompt for prompt in self._prompts if self._encodable(prompt, tokenizer)]
-        continuations = generate(
-            stage.model,
-            [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts],
-            max_new_tokens=self._max_new_tokens,
-            temperature=self._temperature,
-            seed=0,
-            stop_ids=(tokenizer.bos_id,),
-        )
+        sampling = Sampling(self._max_new_tokens, self._temperature, stop_ids=(tokenizer.bos_id,))
+        prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
+        continuations = generate(stage.model, prompts, sampling)
         with RunFolder(trainer.default_root_dir).samples.open("a", encoding="utf-8") as file:
             for prompt, ids in zip(texts, continuations):
                 text = prompt + tokenizer.decode(ids)

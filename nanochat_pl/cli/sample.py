@@ -28,20 +28,14 @@ def sample(
     from nanochat_pl.checkpoint.model_folder import load_model_folder
     from nanochat_pl.core.hardware import HardwareSpec
     from nanochat_pl.inference.generate import generate
+    from nanochat_pl.inference.sampling import Sampling
 
     loaded = load_model_folder(model, HardwareSpec(accelerator=device.value).detect().accelerator)
     tokenizer = loaded.tokenizer
     texts = [text for text in prompt for _ in range(num_samples)]
     prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
-    continuations = generate(
-        loaded.model,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-        stop_ids=(tokenizer.bos_id,),
-    )
+    sampling = Sampling(max_new_tokens, temperature, top_k, seed=seed, stop_ids=(tokenizer.bos_id,))
+    continuations = generate(loaded.model, prompts, sampling)
     for text, ids in zip(texts, continuations):
         print(text + tokenizer.decode(ids))
         if len(texts) > 1:

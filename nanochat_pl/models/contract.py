@@ -1,6 +1,6 @@
 """What a language model must offer to the stages, the engine and the optimizer, and how one is built by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -34,7 +34,6 @@ class LanguageModel(Protocol):
         *,
         reduction: Literal["sum", "none"] = "sum",
         cache: KVCache | None = None,
-        lengths: Sequence[int] | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Logits (B, T, vocab_size) float32 without targets; with them the sum of weighted token losses, or each."""
@@ -48,11 +47,11 @@ class LanguageModel(Protocol):
     def init_buffers(self) -> None:
         """Set what is computed from the config alone and not saved."""
 
-    def build_cache(self, batch_size: int, length: int) -> KVCache:
-        """An empty cache for `batch_size` rows of at most `length` tokens, on the model's device."""
+    def build_cache(self, rows: int, capacity: int) -> KVCache:
+        """An empty cache for rows of at most `capacity` tokens (no limit beyond the context), on the model's device."""
 
     def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
-        """What continues rows by one token each, ids (B, 1), to logits (B, 1, vocab_size), with today's weights."""
+        """What continues rows that aren't empty by a token each: (ids (B, 1), cache) -> logits (B, 1, vocab_size)."""
 
 
 def build_config(architecture: str, values: dict[str, Any]) -> NanoChatConfig:

@@ -4,7 +4,7 @@ After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from nanochat_pl.nn.attention import attention
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 from nanochat_pl.nn.kv_cache import KVCache
 from nanochat_pl.nn.layers import Linear, relu_squared, rms_norm
-from nanochat_pl.nn.position import rotary_tables, rotate_and_normalize
+from nanochat_pl.nn.position import RotaryTables, rotary_tables, rotate_and_normalize
 
 VALUE_GATE_CHANNELS = 12
 SMEAR_GATE_CHANNELS = 24
@@ -112,7 +112,6 @@ class NanoChat(nn.Module):
         *,
         reduction: Literal["sum", "none"] = "sum",
         cache: KVCache | None = None,
-        lengths: Sequence[int] | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Logits or losses of a batch of token ids.
@@ -123,15 +122,12 @@ class NanoChat(nn.Module):
             weights: (B, T) weight of each target's loss; they get no gradient.
             reduction: "sum": the weighted sum of the losses; "none": the weighted loss of each token.
             cache: tokens seen before; takes up these.
-            lengths: tokens of each row, the rest of the row being padding; None: T. Used with a cache.
             last_only: logits of each row's last token only, (B, 1, vocab_size).
 
         Returns:
             Without targets logits (B, T, vocab_size), else the loss, () or (B, T); float32.
         """
-        if lengths is None:
-            lengths = [ids.size(1)] * ids.size(0)
-        x = self._trunk(ids, cache, lengths)
+        x = self._trunk(ids, cache)
         if targets is not None:
             return linear_cross_entropy(
                 x,
@@ -144,26 +140,25 @@ class NanoChat(nn.Module):
                 reduction=reduction,
             )
         vocabulary = self.head.weight[: self.config.vocab_size].to(x.dtype)
-        return self.capped(F.linear(_last(x, lengths) if last_only else x, vocabulary))
+        return self.capped(F.linear(x[:, -1:] if last_only else x, vocabulary))
 
     def capped(self, logits: Tensor) -> Tensor:
         """float32 logits, softcapped if the config says so."""
         logits, softcap = logits.float(), self.config.softcap
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
-    def _trunk(self, ids: Tensor, cache: KVCache | None, lengths: Sequence[int]) -> Tensor:
+    def _trunk(self, ids: Tensor, cache: KVCache | None) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
         cos, sin = self._tables(ids.size(1)) if cache is None else cache.rotary(ids.size(1))
-        x = rms_norm(self.embedding(ids).to(config.dtype))
+        if config.smear and cache is not None and cache.start != 0:
+            x = rms_norm(self.embedding(torch.cat((cache.last_ids, ids), dim=1)).to(config.dtype))
+            before, x = x[:, :-1], x[:, 1:]
+        else:
+            x = rms_norm(self.embedding(ids).to(config.dtype))
+            before = F.pad(x[:, :-1], (0, 0, 1, 0))
         if config.smear:
             gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
-            if cache is None or cache.last_embedding is None:
-                before = F.pad(x[:, :-1], (0, 0, 1, 0))
-            else:
-                before = torch.cat((cache.last_embedding, x[:, :-1]), dim=1)
-            if cache is not None:
-                cache.last_embedding = _last(x, lengths)
             x = torch.addcmul(x, gate, before)
         x0, middle = x, x
         if config.scalars:
@@ -178,7 +173,7 @@ class NanoChat(nn.Module):
             if layer == config.n_layer // 2:
                 middle = x
         if cache is not None:
-            cache.advance(lengths)
+            cache.advance(ids)
         if config.backout:
             x = torch.addcmul(x, self.backout_scale.to(x.dtype), middle, value=-1)
         return rms_norm(x)
@@ -193,9 +188,14 @@ class NanoChat(nn.Module):
             cos, sin = rotary_tables(length, config.head_dim, config.rope_base, cos.device)
         return cos[:length].to(config.dtype), sin[:length].to(config.dtype)
 
-    def build_cache(self, batch_size: int, length: int) -> KVCache:
-        """An empty cache for `batch_size` rows of at most `length` tokens, on the model's device."""
-        return KVCache(self.config.n_layer, batch_size, self.config.n_kv_head, *self._tables(length))
+    def build_cache(self, rows: int, capacity: int) -> KVCache:
+        """An empty cache on the model's device.
+
+        Args:
+            capacity: tokens of a row; where it exceeds the trained context, as many as one likes.
+        """
+        tables = RotaryTables(self._tables, capacity)
+        return KVCache(self.config.windows, rows, capacity, self.config.n_kv_head, tables)
 
     def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
         """What continues rows by one token each: (ids (B, 1), cache) -> logits (B, 1, vocab_size).
@@ -257,11 +257,3 @@ class NanoChat(nn.Module):
                     parameter.uniform_(-bound, bound, generator=generator)
                 case other:
                     raise AssertionError(f"no initial value for {other}")
-
-
-def _last(x: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(B, 1, C): the vector of each row's last token."""
-    if min(lengths) == x.size(1):
-        return x[:, -1:]
-    last = torch.tensor(lengths, device=x.device) - 1
-    return x[torch.arange(x.size(0), device=x.device), last].unsqueeze(1)

@@ -62,7 +62,10 @@ class NanoChatDecoder:
             self.smear_gate = turned(model.smear_gate.weight)
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """Logits (B, 1, vocab_size) float32 after one more token a row, ids (B, 1); the cache takes it up."""
+        """Logits (B, 1, vocab_size) float32 after one more token a row, ids (B, 1); the cache takes it up.
+
+        No row may be empty.
+        """
         model, config = self.model, self.model.config
         ids = ids.squeeze(1)
         B, D, heads = ids.size(0), config.head_dim, config.n_head + config.n_kv_head
@@ -70,12 +73,15 @@ class NanoChatDecoder:
         cos, sin = cache.rotary(1)  # (1, D), or (B, 1, 1, D)
         if cos.ndim == 4:
             cos, sin = cos.squeeze(1), sin.squeeze(1)
-        x = rms_norm(F.embedding(ids, model.embedding.weight).to(config.dtype))
         if config.smear:
-            before, cache.last_embedding = cache.last_embedding, x.unsqueeze(1)
-            if before is not None:
-                gate = torch.sigmoid(x.narrow(1, 0, self.smear_gate.size(0)).mm(self.smear_gate))
-                x = torch.addcmul(x, gate.mul_(model.smear_scale), before.squeeze(1))
+            pair = rms_norm(
+                F.embedding(torch.stack((cache.last_ids.squeeze(1), ids)), model.embedding.weight).to(config.dtype)
+            )
+            before, x = pair.unbind()
+            gate = torch.sigmoid(x.narrow(1, 0, self.smear_gate.size(0)).mm(self.smear_gate))
+            x = torch.addcmul(x, gate.mul_(model.smear_scale), before)
+        else:
+            x = rms_norm(F.embedding(ids, model.embedding.weight).to(config.dtype))
         x0, middle = x, x
         for index, layer in enumerate(self.layers):
             if config.scalars:
@@ -95,7 +101,7 @@ class NanoChatDecoder:
             x = torch.addmm(x, hidden.mul_(hidden), layer.mlp_proj)
             if index == config.n_layer // 2:
                 middle = x
-        cache.advance([1] * B)
+        cache.advance(ids.unsqueeze(1))
         if config.backout:
             x = torch.addcmul(x, model.backout_scale.to(x.dtype), middle, value=-1)
         return model.capped(rms_norm(x).mm(self.head)).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens seen so far, for rows of different lengths."""
+"""Keys and values of the tokens seen so far: rows of different lengths, rings where a layer sees a window only."""
 
 from collections.abc import Sequence
 
@@ -7,52 +7,80 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat_pl.nn.attention import attention
+from nanochat_pl.nn.position import RotaryTables
 
 
 class KVCache:
     """Preallocated keys and values, and what else a model carries from token to token.
 
-    Args:
-        cos, sin: the rotary tables (length, D) of as many tokens as a row can hold, in the cache's dtype.
+    Row b holds `lengths[b]` tokens; its next token takes that position. A layer keeps what its window shows, the
+    current token included: position p lies in place p mod size, so a row may go on for good. The lengths live on the
+    host, so that nothing waits for the device. A forward pass attends in every layer, then advances once.
 
-    Row b holds `lengths[b]` tokens; its next token takes that position. The lengths live on the host, so that choosing
-    a slice of the cache never waits for the device. A forward pass attends in every layer, then advances once.
+    Args:
+        windows: of each layer, tokens before its own that a query sees.
+        rows: that are stored.
+        capacity: tokens of a row that are stored in layers whose window shows as many.
+        tables: the rotary tables, in the cache's dtype and on its device.
     """
 
-    def __init__(
-        self,
-        n_layer: int,
-        batch_size: int,
-        n_kv_head: int,
-        cos: Tensor,
-        sin: Tensor,
-    ):
-        self.length, head_dim = cos.shape
-        shape = (n_layer, batch_size, n_kv_head, self.length, head_dim)
-        self.keys, self.values = cos.new_zeros(shape).unbind(), cos.new_zeros(shape).unbind()
-        self.cos, self.sin = cos, sin
-        self.lengths = [0] * batch_size
-        self.even = True  # all rows hold equally many tokens
-        self.last_embedding: Tensor | None = None
-        self._masks: dict[int, Tensor] = {}
-        self._positions: Tensor | None = None
+    _start: int | None
+    _places: dict[int, tuple[Tensor, Tensor]]
+    _derived: tuple[Tensor, Tensor] | None
 
-    def positions(self, T: int) -> Tensor:
-        """(B, T): where the next T tokens of each row go."""
-        if self._positions is None:
-            starts = torch.tensor(self.lengths, device=self.keys[0].device)
-            self._positions = starts[:, None] + torch.arange(T, device=starts.device)
-        return self._positions
+    def __init__(self, windows: Sequence[int], rows: int, capacity: int, n_kv_head: int, tables: RotaryTables):
+        like, _ = tables.rows(0, 1)
+        sizes = [min(capacity, window + 1) for window in windows]
+        self.keys = [like.new_zeros(rows, n_kv_head, size, like.size(1)) for size in sizes]
+        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        self.last_ids = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
+        self.windows, self.capacity, self.tables = windows, capacity, tables
+        self._lengths, self._first = [0] * rows, 0
+        self._forget()
+
+    def rows(self, first: int, last: int) -> "KVCache":
+        """Rows `first` to `last` - 1 alone, for a forward pass of them; the storage is shared."""
+        part = object.__new__(KVCache)
+        part.keys = [keys[first:last] for keys in self.keys]
+        part.values = [values[first:last] for values in self.values]
+        part.last_ids = self.last_ids[first:last]
+        part.windows, part.capacity, part.tables = self.windows, self.capacity, self.tables
+        part._lengths, part._first = self._lengths, self._first + first
+        part._forget()
+        return part
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are stored."""
+        return len(self.last_ids)
+
+    @property
+    def ring(self) -> int:
+        """Tokens that every layer still holds of a row; a longer row has lost its first ones somewhere."""
+        return min(keys.size(2) for keys in self.keys)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return self._lengths[self._first : self._first + len(self.last_ids)]
+
+    @property
+    def start(self) -> int | None:
+        """The length of all rows, None where they differ."""
+        return self._start
 
     def rotary(self, T: int) -> tuple[Tensor, Tensor]:
-        """Rows of the rotary tables for the next T tokens: (T, D), or (B, 1, T, D) where the rows' lengths differ."""
-        if self.even:
-            return self.cos.narrow(0, self.lengths[0], T), self.sin.narrow(0, self.lengths[0], T)
-        positions = self.positions(T)
-        return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
+        """Rows of the rotary tables for the next T tokens: (T, D), or (B, 1, 1, D) where the rows' lengths differ."""
+        if self._start is not None:
+            return self.tables.rows(self._start, T)
+        cos, sin = self.tables.rows(0, max(self.lengths) + 1)
+        _, position = self._positions()
+        return cos[position][:, None, None], sin[position][:, None, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
         """Store the next T tokens' keys and values, (B, H_kv, T, D), and attend to them and to those before.
+
+        Rows of different lengths go on by one token at a time.
 
         Args:
             q: (B, H, T, D).
@@ -61,33 +89,108 @@ class KVCache:
         Returns:
             (B, H, T, D)
         """
-        T, start, end = q.size(2), min(self.lengths), max(self.lengths) + q.size(2)
-        assert end <= self.length, f"{end} tokens in a cache of {self.length}"
-        keys, values = self.keys[layer], self.values[layer]
-        if self.even:
-            keys.narrow(2, start, T).copy_(k)
-            values.narrow(2, start, T).copy_(v)
+        T, start = q.size(2), self._start
+        gqa = q.size(1) != k.size(1)
+        if T == 1 and start != 0:
+            keys, values, mask = self._store_one(layer, k, v)
+            return F.scaled_dot_product_attention(q, keys, values, mask, scale=scale, enable_gqa=gqa)
+        assert start is not None, "rows of different lengths go on by one token at a time"
+        if start == 0:
+            y = attention(q, k, v, window, scale)
         else:
-            rows, positions = torch.arange(len(self.lengths), device=q.device)[:, None], self.positions(T)
-            keys[rows, :, positions], values[rows, :, positions] = k.transpose(1, 2), v.transpose(1, 2)
-        if end == T:
-            return attention(q, k, v, window, scale)
-        first = max(0, start - window)
-        mask = None if self.even and T == 1 else self._mask(T, first, end, window)
-        keys, values = keys.narrow(2, first, end - first), values.narrow(2, first, end - first)
-        return F.scaled_dot_product_attention(q, keys, values, mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
+            first = start - min(start, window)
+            before = torch.arange(first, start, device=k.device) % self.keys[layer].size(2)
+            keys = torch.cat((self.keys[layer][:, :, before], k), dim=2)
+            values = torch.cat((self.values[layer][:, :, before], v), dim=2)
+            distance = torch.arange(start, start + T, device=k.device)[:, None] - torch.arange(
+                first, start + T, device=k.device
+            )
+            seen = (distance >= 0) & (distance <= window)
+            y = F.scaled_dot_product_attention(q, keys, values, seen, scale=scale, enable_gqa=gqa)
+        self._store(layer, start, k, v)
+        return y
 
-    def advance(self, new_tokens: Sequence[int]) -> None:
-        """Count the tokens that a forward pass stored; what it stored beyond them (padding) is overwritten later."""
-        self.lengths = [length + new for length, new in zip(self.lengths, new_tokens, strict=True)]
-        self.even = min(self.lengths) == max(self.lengths)
-        self._positions = None
-        self._masks.clear()
+    def advance(self, ids: Tensor) -> None:
+        """Count the tokens (B, T) that a forward pass stored."""
+        B, T = ids.shape
+        self.last_ids.copy_(ids[:, -1:])
+        for row in range(self._first, self._first + B):
+            self._lengths[row] += T
+            length = self._lengths[row]
+            assert length <= self.capacity or self.capacity > max(self.windows), f"{length} tokens of {self.capacity}"
+        self._forget()
 
-    def _mask(self, T: int, first: int, end: int, window: int) -> Tensor:
-        """(B, 1, T, end - first): which keys each of the next tokens sees."""
-        if window not in self._masks:
-            position = self.positions(T)[:, None, :, None]
-            key = torch.arange(first, end, device=position.device)
-            self._masks[window] = (key <= position) & (key >= position - window)
-        return self._masks[window]
+    def copy_row(self, source: int, target: int) -> None:
+        """Make row `target` the same as row `source`."""
+        length = self._lengths[self._first + source]
+        for tensors in (self.keys, self.values):
+            for tensor in tensors:
+                held = min(length, tensor.size(2))
+                tensor[target, :, :held] = tensor[source, :, :held]
+        self.last_ids[target] = self.last_ids[source]
+        self._lengths[self._first + target] = length
+        self._forget()
+
+    def cut_row(self, row: int, ids: Sequence[int]) -> None:
+        """Leave row `row` with the tokens `ids`, the first of those it holds, which no ring may have lost."""
+        length = self._lengths[self._first + row]
+        assert len(ids) in (0, length) or len(ids) < length <= self.ring
+        if ids:
+            self.last_ids[row] = ids[-1]
+        self._lengths[self._first + row] = len(ids)
+        self._forget()
+
+    def resized(self, rows: int, capacity: int) -> "KVCache":
+        """A copy with more or fewer rows, and a capacity that all of them fit in."""
+        new = KVCache(self.windows, rows, capacity, self.keys[0].size(1), self.tables)
+        kept = min(rows, len(self.last_ids))
+        for olds, news in ((self.keys, new.keys), (self.values, new.values)):
+            for old, to in zip(olds, news):
+                held = min(old.size(2), to.size(2))
+                to[:kept, :, :held] = old[:kept, :, :held]
+        new.last_ids[:kept] = self.last_ids[:kept]
+        new._lengths[:kept] = self.lengths[:kept]
+        new._forget()
+        return new
+
+    def _store(self, layer: int, start: int, k: Tensor, v: Tensor) -> None:
+        keys, values = self.keys[layer], self.values[layer]
+        T, size = k.size(2), keys.size(2)
+        held = min(T, size)
+        place = (start + T - held) % size
+        until = min(size, place + held) - place  # the rest goes on at the ring's beginning
+        for ring, new in ((keys, k), (values, v)):
+            new = new[:, :, T - held :]
+            ring[:, :, place : place + until] = new[:, :, :until]
+            ring[:, :, : held - until] = new[:, :, until:]
+
+    def _store_one(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values with the next token of each row, and which of them it sees; None: all."""
+        keys, values = self.keys[layer], self.values[layer]
+        size = keys.size(2)
+        if self._start is not None:
+            place, held = self._start % size, min(self._start + 1, size)
+            keys.narrow(2, place, 1).copy_(k)
+            values.narrow(2, place, 1).copy_(v)
+            return keys.narrow(2, 0, held), values.narrow(2, 0, held), None
+        numbers, position = self._positions()
+        if size not in self._places:
+            longest = min(size, max(self.lengths) + 1)
+            mask = torch.arange(longest, device=position.device) <= position[:, None]
+            self._places[size] = position % size, mask[:, None, None]
+        places, mask = self._places[size]
+        keys[numbers, :, places], values[numbers, :, places] = k.squeeze(2), v.squeeze(2)
+        return keys.narrow(2, 0, mask.size(-1)), values.narrow(2, 0, mask.size(-1)), mask
+
+    def _positions(self) -> tuple[Tensor, Tensor]:
+        """(B,) numbers of the rows, and (B,) where the next token of each goes."""
+        if self._derived is None:
+            position = torch.tensor(self.lengths, device=self.last_ids.device)
+            self._derived = torch.arange(len(position), device=position.device), position
+        return self._derived
+
+    def _forget(self) -> None:
+        """What follows from the lengths is made anew when it is needed."""
+        lengths = self.lengths
+        self._start = lengths[0] if lengths and min(lengths) == max(lengths) else None
+        self._places, self._derived = {}, None

@@ -1,5 +1,6 @@
 """Rotary position embedding (RoFormer, arXiv:2104.09864), halves of a head paired, as nanochat rotates."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,25 @@ def rotary_tables(length: int, head_dim: int, base: float, device: torch.device 
     angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((sin, -sin), dim=-1)
+
+
+class RotaryTables:
+    """Tables that grow with the longest text.
+
+    Args:
+        build: length -> cos, sin of `rotary_tables` for so many positions, in the dtype that is wanted.
+        length: positions to begin with.
+    """
+
+    def __init__(self, build: Callable[[int], tuple[Tensor, Tensor]], length: int):
+        self._build = build
+        self._cos, self._sin = build(length)
+
+    def rows(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """(count, D) each: the rows from position `start` on."""
+        if start + count > self._cos.size(0):
+            self._cos, self._sin = self._build(2 * (start + count))
+        return self._cos.narrow(0, start, count), self._sin.narrow(0, start, count)
 
 
 def rotate_and_normalize(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,26 @@
-"""Generation with the cache against the plain way: the whole sequence again for every token."""
+"""The engine against the plain way: the whole sequence again for every token."""
 
 import dataclasses
+import random
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.inference.generate import generate, stream
-from nanochat_pl.inference.sampling import sample
+from nanochat_pl.inference import engine as engine_module
+from nanochat_pl.inference.engine import Engine
+from nanochat_pl.inference.generate import generate
+from nanochat_pl.inference.sampling import Sampling
 from tests.models.test_nanochat import SWITCHES, TINY, randomized
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8], [9], [2, 7, 1, 8, 2, 8, 1], [4, 4]]
+
+
+def greedy(new_tokens: int, **values: Any) -> Sampling:
+    return Sampling(max_new_tokens=new_tokens, temperature=0.0, **values)
 
 
 def greedy_from_scratch(model, prompt, new_tokens):
@@ -21,19 +31,32 @@ def greedy_from_scratch(model, prompt, new_tokens):
     return ids[len(prompt) :]
 
 
+def many_prompts(count: int, longest: int) -> list[list[int]]:
+    choice = random.Random(1)
+    return [[choice.randrange(70) for _ in range(choice.randint(1, longest))] for _ in range(count)]
+
+
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_greedy_equals_the_full_forward_for_prompts_of_different_lengths(switch):
     model = randomized(dataclasses.replace(TINY, **SWITCHES[switch]))
     expected = [greedy_from_scratch(model, prompt, 10) for prompt in PROMPTS]
     assert len({tuple(row) for row in expected}) > 1
-    assert generate(model, PROMPTS, 10, temperature=0) == expected
-    assert [generate(model, [prompt], 10, temperature=0)[0] for prompt in PROMPTS] == expected
+    assert generate(model, PROMPTS, greedy(10)) == expected
+    assert [generate(model, [prompt], greedy(10))[0] for prompt in PROMPTS] == expected
+
+
+def test_thirty_two_prompts_at_once_some_longer_than_the_windows_and_the_context():
+    model = randomized(TINY)
+    prompts = many_prompts(32, 40)
+    assert max(map(len, prompts)) > TINY.sequence_len > TINY.short_window
+    expected = [greedy_from_scratch(model, prompt, 8) for prompt in prompts]
+    assert generate(model, prompts, greedy(8)) == expected
 
 
 def test_generation_goes_beyond_the_trained_context_and_leaves_the_model_trainable():
     model = randomized(TINY)
-    new_tokens = TINY.sequence_len + 5
-    assert generate(model, PROMPTS[:2], new_tokens, temperature=0) == [
+    new_tokens = 2 * TINY.sequence_len + 5
+    assert generate(model, PROMPTS[:2], greedy(new_tokens)) == [
         greedy_from_scratch(model, prompt, new_tokens) for prompt in PROMPTS[:2]
     ]
     ids = torch.randint(TINY.vocab_size, (2, TINY.sequence_len))
@@ -41,7 +64,118 @@ def test_generation_goes_beyond_the_trained_context_and_leaves_the_model_trainab
     assert model.embedding.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("pieces", [[5, 7], [1, 4, 7], [11, 1], [3, 3, 3, 3]])
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_requests_join_and_leave_between_steps(data):
+    """Any arrivals, chunk sizes, bounds on rows and cache (with preemption), reuse or not: the tokens are the same."""
+    model, prompts = randomized(TINY), many_prompts(10, 30)
+    lengths = [data.draw(st.integers(0, 12)) for _ in prompts]
+    expected = [greedy_from_scratch(model, prompt, length) for prompt, length in zip(prompts, lengths)]
+    rows, cache_tokens = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([24, 30, 60, 1000]))
+    engine = Engine(model, rows, cache_tokens, reuse=data.draw(st.booleans()))
+    answers: dict[int, list[int]] = {}
+    waiting = list(zip(prompts, lengths))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "PREFILL_TOKENS", data.draw(st.integers(1, 9)))
+        while waiting or engine.busy:
+            for _ in range(data.draw(st.integers(0, 3)) if engine.busy else 1):
+                if waiting:
+                    prompt, length = waiting.pop(0)
+                    answers |= {request: [] for request in engine.submit(prompt, greedy(length))}
+            for token in engine.step():
+                if token.id is not None:
+                    answers[token.request].append(token.id)
+    assert list(answers.values()) == expected
+
+
+def test_a_full_cache_sends_the_youngest_away_and_brings_it_back():
+    model, preempted = randomized(dataclasses.replace(TINY, sequence_len=128)), []
+
+    class Watched(Engine):
+        def _leave(self, slot):
+            preempted.append(self._rows[slot].sampled < 30)
+            super()._leave(slot)
+
+    engine, prompts = Watched(model, max_rows=4, cache_tokens=256), [prompt * 5 for prompt in PROMPTS]
+    assert engine.generate(prompts, greedy(30)) == [greedy_from_scratch(model, prompt, 30) for prompt in prompts]
+    assert any(preempted)
+
+
+def test_many_answers_to_one_prompt_read_it_once(monkeypatch):
+    model = randomized(TINY)
+    read = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda ids, **more: read.append(ids.numel()) or forward(ids, **more))
+    engine = Engine(model, max_rows=8)
+    requests = engine.submit(PROMPTS[0], Sampling(9, seed=3), num_samples=6)
+    answers = {request: [] for request in requests}
+    for token in engine.run():
+        answers[token.request].append(token.id)
+    assert read == [len(PROMPTS[0])]
+    assert len({tuple(answer) for answer in answers.values()}) > 3
+    alone = Engine(model)
+    (first,) = alone.submit(PROMPTS[0], Sampling(9, seed=3))
+    assert [token.id for token in alone.run()] == answers[requests[0]] and first == 0
+
+
+def test_more_answers_than_rows():
+    model = randomized(TINY)
+    engine = Engine(model, max_rows=2)
+    requests = engine.submit(PROMPTS[0], greedy(5), num_samples=5)
+    answers = {request: [] for request in requests}
+    for token in engine.run():
+        answers[token.request].append(token.id)
+    assert set(map(tuple, answers.values())) == {tuple(greedy_from_scratch(model, PROMPTS[0], 5))}
+
+
+def test_the_next_turn_of_a_chat_goes_on_from_its_cache(monkeypatch):
+    model, engine = (randomized(dataclasses.replace(TINY, window_pattern="L"))), None
+    engine = Engine(model, max_rows=2)
+    read = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda ids, **more: read.append(ids.numel()) or forward(ids, **more))
+    first = engine.generate([PROMPTS[2]], greedy(4))[0]
+    engine.generate([PROMPTS[3]], greedy(2))
+    turn = [*PROMPTS[2], *first, 5, 6]
+    read.clear()
+    answer = engine.generate([turn], greedy(4))[0]
+    assert read == [3]  # the last sampled token of the turn before, and the two new ones
+    monkeypatch.undo()
+    assert answer == greedy_from_scratch(model, turn, 4)
+    edited = [*PROMPTS[2][:5], 9, 9]
+    assert engine.generate([edited], greedy(4))[0] == greedy_from_scratch(model, edited, 4)
+
+
+class Echo:
+    """Forces two tokens after every 7th."""
+
+    def __init__(self, when: set[int]):
+        self.when = when
+
+    def feed(self, token: int) -> list[int]:
+        return [token, 1] if token in self.when else []
+
+
+def test_forced_tokens_are_read_and_marked():
+    model = randomized(TINY)
+    free = greedy_from_scratch(model, PROMPTS[0], 6)
+    engine = Engine(model)
+    engine.submit(PROMPTS[1], greedy(12))
+    (request,) = engine.submit(PROMPTS[0], greedy(6), tools=[Echo({free[2]})])
+    tokens = [token for token in engine.run() if token.request == request]
+    ids, expected = [token.id for token in tokens], list(PROMPTS[0])
+    sampled = 0
+    while sampled < 6:
+        expected += greedy_from_scratch(model, expected, 1)
+        sampled += 1
+        if expected[-1] == free[2]:
+            expected += [free[2], 1]
+    assert ids == expected[len(PROMPTS[0]) :]
+    assert [token.id for token in tokens if not token.forced].count(free[2]) * 2 == sum(t.forced for t in tokens) > 0
+    assert tokens[-1].finish == "length" and not any(token.finish for token in tokens[:-1])
+
+
+@pytest.mark.parametrize("pieces", [[5, 7], [1, 4, 7], [11, 1], [3, 3, 3, 3], [12]])
 def test_a_sequence_fed_in_pieces_gives_the_same_logits(pieces):
     model = randomized(TINY)
     ids = torch.randint(TINY.vocab_size, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -51,64 +185,74 @@ def test_a_sequence_fed_in_pieces_gives_the_same_logits(pieces):
         torch.testing.assert_close(logits, model(ids), rtol=1e-4, atol=1e-5)
 
 
-def test_rows_of_different_lengths_go_on_by_several_tokens():
+def test_rows_of_different_lengths_go_on_together():
     model = randomized(TINY)
-    first, second = [1, 2, 3, 4, 5, 6], [7, 8]
+    rows = [[1, 2, 3, 4, 5, 6], [7, 8], [9] * 11]
     with torch.no_grad():
-        cache = model.build_cache(2, 12)
-        model(torch.tensor([first, [*second, 0, 0, 0, 0]]), cache=cache, lengths=[6, 2])
-        assert cache.lengths == [6, 2]
-        logits = model(torch.tensor([[9, 8, 7], [6, 5, 4]]), cache=cache)
-        for row, prompt in enumerate(([*first, 9, 8, 7], [*second, 6, 5, 4])):
-            torch.testing.assert_close(logits[row], model(torch.tensor([prompt]))[0, -3:], rtol=1e-4, atol=1e-5)
+        for decode in (lambda ids, cache: model(ids, cache=cache), model.build_decoder()):
+            cache = model.build_cache(3, 24)
+            for i, row in enumerate(rows):
+                model(torch.tensor([row]), cache=cache.rows(i, i + 1))
+            assert cache.lengths == [6, 2, 11]
+            for new in ([9, 6, 3], [8, 5, 2]):
+                rows = [[*row, token] for row, token in zip(rows, new)]
+                logits = decode(torch.tensor(new)[:, None], cache.rows(0, 3))
+                for i, row in enumerate(rows):
+                    expected = model(torch.tensor([row]))[0, -1:]
+                    torch.testing.assert_close(logits[i], expected, rtol=1e-4, atol=1e-5)
+            rows = [row[:-2] for row in rows]
 
 
 def test_a_row_stops_at_a_stop_id_and_the_others_go_on():
     model = randomized(TINY)
-    free = generate(model, PROMPTS, 10, temperature=0)
+    free = generate(model, PROMPTS, greedy(10))
     stop = free[0][3]
-    stopped = generate(model, PROMPTS, 10, temperature=0, stop_ids=(stop,))
+    stopped = generate(model, PROMPTS, greedy(10, stop_ids=(stop,)))
     assert stopped == [row[: row.index(stop)] if stop in row else row for row in free]
-    assert stopped[0] == free[0][: free[0].index(stop)]
-    columns = list(stream(model, PROMPTS[:1], 10, temperature=0, stop_ids=(stop,)))
-    assert columns == [[token] for token in stopped[0]]
+    engine = Engine(model)
+    engine.submit(PROMPTS[0], greedy(10, stop_ids=(stop,)))
+    assert [token.finish for token in engine.run()] == [None] * len(stopped[0]) + ["stop"]
 
 
-def test_the_same_seed_draws_the_same_tokens():
+def test_a_cancelled_answer_frees_its_row():
     model = randomized(TINY)
-    first, again, other = (generate(model, PROMPTS, 20, temperature=1.0, seed=seed) for seed in (0, 0, 1))
-    assert first == again != other
-    assert all(0 <= token < TINY.vocab_size for row in first for token in row)
+    engine = Engine(model, max_rows=2)
+    requests = [engine.submit(prompt, greedy(12))[0] for prompt in PROMPTS]
+    answers: dict[int, list[int]] = {request: [] for request in requests}
+    for _ in range(3):
+        for token in engine.step():
+            answers[token.request].append(token.id)
+    engine.cancel(requests[0])
+    engine.cancel(requests[3])
+    for token in engine.run():
+        answers[token.request].append(token.id)
+    assert len(answers[requests[0]]) < 12 and not answers[requests[3]]
+    for i in (1, 2):
+        assert answers[requests[i]] == greedy_from_scratch(model, PROMPTS[i], 12)
 
 
-def test_what_generates_leaves_inference_mode_between_tokens():
+def test_an_answer_does_not_depend_on_what_is_drawn_beside_it():
     model = randomized(TINY)
-    for column in stream(model, [[1]], 2):
-        assert isinstance(column[0], int) and not torch.is_inference_mode_enabled()
-
-
-def test_sampling_follows_the_probabilities():
-    logits = torch.tensor([0.0, 1.0, 2.0, -1.0]).expand(20_000, 4)
-    generator = torch.Generator().manual_seed(0)
-    for temperature, top_k in ((1.0, None), (0.5, None), (1.0, 2), (2.0, 9)):
-        kept = logits[0] / temperature
-        if top_k is not None and top_k < 4:
-            kept = torch.where(kept >= kept.topk(top_k).values[-1], kept, -torch.inf)
-        drawn = sample(logits, temperature, top_k, generator).bincount(minlength=4) / len(logits)
-        torch.testing.assert_close(drawn, kept.softmax(0), rtol=0, atol=0.015)
-    assert sample(logits[:3], 0, None, None).tolist() == [2, 2, 2]
+    settings_of = [Sampling(15, seed=seed, top_k=top_k) for seed, top_k in ((0, None), (1, 5), (0, 9), (7, None))]
+    alone = []
+    for prompt, sampling in zip(PROMPTS, settings_of):
+        engine = Engine(model)
+        engine.submit(prompt, sampling)
+        alone.append([token.id for token in engine.run()])
+    engine = Engine(model, max_rows=3)
+    requests = [engine.submit(prompt, sampling)[0] for prompt, sampling in zip(PROMPTS, settings_of)]
+    together: dict[int, list[Any]] = {request: [] for request in requests}
+    for token in engine.run():
+        together[token.request].append(token.id)
+    assert list(together.values()) == alone
+    assert generate(model, PROMPTS, Sampling(20)) == generate(model, PROMPTS, Sampling(20))
+    assert generate(model, PROMPTS, Sampling(20)) != generate(model, PROMPTS, Sampling(20, seed=1))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (dict(prompts=[[1], []]), "BOS"),
-        (dict(prompts=[]), "BOS"),
-        (dict(temperature=-1.0), "temperature"),
-        (dict(top_k=0), "top_k"),
-        (dict(max_new_tokens=-1), "max_new_tokens"),
-    ],
+    ("prompt", "values", "said"),
+    [([], {}, "BOS"), ([1] * 30, {}, "need 24 tokens of cache"), ([1], {"num_samples": 0}, "at least 1")],
 )
-def test_impossible_requests_are_the_users_errors(arguments, said):
+def test_impossible_requests_are_the_users_errors(prompt, values, said):
     with pytest.raises(UserError, match=said):
-        generate(randomized(TINY), **(dict(prompts=[[1]], max_new_tokens=2) | arguments))
+        Engine(randomized(TINY), cache_tokens=20).submit(prompt, Sampling(10), **values)

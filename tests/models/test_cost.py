@@ -69,8 +69,9 @@ def test_bytes_are_those_of_the_tensors(dtype):
     model, cost = build_model(config, "cpu", 0), ModelCost(config)
     assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert cost.weight_bytes == sum(parameter.nbytes for parameter in model.parameters())
-    cache = model.build_cache(1, 10)
-    assert 10 * cost.kv_bytes_per_token == sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+    tokens = config.short_window + 1  # that every layer keeps
+    cache = model.build_cache(1, tokens)
+    assert tokens * cost.kv_bytes_per_token == sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
     assert cost.kv_read_bytes(3) == 3 * cost.kv_bytes_per_token
     full = config.windows.count(config.sequence_len - 1)
     short = config.n_layer - full
