@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.inference.sampling import Sampling, choose
+from nanochat_pl.inference.choosing import choose
+from nanochat_pl.inference.sampling import Sampling
 
 PREFILL_TOKENS = 256
 """Of a prompt read in one step."""

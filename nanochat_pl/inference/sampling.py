@@ -1,10 +1,6 @@
-"""Choosing the next token of each row from its logits, by settings of its own."""
+"""The settings of one answer; `inference.choosing` follows them. No torch here: who asks for answers needs none."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
@@ -55,71 +51,3 @@ class Sampling(Spec):
             raise UserError(f"min_p is {self.min_p}; it must be at least 0 and below 1, or null.")
         if not 0 < self.repetition_penalty < float("inf"):
             raise UserError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0 (1: no penalty).")
-
-
-def choose(
-    logits: Tensor, settings: Sequence[Sampling], before: Sequence[Sequence[int]], uniforms: Sequence[float]
-) -> tuple[list[int], list[float | None]]:
-    """The next token of each row, and its log-probability where the row's settings ask for it.
-
-    Args:
-        logits: (B, V) float32.
-        before: the tokens of each row so far, for the repetition penalty.
-        uniforms: a number in [0, 1) for each row; the same one draws the same token, whatever the other rows are.
-    """
-    given = logits
-    penalized = [i for i, row in enumerate(settings) if row.repetition_penalty != 1]
-    if penalized:
-        logits = logits.clone()
-        for i in penalized:
-            ids = torch.tensor(sorted(set(before[i])), dtype=torch.int64, device=logits.device)
-            old, penalty = logits[i, ids], settings[i].repetition_penalty
-            logits[i, ids] = torch.where(old > 0, old / penalty, old * penalty)
-    chosen = logits.argmax(dim=-1)
-    # Apart, for the same number finds another token among sorted probabilities.
-    for draw, is_filtered in ((_draw, False), (_draw_filtered, True)):
-        drawn = [i for i, row in enumerate(settings) if row.temperature > 0 and row.is_filtered == is_filtered]
-        if drawn:
-            rows = logits if len(drawn) == len(settings) else logits[drawn]
-            ids = draw(rows, [settings[i] for i in drawn], [uniforms[i] for i in drawn])
-            chosen = ids if len(drawn) == len(settings) else chosen.index_copy(0, chosen.new_tensor(drawn), ids)
-    logprobs: list[float | None] = [None] * len(settings)
-    if any(row.logprobs for row in settings):
-        values = given.gather(1, chosen[:, None]).squeeze(1) - given.logsumexp(dim=-1)
-        logprobs = [value if row.logprobs else None for value, row in zip(values.tolist(), settings)]
-    return chosen.tolist(), logprobs
-
-
-def _draw(logits: Tensor, settings: Sequence[Sampling], uniforms: Sequence[float]) -> Tensor:
-    """Token ids (B,) among all tokens."""
-    scaled = logits / _column([row.temperature for row in settings], logits)
-    return _invert(torch.softmax(scaled, dim=-1), uniforms).squeeze(1)
-
-
-def _draw_filtered(logits: Tensor, settings: Sequence[Sampling], uniforms: Sequence[float]) -> Tensor:
-    """Token ids (B,) among those that the filters leave; sorted, so that each filter cuts a tail."""
-    V = logits.size(1)
-    scaled = logits / _column([row.temperature for row in settings], logits)
-    k = min(V, max(row.top_k or V for row in settings))
-    scaled, ids = scaled.topk(k, dim=-1) if k < V else scaled.sort(dim=-1, descending=True)
-    kept = _column([float(row.top_k or V) for row in settings], logits)
-    scaled = scaled.masked_fill(torch.arange(k, device=logits.device) >= kept, -torch.inf)
-    probabilities = torch.softmax(scaled, dim=-1)
-    top_p = _column([1.0 if row.top_p is None else row.top_p for row in settings], logits)
-    min_p = _column([row.min_p or 0.0 for row in settings], logits)
-    cut = (probabilities.cumsum(-1) - probabilities >= top_p) | (probabilities < min_p * probabilities[:, :1])
-    cut[:, 0] = False
-    return ids.gather(1, _invert(probabilities.masked_fill(cut, 0.0), uniforms)).squeeze(1)
-
-
-def _invert(probabilities: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """(B, 1): where the cumulative probabilities of each row pass its number."""
-    cumulative = probabilities.cumsum(-1)
-    total = cumulative[:, -1:]
-    # Below the total even where the number is rounded to 1, so that nothing behind the last possible token is drawn.
-    target = torch.minimum(_column(uniforms, total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True)
-
-
-def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device)[:, None]

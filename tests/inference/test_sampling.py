@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.inference.sampling import Sampling, choose
+from nanochat_pl.inference.choosing import choose
+from nanochat_pl.inference.sampling import Sampling
 
 
 def expected(logits: torch.Tensor, row: Sampling, before: list[int]) -> torch.Tensor:
