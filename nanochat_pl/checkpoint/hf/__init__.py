@@ -1,0 +1,1 @@
+"""What an exported folder carries as it is: the modeling file and the chat template."""
