@@ -3,6 +3,7 @@
 Compose the configuration -> check it -> plan -> build -> fit. Every heavy import waits until the arguments are sound.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -43,13 +44,19 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     with run.locked():
         if config.run.fresh:
             run.move_aside()
-        with logging_to(run.log):
-            fit(config, specs, stage_spec, run, overrides, started)
+        with logging_to(run.log), contextlib.ExitStack() as at_the_end:
+            fit(config, specs, stage_spec, run, overrides, started, at_the_end)
     return str(run.path)
 
 
 def fit(
-    config: "DictConfig", specs: "Specs", stage_spec: Any, run: RunFolder, overrides: list[str], started: float
+    config: "DictConfig",
+    specs: "Specs",
+    stage_spec: Any,
+    run: RunFolder,
+    overrides: list[str],
+    started: float,
+    at_the_end: contextlib.ExitStack,
 ) -> None:
     """Plan, build and fit; the run folder says at every moment how far it came."""
     import torch
@@ -69,6 +76,8 @@ def fit(
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     sources = specs.data.build_sources()
+    for source in sources:
+        at_the_end.callback(source.close)  # or a thread that waits for the network would hold the process up
     tokenizer = specs.build_tokenizer(sources)
     plan = specs.plan(tokenizer.vocab_size, hardware)
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:

@@ -11,16 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
+import datasets
+import huggingface_hub as hub_library
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import errors
 
 from tests.hub_client import hub_client, hub_environment
 from tests.hub_server import HTML_PAGE, HubServer
-
-datasets = pytest.importorskip("datasets")
-hub_library = pytest.importorskip("huggingface_hub")
-errors = pytest.importorskip("huggingface_hub.errors")
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 REPO = "org/web"
 SHARD = "data/part-1.parquet"

@@ -60,7 +60,7 @@ def prepare(
     from nanochat_pl.data.tokens.prepare import Preparation
 
     specs = specs_for(source, overrides)
-    sources = specs.data.build_sources()
+    sources = specs.data.build_whole_sources()
     if max_tokens is not None and max_val_tokens is None:
         max_val_tokens = max(LEAST_HELD_OUT_TOKENS, int(max_tokens * HELD_OUT_SHARE))
     train, val = sources

@@ -3,7 +3,7 @@
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -11,15 +11,20 @@ T = TypeVar("T")
 _END = object()
 _JOIN_SECONDS = 5.0
 
+STALLED_SECONDS = 5.0
+"""So long nothing has come: whoever asks may give up."""
+
 
 class ReadAhead(Iterator[T], Generic[T]):
     """The same items in the same order, up to `depth` of them made before they are asked for.
 
-    What `items` raises is raised here, after the items before it. The thread ends when this is closed or forgotten, and
+    What `items` raises is raised here, after the items before it. What `given_up` returns, if anything, is raised where
+    nothing has come for `STALLED_SECONDS`. The thread ends when this is closed or forgotten, and
     before the process: one that is torn out of a library's native code takes the process down with it.
     """
 
-    def __init__(self, items: Iterator[T], depth: int):
+    def __init__(self, items: Iterator[T], depth: int, given_up: Callable[[], BaseException | None] = lambda: None):
+        self._given_up = given_up
         self._ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
         stopped = threading.Event()
         thread = threading.Thread(target=_work, args=(items, self._ready, stopped), name="read-ahead", daemon=True)
@@ -29,7 +34,14 @@ class ReadAhead(Iterator[T], Generic[T]):
     def __next__(self) -> T:
         if not self._close.alive:
             raise StopIteration
-        item, error = self._ready.get()
+        while True:
+            try:
+                item, error = self._ready.get(timeout=STALLED_SECONDS)
+                break
+            except queue.Empty:
+                reason = self._given_up()
+                if reason is not None:
+                    raise reason from None
         if error is None and item is not _END:
             return item  # type: ignore[return-value]
         self.close()

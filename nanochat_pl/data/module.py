@@ -114,6 +114,7 @@ class TextDataModule(LightningDataModule):
         self._committed = Cursor(0, {})
         self._train_tokens: TokenArray | None = None
         self._val_batches: list[StepBatch] | None = None
+        self._interruption: BaseException | None = None
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -149,11 +150,13 @@ class TextDataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(_Endless(self._train_batches), batch_size=None, collate_fn=_unchanged)
+        batches = _Endless(lambda: ReadAhead(self._train_batches(), AHEAD_BATCHES, lambda: self._interruption))
+        return DataLoader(batches, batch_size=None, collate_fn=_unchanged)
 
     def val_dataloader(self) -> DataLoader:
         if self._val_batches is None:
-            self._val_batches = self._build_val_batches()
+            build = self._build_val_batches
+            self._val_batches = next(ReadAhead((build() for _ in range(1)), 1, lambda: self._interruption))
         return DataLoader(self._val_batches, batch_size=None, collate_fn=_unchanged)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
@@ -167,6 +170,10 @@ class TextDataModule(LightningDataModule):
         """The optimizer has stepped on the batches up to and including the one that carried `cursor`."""
         assert cursor.streams is not None, "a cursor in the middle of a step; accumulate micro_batches_per_step batches"
         self._committed = cursor
+
+    def interrupt(self, error: BaseException) -> None:
+        """Whoever waits in vain for a batch, now or later, gets `error`; batches that can be had still come."""
+        self._interruption = error
 
     def state_dict(self) -> dict[str, Any]:
         """The committed state of all ranks, in plain containers. A collective call where torch.distributed runs."""
@@ -188,19 +195,20 @@ class TextDataModule(LightningDataModule):
         """What this rank's streams have read up to the committed step, for a log line.
 
         `epoch` is the number of complete passes over the data, `pieces` counts documents and row-sized parts of long
-        ones, `tokens` those placed in rows, `cropped_tokens` those cut off.
+        ones, `tokens` those placed in rows, `cropped_tokens` those cut off; the source may add its own.
         """
         if self._packing == "windows":
             tokens = self._committed.rows // self.layout.world_size * self.layout.sequence_len
             size = len(self._train_tokens) if self._train_tokens is not None else None
             epoch = self._committed.rows * self.layout.sequence_len // size if size else 0
-            return {"epoch": epoch, "tokens": tokens}
+            return {"epoch": epoch, "tokens": tokens, **self._train.counters()}
         states = {stream: self._state_of(stream) for stream in self.layout.own_streams}
         return {
             "epoch": min(state.position[0] for state in states.values()) // self._train.num_shards,
             "pieces": sum(state.pieces for state in states.values()),
             "tokens": sum(state.tokens for state in states.values()),
             "cropped_tokens": sum(state.cropped_tokens for state in states.values()),
+            **self._train.counters(),
         }
 
     def _state_streams(self) -> range:
@@ -317,7 +325,7 @@ class _Endless(IterableDataset):
         self._build_batches = build_batches
 
     def __iter__(self) -> Iterator[StepBatch]:
-        return ReadAhead(self._build_batches(), AHEAD_BATCHES)
+        return self._build_batches()
 
 
 def _unchanged(batch: Any) -> Any:

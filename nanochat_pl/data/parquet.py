@@ -1,119 +1,108 @@
-"""Parquet files by row groups; pyarrow is imported only here."""
+"""One parquet file of documents: its footer, its row groups, and what can be wrong with them; needs pyarrow."""
 
-import hashlib
-from collections.abc import Sequence
+import importlib.util
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from nanochat_pl.core.errors import UserError, nearest
-from nanochat_pl.data.held_out import hash_fraction
-from nanochat_pl.data.sources import DocumentSource
+from nanochat_pl.core.errors import UserError
 
 
-class ParquetFiles:
-    """The text column of several parquet files; a chunk is a row group.
-
-    Raises:
-        UserError: pyarrow is not installed; a file is no parquet, lacks the column, or the column holds no strings.
-
-    Attributes:
-        text_bytes: size of the whole column, uncompressed.
-        fingerprint: of the files' sizes and row groups; the text itself is not read.
-    """
-
-    def __init__(self, files: Sequence[Path], text_key: str):
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError as error:
-            raise UserError(
-                f"Reading {files[0]} needs pyarrow. Install it with: pip install 'nanochat-pl[data]'"
-            ) from error
-        self._text_key = text_key
-        self._metadata: dict[Path, Any] = {}
-        self._groups: list[tuple[Path, int]] = []
-        self.text_bytes = 0
-        digest = hashlib.sha256(text_key.encode())
-        for path in files:
-            try:
-                opened = pq.ParquetFile(path)
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{path} cannot be read as parquet: {_first_line(error)}") from error
-            with opened:
-                self._check_column(path, opened.schema_arrow)
-                metadata = self._metadata[path] = opened.metadata
-            column = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == text_key)
-            digest.update(f"file {path.stat().st_size}".encode())
-            for group in range(metadata.num_row_groups):
-                self._groups.append((path, group))
-                texts = metadata.row_group(group).column(column)
-                self.text_bytes += texts.total_uncompressed_size
-                digest.update(f"group {texts.num_values} {texts.total_compressed_size}".encode())
-        self.fingerprint = digest.hexdigest()
-        if not sum(metadata.num_rows for metadata in self._metadata.values()):
-            raise UserError(f"{', '.join(map(str, files))}: no rows.")
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def read(self, chunk: int) -> list[str]:
-        """The texts of one row group; null counts as empty.
-
-        Raises:
-            UserError: the file is damaged.
-        """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path, group = self._groups[chunk]
-        try:
-            with pq.ParquetFile(path, metadata=self._metadata[path]) as opened:
-                column = opened.read_row_group(group, columns=[self._text_key], use_threads=False).column(0)
-            return [text or "" for text in column.to_pylist()]
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path}, row group {group}, is damaged: {_first_line(error)} Get the file again."
-            ) from error
-
-    def _check_column(self, path: Path, schema: Any) -> None:
-        import pyarrow as pa
-
-        key = self._text_key
-        if key not in schema.names:
-            raise UserError(
-                f"{path} has no column '{key}' (there are: {', '.join(schema.names)}){nearest(key, schema.names)}. "
-                "Name the column of the text with data.text_key."
-            )
-        kind = schema.field(key).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"{path}: column '{key}' holds {kind}, not strings.")
+class BadShard(Exception):
+    """A file that cannot be used: not parquet, damaged, without the columns, or with something else in them."""
 
 
-class ParquetSource(DocumentSource):
-    """One side of the split of big parquet files, read as they are needed.
+def require(*libraries: str) -> None:
+    """Raise `UserError` where one of these is not installed; imports nothing: that would take long."""
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"These data need {', '.join(missing)}. Install with: pip install 'nanochat-pl[data]'")
+
+
+def is_text(kind: str) -> bool:
+    """Whether a column of this pyarrow type, by its name, holds strings; a list of strings is none."""
+    return re.fullmatch(r"(large_)?string(_view)?|dictionary<values=(large_)?string(_view)?,.*>", kind) is not None
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's message; its type where it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def html_note(start: bytes) -> str:
+    """The end of a phrase about a file that begins so, where that is rather a page of the server."""
+    return " (an HTML page)" if start[:64].lstrip().startswith(b"<") else ""
+
+
+def read_columns(file: Path | Any) -> dict[str, str]:
+    """The columns' names and types, from the footer.
 
     Args:
-        split: "train" or "val" by a hash of each document's text; "all" for everything.
-        val_fraction: the share of documents held out.
+        file: a path, or a file object with random access.
+
+    Raises:
+        BadShard: it is no parquet file.
     """
-
-    def __init__(self, files: ParquetFiles, split: Literal["train", "val", "all"], val_fraction: float):
-        self._files, self._split, self._val_fraction = files, split, val_fraction
-
-    def num_chunks(self, shard: int) -> int:
-        return len(self._files)
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self._files.fingerprint} {self._split} {self._val_fraction}".encode()).hexdigest()
-
-    def read_chunk(self, shard: int, chunk: int) -> list[str]:
-        texts = self._files.read(chunk)
-        if self._split == "all":
-            return texts
-        held_out = self._split == "val"
-        return [text for text in texts if (hash_fraction(text) < self._val_fraction) == held_out]
+    schema = _footer(file).schema.to_arrow_schema()
+    return {name: str(kind) for name, kind in zip(schema.names, schema.types)}
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def read_footer(file: Path | Any, text_column: str, id_column: str | None) -> Any:
+    """The metadata of a file that has these columns, texts in the first: pyarrow's `FileMetaData`.
+
+    Raises:
+        BadShard: it has not.
+    """
+    footer = _footer(file)
+    schema = footer.schema.to_arrow_schema()
+    for column in filter(None, (text_column, id_column)):
+        if column not in schema.names:
+            raise BadShard(f"no column '{column}' (there are: {', '.join(schema.names)})")
+    kind = str(schema.field(text_column).type)
+    if not is_text(kind):
+        raise BadShard(f"column '{text_column}' holds {kind}, not strings")
+    return footer
+
+
+def read_row_group(file: Path | Any, footer: Any, group: int, columns: list[str]) -> list[list[Any]]:
+    """The values of each of the columns in one row group.
+
+    Raises:
+        BadShard: the row group cannot be decoded.
+        FileNotFoundError: there is no file at this path any more.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # Read ahead over neighbouring columns: a remote file is asked once for a row group.
+        with pq.ParquetFile(file, metadata=footer, pre_buffer=not isinstance(file, Path)) as opened:
+            table = opened.read_row_group(group, columns=columns, use_threads=False)
+        return [table.column(column).to_pylist() for column in columns]
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadShard(f"row group {group} is damaged: {first_line(error)}") from error
+
+
+def check_rows(file: Path, text_column: str, id_column: str | None) -> None:
+    """Decode everything that will be read, for a file whose right hash is unknown.
+
+    Raises:
+        BadShard: some of it cannot be decoded.
+    """
+    footer = read_footer(file, text_column, id_column)
+    for group in range(footer.num_row_groups):
+        read_row_group(file, footer, group, list(filter(None, (text_column, id_column))))
+
+
+def _footer(file: Path | Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(file)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadShard(f"not readable as parquet: {first_line(error)}") from error

@@ -49,14 +49,26 @@ class DocumentSource(ABC):
     def coming(self, shards: Sequence[int]) -> None:  # noqa: B027  (a hint that most sources can ignore)
         """The shard that is read now and those that will be, in this order."""
 
+    def close(self) -> None:  # noqa: B027  (most sources wait for nothing)
+        """Nobody reads any more: whoever waits for a document gives up, with an error."""
+
+    def what_is_missing(self, shard: int) -> str | None:
+        """Why documents of a shard are left out, where some are."""
+        return None
+
+    def counters(self) -> dict[str, int]:
+        """What should be known of the reading so far."""
+        return {}
+
     def joined(self) -> TokenArray | None:
         """Where documents are tokens, all of them in a row, as they are to be cut into windows; None for text."""
         return None
 
 
 def read_documents(source: DocumentSource, shards: Iterable[int] | None = None) -> Iterator[Any]:
-    """All documents once, in the source's own order or in that of `shards`."""
+    """All documents once, in the source's own order or in that of `shards`; no shard is fetched ahead."""
     for shard in range(source.num_shards) if shards is None else shards:
+        source.coming([shard])
         for chunk in range(source.num_chunks(shard)):
             yield from source.read_chunk(shard, chunk)
 

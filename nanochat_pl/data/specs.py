@@ -45,6 +45,10 @@ class DataSpec(Spec):
         """Open the documents; (train, val). Raises what reading them raises."""
         raise NotImplementedError
 
+    def build_whole_sources(self) -> Sources:
+        """As `build_sources`; where that keeps only some of the held-out documents, all of them."""
+        return self.build_sources()
+
     def own_tokenizer(self) -> Tokenizer | None:
         """The tokenizer that made the data, where they are tokens; None for text, which takes any."""
         return None

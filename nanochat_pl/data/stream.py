@@ -110,6 +110,7 @@ class PieceStream(Iterator[Piece]):
         self._dealer, self._stream, self._tokenizer = dealer, stream, tokenizer
         self._sequence_len, self._pool = sequence_len, pool
         self._slot, self._place, self._row, self._first = position
+        self._fruitful_slot = self._slot
         self._chunks: list[int] | None = None
         self._documents: list[Any] | None = None
         self._ready: Iterator[Piece] = iter(())
@@ -140,18 +141,19 @@ class PieceStream(Iterator[Piece]):
 
     def _chunk(self) -> tuple[int, list[Any]]:
         """The chunk that is being read, and its documents."""
-        empty_slots = 0
         while self._chunks is None or self._place >= len(self._chunks):
             if self._chunks is not None:
                 self._slot, self._place = self._slot + 1, 0
             self._dealer.source.coming([self._dealer.shard(self._slot + i)[1] for i in range(COMING_SHARDS)])
             self._chunks = self._dealer.chunks(self._stream, self._slot)
-            empty_slots = 0 if self._dealer.source.num_chunks(self._dealer.shard(self._slot)[1]) else empty_slots + 1
-            if empty_slots > 2 * self._dealer.source.num_shards:
+            # Of a source with one chunk a stream gets something every V slots.
+            if self._slot - self._fruitful_slot > 2 * self._dealer.streams * self._dealer.source.num_shards:
                 raise UserError("The training data hold no document: every shard is empty or had to be left out.")
         chunk = self._chunks[self._place]
         if self._documents is None:
             self._documents = self._dealer.documents(self._slot, chunk)
+            if self._documents:
+                self._fruitful_slot = self._slot
         return chunk, self._documents
 
 
@@ -191,7 +193,9 @@ def load_pieces(
 
 
 def _changed(dealer: Dealer, slot: int) -> UserError:
+    shard = dealer.shard(slot)[1]
+    reason = dealer.source.what_is_missing(shard) or "the files were changed since it was written"
     return UserError(
-        f"The checkpoint holds documents of shard {dealer.shard(slot)[1]} that the data no longer have: the files were "
-        "changed since it was written. Restore them, or start anew with run.fresh=true."
+        f"The checkpoint holds documents of shard {shard} that the data no longer have: {reason}. Bring them back and "
+        "run the same command again, or start anew with run.fresh=true."
     )

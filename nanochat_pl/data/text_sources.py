@@ -5,9 +5,9 @@ from pathlib import Path
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.held_out import split_by_hash, split_by_position
-from nanochat_pl.data.parquet import ParquetFiles, ParquetSource
 from nanochat_pl.data.sources import DocumentSource, MemorySource
 from nanochat_pl.data.text_files import read_jsonl, read_text, split_at_blank_lines
+from nanochat_pl.data.text_parquet import ParquetFiles, ParquetSource
 
 IN_MEMORY_BYTES = 256 << 20
 """Parquet files with less text than this are read at once, so that their documents can be shuffled one by one."""

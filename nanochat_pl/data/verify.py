@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.shard_file import BadShard, read_footer, require_pyarrow
+from nanochat_pl.data.parquet import BadShard, read_footer, require
 from nanochat_pl.data.text_files import read_text, split_at_blank_lines
 
 TINY_CHARACTERS = 20
@@ -164,7 +164,7 @@ class Verification:
     def _texts(self, path: Path, report: FileReport) -> Iterator[tuple[Texts, float]]:
         """The texts of a part of the file, and what share of it is read then."""
         if path.suffix.lower() == ".parquet":
-            require_pyarrow()
+            require("pyarrow")
             yield from self._parquet(path, report)
         elif path.suffix.lower() == ".jsonl":
             yield from self._jsonl(path, report)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -23,10 +25,6 @@ from nanochat_pl.data.stream import Dealer
 from nanochat_pl.tokenizers.specs import BPESpec
 from tests.hub_client import hub_client, hub_environment
 from tests.hub_server import HubServer
-
-pytest.importorskip("datasets")
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 ROOT = Path(__file__).parents[2]
 REPO = "org/web"

@@ -6,16 +6,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.held_out import split_by_hash, split_by_position
-from nanochat_pl.data.parquet import ParquetSource
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import TextDataSpec
 from nanochat_pl.data.text_files import find_files
+from nanochat_pl.data.text_parquet import ParquetSource
 from nanochat_pl.data.text_sources import text_sources
 
 
@@ -24,8 +26,6 @@ def texts(source: DocumentSource) -> list[str]:
 
 
 def write_parquet(path: Path, documents: list[Any], column: str = "text", rows: int = 10) -> Path:
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
     pq.write_table(pa.table({column: documents, "score": [1.5] * len(documents)}), path, row_group_size=rows)
     return path
 

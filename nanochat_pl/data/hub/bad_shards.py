@@ -6,7 +6,7 @@ from typing import Literal
 
 from nanochat_pl.core.errors import MachineError
 from nanochat_pl.data.hub.manifest import LeftOut, Manifest
-from nanochat_pl.data.shard_file import BadShard
+from nanochat_pl.data.parquet import BadShard
 
 log = logging.getLogger("nanochat_pl.data")
 
@@ -36,10 +36,31 @@ class BadShards:
             self._recall(manifest)
 
     @property
-    def skipped(self) -> list[str]:
-        """The names of the files of which something is left out."""
+    def count(self) -> int:
+        """Files of which something is left out."""
+        return len(self._left_out)
+
+    def refresh(self, name: str) -> None:
+        """Leave the file out where another process has found it bad since: all deal the same documents."""
+        if self._manifest is None or self._policy == "stop":
+            return
+        entry = self._manifest.read().left_out.get(self._folder + name)
+        if entry is not None and entry.text_column == self._text_column and entry.row_groups is None:
+            with self._lock:
+                if self._left_out.get(name, set()) is not None:
+                    log.warning("%s is LEFT OUT, as another process does: %s.", name, entry.reason)
+                self._left_out[name] = None
+
+    def note(self, name: str) -> str | None:
+        """Why something of the file is left out, and how to try it again; None where nothing is."""
         with self._lock:
-            return sorted(self._left_out)
+            if name not in self._left_out:
+                return None
+        if self._manifest is None:
+            return "it cannot be read"
+        entry = self._manifest.read().left_out.get(self._folder + name)
+        reason = f" ({entry.reason})" if entry is not None else ""
+        return f"it is left out{reason}; to try it again, remove it from {self._manifest.path}"
 
     def is_left_out(self, name: str, row_group: int | None = None) -> bool:
         """Whether this row group, or the whole file, is left out."""

@@ -3,31 +3,33 @@
 import contextlib
 import errno
 import hashlib
-import io
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from nanochat_pl.data.hub import shards
 from nanochat_pl.data.hub.connection import Connection
 from nanochat_pl.data.hub.errors import access_error
 from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.hub.manifest import KeptShard, Manifest
 from nanochat_pl.data.hub.space import DiskFull, NoRoom, ShardSpace
-from nanochat_pl.data.shard_file import BadShard, check_rows, read_footer
+from nanochat_pl.data.parquet import BadShard, check_rows, html_note, read_footer
 
 log = logging.getLogger("nanochat_pl.data")
 
 T = TypeVar("T")
 
+_PIECE_BYTES = 1 << 20
 
-class ShardCache:
+
+class ShardCache(shards.Shards):
     """The files of an index as files on the disk; safe to use from several threads and processes.
 
     Args:
@@ -58,6 +60,7 @@ class ShardCache:
         self._checked: set[str] = set()
         self._bad: dict[str, BadShard] = {}
         self._used: list[HubFile] = []
+        self._reading: list[HubFile] = []
         self._wanted: list[HubFile] = []
         self._fitting: list[HubFile] = []
         self._workers: list[threading.Thread] = []
@@ -66,15 +69,20 @@ class ShardCache:
 
     def read(self, file: HubFile, action: Callable[[Any], T]) -> T:
         """What `action` returns for the file's path; raises what `path` and `action` raise."""
-        while True:
-            path = self.path(file)
-            try:
-                return action(path)
-            except FileNotFoundError:  # another process has just let it go
-                continue
-            except BadShard:
-                if self._is_as_checked(file):
-                    raise
+        with self._lock:
+            self._reading.append(file)
+        try:
+            while True:
+                with contextlib.suppress(FileNotFoundError):  # another process has just let it go
+                    path = self.path(file)
+                    try:
+                        return action(path)
+                    except BadShard:
+                        if self._is_as_checked(file):
+                            raise
+        finally:
+            with self._lock:
+                self._reading.remove(file)
 
     def path(self, file: HubFile) -> Path:
         """Where the checked file is; waits until it is there.
@@ -98,23 +106,26 @@ class ShardCache:
         """Where the file is, if it is there already."""
         if not self._path(file).exists():
             return None
-        with self._fetching(file, wait=True):
+        with self._connection.alone(self._lock_of(file)):
             return self._kept(file)
 
     def coming(self, files: list[HubFile]) -> None:
         """The shard that is read now and those that follow: as many as fit are fetched in the background.
 
-        Beside them stays the shard that was read last: some streams still read it.
+        Beside them stay the shards that are being read, and the last one that was: some streams are not done with it.
         """
         with self._lock:
             if files == self._wanted:
                 return
             self._wanted = list(files)
-            self._used = self._used[-1:]
+            self._used = [file for file in self._used if file in self._reading or file == self._used[-1]]
             self._publish()
             if not self._workers and len(self._fitting) > 1:
                 self._workers.append(threading.Thread(target=self._work, name="fetch-shards", daemon=True))
                 self._workers[0].start()
+
+    def alone(self, file: HubFile) -> contextlib.AbstractContextManager[None]:
+        return self._connection.alone(shards.opening_lock(self._path(file)))
 
     def close(self) -> None:
         """Whoever waits for a file gives up; what is being fetched is gone on with next time."""
@@ -146,12 +157,12 @@ class ShardCache:
                 self._fetch(left.pop(0), needed=False)
 
     def _fetch(self, file: HubFile, needed: bool) -> Path:
-        with self._fetching(file, wait=needed):
-            if file.name in self._bad:
-                raise self._bad[file.name]
-            kept = self._kept(file)
+        with self._connection.alone(self._lock_of(file)) if needed else FileLock(self._lock_of(file), timeout=0):
+            kept = self._kept(file)  # perhaps by a process that had better luck
             if kept is not None:
                 return kept
+            if file.name in self._bad:
+                raise self._bad[file.name]
             for attempt in range(1, self._attempts + 1):
                 try:
                     return self._download(file, needed)
@@ -160,51 +171,34 @@ class ShardCache:
                         self._bad[file.name] = error
                         raise
                     log.warning("%s of %s: %s. Fetching it once more.", file.name, self._index.repo, error)
+                    self._connection.pause(shards.REFETCH_SECONDS)
         raise AssertionError("at least one attempt")
-
-    @contextlib.contextmanager
-    def _fetching(self, file: HubFile, wait: bool) -> Iterator[None]:
-        """Only one thread of one process fetches or checks a file; without `wait`, raises `Timeout` for the others."""
-        path = self._path(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        while True:
-            self._connection.check_open()
-            try:
-                lock.acquire(timeout=1.0 if wait else 0)
-                break
-            except Timeout:
-                if not wait:
-                    raise
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _kept(self, file: HubFile) -> Path | None:
         """The file's path, if it is kept and in order."""
         path, name = self._path(file), self._name(file)
-        if not path.exists():
-            return None
-        entry, stat = self._manifest.read().kept.get(name), path.stat()
-        if entry is None or (entry.size, entry.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
-            try:
+        try:
+            entry, stat = self._manifest.read().kept.get(name), path.stat()
+            if entry is None or (entry.size, entry.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
                 self._record(file, self._check(path, file))
-            except BadShard as error:
-                log.warning("%s is damaged (%s): it is fetched again.", path, error)
-                path.unlink(missing_ok=True)
-                return None
-        _touch(path)
+            _touch(path)
+        except FileNotFoundError:  # or another process has just let it go
+            return None
+        except BadShard as error:
+            log.warning("%s is damaged (%s): it is fetched again.", path, error)
+            path.unlink(missing_ok=True)
+            return None
         self._checked.add(file.name)
         return path
 
     def _is_as_checked(self, file: HubFile) -> bool:
         """Whether the file has the hash that was recorded; where it has not, it is removed."""
         path = self._path(file)
-        with self._fetching(file, wait=True):
+        with self._connection.alone(self._lock_of(file)):
             entry = self._manifest.read().kept.get(self._name(file))
-            if entry is not None and path.exists() and _sha256(path) == entry.sha256:
-                return True
+            with contextlib.suppress(FileNotFoundError):
+                if entry is not None and _sha256(path) == entry.sha256:
+                    return True
             log.warning("%s was damaged after it had been checked: it is fetched again.", path)
             path.unlink(missing_ok=True)
             return False
@@ -234,7 +228,9 @@ class ShardCache:
         """Fetch what is missing of the file, waiting for the connection and making room as often as it takes."""
         while True:
             try:
-                return self._connection.run(lambda: self._get(file, part), f"{self._index.repo}/{file.name}")
+                return self._connection.run(
+                    lambda: self._get(file, part), f"{self._index.repo}/{file.name}", lambda: size_of(part)
+                )
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
@@ -242,38 +238,45 @@ class ShardCache:
                 self._space.reserve(self._name(file), file.size, needed)
 
     def _get(self, file: HubFile, part: Path) -> None:
-        from huggingface_hub import hf_hub_url
+        """Fetch what is missing, once; what came stays when the connection is lost."""
+        from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.errors import HfHubHTTPError
-        from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-        if part.exists() and part.stat().st_size > file.size:
+        there = size_of(part)
+        if there == file.size:
+            return
+        if there > file.size:
             part.unlink()
+            there = 0
         url = hf_hub_url(self._index.repo, file.name, repo_type="dataset", revision=self._index.revision)
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
         try:
-            with _PartFile(part, self._connection.check_open) as out:
-                http_get(url, out, resume_size=out.tell(), headers=build_hf_headers(), expected_size=file.size)
-                out.flush()
-                os.fsync(out.fileno())
+            with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as answer:
+                hf_raise_for_status(answer)
+                with part.open("ab" if answer.status_code == 206 else "wb") as out:
+                    for piece in answer.iter_bytes(_PIECE_BYTES):
+                        self._connection.check_open()
+                        out.write(piece)
+                        if out.tell() > file.size:
+                            break
+                    out.flush()
+                    os.fsync(out.fileno())
         except HfHubHTTPError as error:
             if error.response.status_code != 416:
                 raise
             raise BadShard("what the server has ends before what came from it earlier") from error
-        except OSError as error:
-            if "Consistency check failed" not in str(error):
-                raise
-            raise BadShard(f"{part.stat().st_size} bytes instead of {file.size}{_kind_of(part)}") from error
 
     def _check(self, path: Path, file: HubFile) -> str:
         """The sha256 of a file that is what it should be. Raises `BadShard` for any other."""
         size = path.stat().st_size
         if size != file.size:
-            raise BadShard(f"{size} bytes instead of {file.size}{_kind_of(path)}")
+            raise BadShard(f"{size} bytes instead of {file.size}{_html_note(path)}")
         sha256 = _sha256(path)
         if file.sha256 is None:
             check_rows(path, *self._columns)
         elif sha256 != file.sha256:
-            raise BadShard(f"its sha256 is {sha256[:12]}… instead of {file.sha256[:12]}…{_kind_of(path)}")
+            raise BadShard(f"its sha256 is {sha256[:12]}… instead of {file.sha256[:12]}…{_html_note(path)}")
         read_footer(path, *self._columns)
         return sha256
 
@@ -284,6 +287,12 @@ class ShardCache:
 
     def _path(self, file: HubFile) -> Path:
         return self._folder / file.name
+
+    def _lock_of(self, file: HubFile) -> Path:
+        """Of whoever fetches or checks the file."""
+        path = self._path(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.with_name(f".{path.name}.lock")
 
     def _name(self, file: HubFile) -> str:
         return self._path(file).relative_to(self._manifest.folder).as_posix()
@@ -296,16 +305,12 @@ def _close(connection: Connection, space: ShardSpace, workers: list[threading.Th
     space.close()
 
 
-class _PartFile(io.BufferedWriter):
-    """A file that grows at its end, until `check` raises."""
-
-    def __init__(self, path: Path, check: Callable[[], None]):
-        super().__init__(io.FileIO(path, "ab"), 1 << 20)
-        self._check = check
-
-    def write(self, chunk: Any) -> int:
-        self._check()
-        return super().write(chunk)
+def size_of(path: Path) -> int:
+    """In bytes; 0 where there is no such file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _sha256(path: Path) -> str:
@@ -315,9 +320,10 @@ def _sha256(path: Path) -> str:
 
 def _touch(path: Path) -> None:
     """Used just now: the access time, by which the oldest are let go. The time of the last change stays."""
-    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    with contextlib.suppress(PermissionError):  # another user's file
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
-def _kind_of(path: Path) -> str:
+def _html_note(path: Path) -> str:
     with path.open("rb") as file:
-        return " (an HTML page)" if file.read(64).lstrip().startswith(b"<") else ""
+        return html_note(file.read(64))

@@ -1,14 +1,20 @@
 """Requests to the hub that outlast a busy server and a lost connection."""
 
+import contextlib
 import email.utils
+import functools
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
+from filelock import FileLock, Timeout
+
 from nanochat_pl.core.errors import MachineError
+from nanochat_pl.data.parquet import first_line
 
 log = logging.getLogger("nanochat_pl.data")
 
@@ -18,7 +24,7 @@ FIRST_SECONDS = 15.0
 """How long a hub that was not reached yet is tried."""
 
 LOST_SECONDS = 3600.0
-"""How long a connection that was there may be lost before the run stops."""
+"""How long a hub that was there may give nothing before the run stops."""
 
 _LONGEST_WAIT_SECONDS = 30.0
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -45,22 +51,41 @@ class Connection:
         if self._closed.is_set():
             raise MachineError("The data were closed while they were being read.")
 
-    def run(self, action: Callable[[], T], what: str) -> T:
+    def pause(self, seconds: float) -> None:
+        """Wait; raises `MachineError` once it is closed."""
+        self._closed.wait(seconds)
+        self.check_open()
+
+    @contextlib.contextmanager
+    def alone(self, lock: Path) -> Iterator[None]:
+        """Inside is only one thread of one process at a time; raises `MachineError` once it is closed."""
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock)
+        while True:
+            self.check_open()
+            try:
+                held.acquire(timeout=1.0)
+                break
+            except Timeout:
+                continue
+        try:
+            yield
+        finally:
+            held.release()
+
+    def run(self, action: Callable[[], T], what: str, progress: Callable[[], int] = lambda: 0) -> T:
         """What `action` returns; its errors that have nothing to do with the connection are passed on.
 
         Args:
             what: is asked for, as the messages put it.
+            progress: grows when a failed try has brought a part of it, and so the next one goes on.
 
         Raises:
-            MachineError: the hub stayed out of reach for too long; it was closed.
+            MachineError: the hub gave nothing for too long; it was closed.
         """
-        from huggingface_hub.utils import disable_progress_bars
-        from huggingface_hub.utils.logging import set_verbosity_error
-
-        disable_progress_bars()
-        set_verbosity_error()  # its warnings about each single try
+        _quiet()
         lost_since: float | None = None
-        wait = 0.5
+        wait, most = 0.5, progress()
         while True:
             self.check_open()
             try:
@@ -68,9 +93,14 @@ class Connection:
             except Exception as error:
                 if not is_connection_error(error):
                     raise
+                answered, there = hasattr(error, "response"), progress()
+                self._reached = self._reached or answered or there > most
+                if there > most:
+                    lost_since, wait, most = None, 0.5, there
                 lost_since = lost_since or time.monotonic()
-                self._check_patience(error, what, time.monotonic() - lost_since)
-                self._closed.wait(max(wait * random.uniform(0.5, 1.0), retry_after_seconds(error)))
+                self._check_patience(error, what, time.monotonic() - lost_since, answered)
+                asked = min(retry_after_seconds(error), LOST_SECONDS)
+                self._closed.wait(max(wait * random.uniform(0.5, 1.0), asked))
                 wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
             else:
                 if lost_since and time.monotonic() - lost_since > 60:
@@ -78,16 +108,16 @@ class Connection:
                 self._reached = True
                 return result
 
-    def _check_patience(self, error: Exception, what: str, seconds: float) -> None:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    def _check_patience(self, error: Exception, what: str, seconds: float, answered: bool) -> None:
         if is_offline(error):
             raise MachineError(
                 f"{what} is not in the cache, and HF_HUB_OFFLINE forbids to ask for it. Unset it, or fetch the data "
                 "first where there is a network."
             ) from error
         if seconds >= (LOST_SECONDS if self._reached else FIRST_SECONDS):
+            state = "answers, but is too busy" if answered else "cannot be reached"
             raise MachineError(
-                f"The hub cannot be reached for {what} ({reason}; tried for {seconds:.0f} s), and it is not in the "
+                f"The hub {state} for {what} ({first_line(error)}; tried for {seconds:.0f} s), and it is not in the "
                 "cache. Check the network and HF_ENDPOINT, and run the same command again; or point data.path to a "
                 "local copy."
             ) from error
@@ -95,7 +125,17 @@ class Connection:
             if time.monotonic() < self._next_warning:
                 return
             self._next_warning = time.monotonic() + 60
-        log.warning("No answer from the hub for %s (%s). Trying again until there is.", what, reason)
+        log.warning("No answer from the hub for %s (%s). Trying again until there is.", what, first_line(error))
+
+
+@functools.cache
+def _quiet() -> None:
+    """`huggingface_hub` draws no bars, and does not warn about each single try."""
+    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.logging import set_verbosity_error
+
+    disable_progress_bars()
+    set_verbosity_error()
 
 
 def is_connection_error(error: BaseException) -> bool:

@@ -20,9 +20,9 @@ def access_error(error: Exception, repo: str, revision: str | None) -> UserError
         )
     if isinstance(error, RevisionNotFoundError):
         there_are = _revisions(repo)
+        listed = f" (there are: {', '.join(there_are)}){nearest(str(revision), there_are)}" if there_are else "."
         return UserError(
-            f"{repo} has no revision '{revision}' (there are: {', '.join(there_are)})"
-            f"{nearest(str(revision), there_are)} Choose one with data.revision, or null for the newest."
+            f"{repo} has no revision '{revision}'{listed} Choose one with data.revision, or null for the newest."
         )
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status in (401, 403):
@@ -63,5 +63,8 @@ def _other_repos(repo: str) -> str:
 def _revisions(repo: str) -> list[str]:
     from huggingface_hub import HfApi
 
-    refs = HfApi().list_repo_refs(repo, repo_type="dataset")
+    try:
+        refs = HfApi().list_repo_refs(repo, repo_type="dataset")
+    except Exception:  # only a hint, as above
+        return []
     return [re.sub(r"^refs/(heads|tags)/", "", ref.ref) for ref in [*refs.branches, *refs.tags, *refs.converts]]

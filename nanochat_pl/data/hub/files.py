@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.paths import data_root
+from nanochat_pl.data.parquet import is_text
 
 
 class HubFile(NamedTuple):
@@ -48,10 +49,6 @@ class HubIndex:
         return Path(self.repo) if self.is_local else hub_folder(self.repo) / self.revision[:12]
 
     @property
-    def num_bytes(self) -> int:
-        return sum(file.size for file in self.files)
-
-    @property
     def fingerprint(self) -> str:
         """Of the data set and its files' names and sizes; a local folder's does not depend on where it lies."""
         origin = [] if self.is_local else [self.repo, self.config, self.split, self.revision]
@@ -70,8 +67,8 @@ class HubIndex:
         """Raise `UserError` where the files have no such column, or it holds no strings."""
         self.check_column(column, "data.text_column")
         kind = self.columns.get(column, "string")
-        if "string" not in kind:
-            texts = ", ".join(name for name, other in self.columns.items() if "string" in other) or "none"
+        if not is_text(kind):
+            texts = ", ".join(name for name, other in self.columns.items() if is_text(other)) or "none"
             raise UserError(
                 f"Column '{column}' of {self.repo} holds {kind}, not text (columns of strings: {texts}). Choose one "
                 "with data.text_column."

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.paths import data_root, write_text
+from nanochat_pl.data.hub.connection import Connection
 from nanochat_pl.data.hub.files import HubFile, HubIndex, hub_folder
 
 log = logging.getLogger("nanochat_pl.data")
@@ -18,13 +19,20 @@ log = logging.getLogger("nanochat_pl.data")
 _VERSION = 1
 
 
-def hub_index(repo: str, config: str | None = None, split: str = "train", revision: str | None = None) -> HubIndex:
+def hub_index(
+    repo: str,
+    config: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    connection: Connection | None = None,
+) -> HubIndex:
     """The index of a data set on the hub: the kept one, else found there and kept.
 
     Args:
         config: None: the only or default one.
         revision: a commit, branch or tag; None: the newest when it is first asked for. Either is pinned by what is
             kept; remove that file to look for a newer one.
+        connection: shared with those who read the files; None: one of its own.
 
     Raises:
         UserError: there is no such data set, configuration, split or revision, or no access to it.
@@ -41,7 +49,7 @@ def hub_index(repo: str, config: str | None = None, split: str = "train", revisi
     with FileLock(path.with_suffix(".lock")):
         kept = _load(path)
         if kept is None:
-            kept = resolve_hub(repo, config, split, revision)
+            kept = resolve_hub(repo, config, split, revision, connection or Connection())
             _save(kept, path)
             log.info("%s, %s, %s is pinned to revision %s by %s.", repo, kept.config, split, kept.revision, path)
     return kept

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nanochat_pl.data.hub import shards
 from nanochat_pl.data.hub.connection import Connection, is_connection_error
 from nanochat_pl.data.hub.errors import access_error
 from nanochat_pl.data.hub.files import HubFile, HubIndex
-from nanochat_pl.data.shard_file import BadShard
+from nanochat_pl.data.parquet import BadShard, html_note
 
 T = TypeVar("T")
 
 
-class RemoteShards:
+class RemoteShards(shards.Shards):
     """The files of an index, read from the hub as they are needed.
 
     Args:
@@ -41,7 +42,8 @@ class RemoteShards:
         """
         path = self._kept(file)
         if path is not None:
-            with contextlib.suppress(FileNotFoundError):  # another process has just let it go
+            # Let go by another process, or damaged: then it is up to the hub's own whether the file is any use.
+            with contextlib.suppress(FileNotFoundError, BadShard):
                 return action(path)
         for attempt in range(1, self._attempts + 1):
             try:
@@ -49,10 +51,11 @@ class RemoteShards:
             except BadShard:
                 if attempt == self._attempts:
                     raise
+                self._connection.pause(shards.REFETCH_SECONDS)
         raise AssertionError("at least one attempt")
 
-    def coming(self, files: list[HubFile]) -> None:
-        """Nothing is fetched ahead."""
+    def alone(self, file: HubFile) -> contextlib.AbstractContextManager[None]:
+        return self._connection.alone(shards.opening_lock(self._index.folder / file.name))
 
     def close(self) -> None:
         """Whoever waits for the connection gives up."""
@@ -106,8 +109,7 @@ class RemoteFile(io.RawIOBase):
         try:
             raw = self._get(wanted)
             if len(raw) != wanted:
-                page = " (an HTML page)" if raw.lstrip().startswith(b"<") else ""
-                raise BadShard(f"{len(raw)} bytes where {wanted} were asked for{page}")
+                raise BadShard(f"{len(raw)} bytes where {wanted} were asked for{html_note(raw)}")
         except Exception as error:
             self.failure = error
             raise
@@ -120,7 +122,8 @@ class RemoteFile(io.RawIOBase):
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         url = hf_hub_url(self._index.repo, self._file.name, repo_type="dataset", revision=self._index.revision)
-        headers = build_hf_headers() | {"Range": f"bytes={self._position}-{self._position + size - 1}"}
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+        headers |= {"Range": f"bytes={self._position}-{self._position + size - 1}"}
         try:
             response = get_session().get(url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
             hf_raise_for_status(response)

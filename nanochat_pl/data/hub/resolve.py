@@ -15,8 +15,8 @@ from nanochat_pl.data.hub.connection import Connection
 from nanochat_pl.data.hub.errors import access_error, gated_error
 from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.hub.remote import RemoteShards
-from nanochat_pl.data.hub.source import LocalShards, Shards
-from nanochat_pl.data.shard_file import BadShard, read_columns
+from nanochat_pl.data.hub.shards import LocalShards, Shards
+from nanochat_pl.data.parquet import BadShard, read_columns, require
 
 log = logging.getLogger("nanochat_pl.data")
 
@@ -24,15 +24,14 @@ _PATHS_AT_ONCE = 500
 _FILES_TRIED_FOR_COLUMNS = 3
 
 
-def resolve_hub(repo: str, config: str | None, split: str, revision: str | None) -> HubIndex:
+def resolve_hub(repo: str, config: str | None, split: str, revision: str | None, connection: Connection) -> HubIndex:
     """Find out by the hub; raises what `hub_index` raises."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        connection = Connection()
         index = connection.run(lambda: _resolve_hub(repo, config, split, revision), f"the list of files of {repo}")
-        return dataclasses.replace(index, columns=_columns(index, connection))
+        return dataclasses.replace(index, columns=_columns(index, RemoteShards(index, connection, attempts=1)))
     except HFValidationError as error:
         raise UserError(f"data.repo={repo} is no name of a data set (ORG/NAME): {error}") from error
     except HfHubHTTPError as error:
@@ -53,6 +52,7 @@ def resolve_folder(folder: Path, config: str | None, split: str) -> HubIndex:
     if not names:
         raise UserError(f"data.path: the folder {folder} holds no parquet files.")
     if any((folder / card).exists() for card in ("README.md", ".huggingface.yaml")):
+        require("datasets")
         from datasets.exceptions import DatasetsError
 
         try:
@@ -62,7 +62,7 @@ def resolve_folder(folder: Path, config: str | None, split: str) -> HubIndex:
         names = [os.path.relpath(path, folder) for path in paths]
     files = tuple(HubFile(name, (folder / name).stat().st_size) for name in names)
     index = HubIndex(str(folder), config or "default", split, "", files, {})
-    return dataclasses.replace(index, columns=_columns(index, Connection()))
+    return dataclasses.replace(index, columns=_columns(index, LocalShards(folder)))
 
 
 def _resolve_hub(repo: str, config: str | None, split: str, revision: str | None) -> HubIndex:
@@ -84,9 +84,8 @@ def _resolve_hub(repo: str, config: str | None, split: str, revision: str | None
     return HubIndex(repo, config, split, commit, tuple(files[name] for name in names), {})
 
 
-def _columns(index: HubIndex, connection: Connection) -> dict[str, str]:
+def _columns(index: HubIndex, shards: Shards) -> dict[str, str]:
     """Of the first readable file; nothing where the first ones are bad: each of those is told of when it is read."""
-    shards: Shards = LocalShards(index.folder) if index.is_local else RemoteShards(index, connection, attempts=1)
     for file in index.files[:_FILES_TRIED_FOR_COLUMNS]:
         try:
             return shards.read(file, read_columns)

@@ -5,10 +5,10 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 from filelock import FileLock
 
@@ -17,48 +17,14 @@ from nanochat_pl.core.paths import write_text
 from nanochat_pl.data.held_out import hash_fraction
 from nanochat_pl.data.hub.bad_shards import BadShards
 from nanochat_pl.data.hub.files import HubFile, HubIndex
-from nanochat_pl.data.shard_file import BadShard, read_footer, read_row_group
+from nanochat_pl.data.hub.shards import Shards
+from nanochat_pl.data.parquet import BadShard, read_footer, read_row_group
 from nanochat_pl.data.sources import DocumentSource, MemorySource, read_documents
 
 log = logging.getLogger("nanochat_pl.data")
 
-T = TypeVar("T")
-
 _FOOTERS = 8
 """Footers held in memory: those of large files have megabytes."""
-
-
-class Shards(Protocol):
-    """Where files are read from: `ShardCache`, `RemoteShards`, `LocalShards`."""
-
-    def read(self, file: HubFile, action: Callable[[Any], T]) -> T:
-        """What `action` returns for a path or an open file."""
-
-    def coming(self, files: list[HubFile]) -> None:
-        """The file that is read now and those that will be."""
-
-    def close(self) -> None:
-        """Whoever waits gives up."""
-
-
-class LocalShards:
-    """The files of an index below a local folder."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def read(self, file: HubFile, action: Callable[[Any], T]) -> T:
-        """What `action` returns for the file's path. Raises `BadShard` where there is no such file any more."""
-        try:
-            return action(self._folder / file.name)
-        except FileNotFoundError as error:
-            raise BadShard("the file is gone") from error
-
-    def coming(self, files: list[HubFile]) -> None:
-        """They are there."""
-
-    def close(self) -> None:
-        """Nobody waits."""
 
 
 class HubSource(DocumentSource):
@@ -72,9 +38,6 @@ class HubSource(DocumentSource):
         text_column: documents without a text (null) are dropped.
         id_column: what the hash is made of; None, or null in a row: the text.
         side: "train": documents whose hash is not below `val_fraction`; "val": those whose hash is; "all".
-
-    Attributes:
-        null_documents: dropped so far.
     """
 
     def __init__(
@@ -91,12 +54,13 @@ class HubSource(DocumentSource):
     ):
         assert files, "a source needs a file"
         self.num_shards = len(files)
-        self.null_documents = 0
+        self._null_documents = 0
         self._index, self._files, self._shards, self._bad = index, list(files), shards, bad
         self._text_column, self._id_column = text_column, id_column
         self._side, self._val_fraction = side, val_fraction
         self._lock = threading.Lock()
         self._footers: OrderedDict[int, Future[Any]] = OrderedDict()
+        self._num_chunks: dict[int, int] = {}  # for good: a footer that was let go needn't be read again for it
 
     @property
     def fingerprint(self) -> str:
@@ -104,14 +68,11 @@ class HubSource(DocumentSource):
         rule = [self._text_column, self._id_column, self._side, self._val_fraction]
         return hashlib.sha256(json.dumps([self._index.fingerprint, names, rule]).encode()).hexdigest()
 
-    @property
-    def skipped(self) -> list[str]:
-        """The names of files of which something is left out."""
-        return self._bad.skipped
-
     def num_chunks(self, shard: int) -> int:
-        footer = self._footer(shard)
-        return footer.num_row_groups if footer is not None else 0
+        if shard not in self._num_chunks:
+            footer = self._footer(shard)
+            self._num_chunks[shard] = footer.num_row_groups if footer is not None else 0
+        return self._num_chunks[shard]
 
     def read_chunk(self, shard: int, chunk: int) -> list[str]:
         footer, file = self._footer(shard), self._files[shard]
@@ -135,6 +96,14 @@ class HubSource(DocumentSource):
             [self._files[shard] for shard in shards if not self._bad.is_left_out(self._files[shard].name)]
         )
 
+    def what_is_missing(self, shard: int) -> str | None:
+        note = self._bad.note(self._files[shard].name)
+        return note and f"{self._files[shard].name}: {note}"
+
+    def counters(self) -> dict[str, int]:
+        """`left_out_shards`: files that are bad, or have bad row groups; `null_documents`: dropped in this process."""
+        return {"left_out_shards": self._bad.count, "null_documents": self._null_documents}
+
     def close(self) -> None:
         """Nobody reads any more: whoever waits for the hub gives up with a `MachineError`."""
         self._shards.close()
@@ -149,9 +118,9 @@ class HubSource(DocumentSource):
         if not count:
             return
         with self._lock:
-            if not self.null_documents:
+            if not self._null_documents:
                 log.warning("%s has documents without a text (null in '%s'): dropped.", file.name, self._text_column)
-            self.null_documents += count
+            self._null_documents += count
 
     def _footer(self, shard: int) -> Any | None:
         """The footer of a file, opened by one thread while others wait; None where the file is left out."""
@@ -173,15 +142,17 @@ class HubSource(DocumentSource):
         return footer.result()
 
     def _open(self, file: HubFile) -> Any | None:
-        if self._bad.is_left_out(file.name):
-            return None
-        try:
-            footer = self._shards.read(file, lambda opened: read_footer(opened, self._text_column, self._id_column))
-        except BadShard as error:
-            self._bad.leave_out(file.name, error)
-            return None
-        self._bad.is_good(file.name)
-        return footer
+        with self._shards.alone(file):
+            self._bad.refresh(file.name)
+            if self._bad.is_left_out(file.name):
+                return None
+            try:
+                footer = self._shards.read(file, lambda opened: read_footer(opened, self._text_column, self._id_column))
+            except BadShard as error:
+                self._bad.leave_out(file.name, error)
+                return None
+            self._bad.is_good(file.name)
+            return footer
 
 
 class KeptDocuments(DocumentSource):
@@ -200,6 +171,9 @@ class KeptDocuments(DocumentSource):
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self._source.fingerprint} {self._characters}".encode()).hexdigest()
+
+    def close(self) -> None:
+        self._source.close()
 
     def num_chunks(self, shard: int) -> int:
         return self._documents().num_chunks(shard)

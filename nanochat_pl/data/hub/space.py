@@ -165,22 +165,23 @@ class ShardSpace:
         self._disk_is_full, self._bound_bytes = True, num_bytes
 
     def _on_disk(self, contents: Contents) -> int:
-        parts = sum(path.stat().st_size for path in self._parts())
-        return sum(entry.size for entry in contents.kept.values()) + parts
+        return sum(entry.size for entry in contents.kept.values()) + sum(self._parts().values())
 
     def _make_room(self, contents: Contents, name: str, size: int) -> int:
         """Let go of what nobody uses, oldest first, until `size` fits; returns the bytes still missing."""
         used, fetching = self._claims.of_all()
         fetching.pop(name, None)
-        taken = sum(fetching.values()) + sum(
-            kept.size for other, kept in contents.kept.items() if other not in fetching
-        )
-        if taken + size <= self._bound_bytes:
-            return 0
-        for part in self._parts():  # of processes that are gone
-            if self._name(part).removesuffix(".part") not in {name, *fetching}:
-                part.unlink(missing_ok=True)
-        idle = [other for other in contents.kept if other not in used and other not in fetching and other != name]
+        counted = {name, *fetching}
+        kept_bytes = sum(kept.size for other, kept in contents.kept.items() if other not in counted)
+        # Begun by processes that are gone.
+        stale = {part: there for part, there in self._parts().items() if self._file_of(part) not in counted}
+        taken = sum(fetching.values()) + kept_bytes + sum(stale.values())
+        for part, there in stale.items():
+            if taken + size <= self._bound_bytes:
+                break
+            taken -= there
+            part.unlink(missing_ok=True)
+        idle = [other for other in contents.kept if other not in used and other not in counted]
         for other in sorted(idle, key=self._last_used):
             if taken + size <= self._bound_bytes:
                 break
@@ -190,10 +191,18 @@ class ShardSpace:
 
     def _last_used(self, name: str) -> int:
         path = self._manifest.folder / name
-        return path.stat().st_atime_ns if path.exists() else 0
+        try:
+            return path.stat().st_atime_ns
+        except FileNotFoundError:
+            return 0
 
-    def _parts(self) -> list[Path]:
-        return list(self._manifest.folder.rglob("*.part"))
+    def _parts(self) -> dict[Path, int]:
+        """The files that are, or were, being fetched, and what there is of them; those of others come and go."""
+        sizes = {}
+        for path in self._manifest.folder.rglob("*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                sizes[path] = path.stat().st_size
+        return sizes
 
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self._manifest.folder).as_posix()
+    def _file_of(self, part: Path) -> str:
+        return part.relative_to(self._manifest.folder).as_posix().removesuffix(".part")

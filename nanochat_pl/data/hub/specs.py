@@ -13,8 +13,9 @@ from nanochat_pl.data.hub.files import HubFile, HubIndex, hub_folder
 from nanochat_pl.data.hub.index import folder_index, hub_index
 from nanochat_pl.data.hub.manifest import Manifest
 from nanochat_pl.data.hub.remote import RemoteShards
-from nanochat_pl.data.hub.source import HubSource, KeptDocuments, LocalShards, Shards
-from nanochat_pl.data.shard_file import require_pyarrow
+from nanochat_pl.data.hub.shards import LocalShards, Shards
+from nanochat_pl.data.hub.source import HubSource, KeptDocuments
+from nanochat_pl.data.parquet import require
 from nanochat_pl.data.specs import DataSpec, Sources
 
 _CHARACTERS_PER_TOKEN = 6
@@ -37,6 +38,7 @@ class HubDataSpec(DataSpec):
         mode: "stream": row groups as they are needed, nothing kept; "cache": whole files, fetched ahead and kept.
         cache_gigabytes: what the kept files may take; the oldest used go first.
         on_bad_shard: "refetch": once, then leave it out; "skip": leave it out at once; "stop": end the run.
+        val_tokens: None, for all that is held out, goes with `val_files` only.
     """
 
     repo: str | None = None
@@ -67,28 +69,68 @@ class HubDataSpec(DataSpec):
         if self.cache_gigabytes <= 0:
             raise UserError(f"data.cache_gigabytes is {self.cache_gigabytes}; it must be positive.")
 
-    def build_index(self) -> HubIndex:
-        """The data set's files, kept or found; raises what `hub_index` and `folder_index` raise."""
-        require_pyarrow("datasets", "huggingface_hub")
+    def build_index(self, connection: Connection | None = None) -> HubIndex:
+        """The data set's files, kept or found; raises what `hub_index` and `folder_index` raise.
+
+        Args:
+            connection: shared with those who read the files; None: one of its own.
+        """
+        require("pyarrow")
         if self.path:
             index = folder_index(Path(self.path), self.config, self.split)
         else:
             assert self.repo is not None
-            index = hub_index(self.repo, self.config, self.split, self.revision)
+            require("datasets", "huggingface_hub")
+            index = hub_index(self.repo, self.config, self.split, self.revision, connection)
         index.check_text_column(self.text_column)
         if self.id_column:
             index.check_column(self.id_column, "data.id_column (null: the text itself)")
         return index
 
-    def build_cache(self, index: HubIndex, connection: Connection | None = None) -> ShardCache:
-        """The place on the disk for the files of a data set on the hub.
+    def build_sources(self) -> Sources:
+        connection = Connection()
+        index = self.build_index(connection)
+        if index.is_local:
+            return self._open(index, connection)
+        if self.val_tokens is None and not self.val_files:
+            raise UserError(
+                "data.val_tokens=null would read all of the data set for its held-out documents: give a number, or "
+                "hold out whole files with data.val_files."
+            )
+        train, held_out = self._open(index, connection)
+        characters = _CHARACTERS_PER_TOKEN * self.val_tokens if self.val_tokens else 1 << 62
+        name = f"validation-{held_out.fingerprint[:12]}-{self.val_tokens or 'all'}.jsonl"
+        return train, KeptDocuments(held_out, hub_folder(index.repo) / name, characters)
+
+    def build_whole_sources(self) -> Sources:
+        connection = Connection()
+        return self._open(self.build_index(connection), connection, validate_from_cache=True)
+
+    def _open(
+        self, index: HubIndex, connection: Connection, validate_from_cache: bool = False
+    ) -> tuple[HubSource, HubSource]:
+        """Both sides.
 
         Args:
-            connection: shared with others; None: one of its own.
-
-        Raises:
-            UserError: it cannot hold the two largest files, which are in use at the same time.
+            validate_from_cache: whole files are fetched for the held-out documents too, in the mode that fetches any.
         """
+        train_files, val_files = self.files_by_side(index)
+        manifest = None if index.is_local else Manifest(hub_folder(index.repo))
+        bad = BadShards(self.on_bad_shard, index.repo, self.text_column, manifest, f"{index.folder.name}/")
+        train: Shards
+        val: Shards
+        if manifest is None:
+            train = val = LocalShards(index.folder)
+        elif self.mode == "stream":
+            train = val = RemoteShards(index, connection, self._attempts)
+        else:
+            train = cache = self._build_cache(index, manifest, connection)
+            val = cache if validate_from_cache else RemoteShards(index, connection, self._attempts, cache.kept)
+        return self._source(index, train_files, train, bad, "train"), self._source(index, val_files, val, bad, "val")
+
+    def _build_cache(self, index: HubIndex, manifest: Manifest, connection: Connection) -> ShardCache:
+        """The place on the disk for the files; raises `UserError` where the two largest, which are in use at the same
+        time, don't fit."""
         bound_bytes = int(self.cache_gigabytes * 1e9)
         largest = sum(sorted(file.size for file in index.files)[-2:])
         if bound_bytes < largest:
@@ -98,40 +140,13 @@ class HubDataSpec(DataSpec):
             )
         return ShardCache(
             index,
-            Manifest(hub_folder(index.repo)),
+            manifest,
             bound_bytes=bound_bytes,
             text_column=self.text_column,
             id_column=self.id_column,
             attempts=self._attempts,
-            connection=connection or Connection(),
+            connection=connection,
         )
-
-    def build_sources(self) -> Sources:
-        index = self.build_index()
-        train_files, val_files = self.files_by_side(index)
-        if index.is_local:
-            bad = BadShards(self.on_bad_shard, index.repo, self.text_column, None)
-            local = LocalShards(index.folder)
-            return self._source(index, train_files, local, bad, "train"), self._source(
-                index, val_files, local, bad, "val"
-            )
-        manifest = Manifest(hub_folder(index.repo))
-        bad = BadShards(self.on_bad_shard, index.repo, self.text_column, manifest, f"{index.folder.name}/")
-        connection = Connection()
-        if self.mode == "cache":
-            cache = self.build_cache(index, connection)
-            train: Shards = cache
-            remote = RemoteShards(index, connection, self._attempts, cache.kept)
-        else:
-            train = remote = RemoteShards(index, connection, self._attempts)
-        held_out = self._source(index, val_files, remote, bad, "val")
-        if self.val_tokens is None and not self.val_files:
-            raise UserError(
-                "data.val_tokens=null would read all of the data set for its held-out documents: give a number."
-            )
-        characters = _CHARACTERS_PER_TOKEN * self.val_tokens if self.val_tokens else 1 << 62
-        kept_at = manifest.folder / f"validation-{held_out.fingerprint[:12]}-{self.val_tokens or 'all'}.jsonl"
-        return self._source(index, train_files, train, bad, "train"), KeptDocuments(held_out, kept_at, characters)
 
     @property
     def _attempts(self) -> int:

@@ -52,11 +52,12 @@ class Progress(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Of a chunk."""
+    """Of a chunk, one of `num_chunks` in its shard."""
 
     split: Split
     shard: int
     chunk: int
+    num_chunks: int
 
 
 @dataclass(frozen=True)
@@ -188,10 +189,11 @@ class _SplitFiles:
         if self.is_full or not self._start[0] <= shard < self.source.num_shards:
             return
         self.source.coming(range(shard, min(shard + COMING_SHARDS, self.source.num_shards)))
-        for chunk in range(self._start[1] if shard == self._start[0] else 0, self.source.num_chunks(shard)):
+        num_chunks = self.source.num_chunks(shard)
+        for chunk in range(self._start[1] if shard == self._start[0] else 0, num_chunks):
             if self.is_full:
                 return
-            yield Place(self._split, shard, chunk)
+            yield Place(self._split, shard, chunk, num_chunks)
 
     def up_to_limit(self, place: Place, ids: Sequence[np.ndarray]) -> Iterator[tuple[Place, Sequence[np.ndarray]]]:
         """Nothing if the limit is reached, else the chunk up to the document that reaches it."""
@@ -202,7 +204,7 @@ class _SplitFiles:
             self.tokens += len(ids[kept]) + 1
             kept += 1
         self.documents += kept
-        done = place.shard + (place.chunk + 1) / self.source.num_chunks(place.shard)
+        done = place.shard + (place.chunk + 1) / place.num_chunks
         self.share = max(done / self.source.num_shards, self.tokens / self._limit if self._limit else 0.0)
         yield place, ids[:kept]
 

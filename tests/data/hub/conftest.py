@@ -3,9 +3,14 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from nanochat_pl.data.hub import shards
+from tests.hub_client import hub_client
+from tests.hub_server import HubServer
 
 REPO = "org/web"
 CARD = """---
@@ -33,7 +38,6 @@ def text(shard: int, row: int) -> str:
 
 def write_shard(path: Path, texts: list[str | None], ids: list[str] | None = None, rows: int = ROWS) -> None:
     """A parquet file with `rows` documents in a row group."""
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     ids = ids or [f"{path.stem}-{i}" for i in range(len(texts))]
     pq.write_table(pa.table({"text": pa.array(texts, pa.string()), "id": ids}), path, row_group_size=rows)
@@ -41,7 +45,6 @@ def write_shard(path: Path, texts: list[str | None], ids: list[str] | None = Non
 
 def documents_of(*files: Path) -> list[str]:
     """All texts, as pyarrow reads the files."""
-    pq = pytest.importorskip("pyarrow.parquet")
     return [document for file in files for document in pq.read_table(file)["text"].to_pylist() if document is not None]
 
 
@@ -56,12 +59,8 @@ def web(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hub(web: Path, tmp_path: Path) -> Iterator[Any]:
+def hub(web: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A `HubServer` that serves it, as the only hub that the libraries of this process know."""
-    for module in ("datasets", "huggingface_hub", "pyarrow"):
-        pytest.importorskip(module)
-    from tests.hub_client import hub_client
-    from tests.hub_server import HubServer
-
+    monkeypatch.setattr(shards, "REFETCH_SECONDS", 0.05)
     with HubServer(web.parents[1]) as server, hub_client(server, tmp_path / "client"):
         yield server

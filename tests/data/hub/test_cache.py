@@ -1,6 +1,7 @@
 """Shards on the disk: checked before use, within a bound, shared by processes, on disks that fill up and break."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -16,13 +17,12 @@ from typing import Any
 import pytest
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.data.hub import cache as cache_module
 from nanochat_pl.data.hub.cache import ShardCache
 from nanochat_pl.data.hub.connection import Connection
 from nanochat_pl.data.hub.files import HubIndex, hub_folder
 from nanochat_pl.data.hub.index import hub_index
 from nanochat_pl.data.hub.manifest import Manifest
-from nanochat_pl.data.shard_file import BadShard
+from nanochat_pl.data.parquet import BadShard
 from tests.data.hub.conftest import REPO, SHARDS, write_shard
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
@@ -289,7 +289,9 @@ def test_two_processes_share_the_downloads(hub: HubServer, index: HubIndex, tmp_
     assert kept_shards() == list(range(SHARDS))
     start = 1 + max(i for i, request in enumerate(hub.requests) if "api/" in request.path)
     fetched = [r.path for r in hub.requests[start:] if r.method == "GET" and r.bytes > 1000 and "part-" in r.path]
-    assert len(set(fetched)) == SHARDS and sum(r.bytes for r in hub.requests) < 1.5 * index.num_bytes
+    assert len(set(fetched)) == SHARDS and sum(r.bytes for r in hub.requests) < 1.5 * sum(
+        file.size for file in index.files
+    )
 
 
 def test_two_processes_within_a_tight_bound(hub: HubServer, index: HubIndex, tmp_path: Path) -> None:
@@ -335,15 +337,16 @@ def test_a_disk_that_refuses_without_being_full(
 ) -> None:
     """A quota: what `disk_usage` says is free cannot be written."""
     quota = 2.5 * index.files[0].size
-    real = cache_module._PartFile.write
+    fsync = os.fsync
 
-    def write(file: Any, chunk: Any) -> int:
+    def within_quota(descriptor: int) -> None:
         taken = sum(path.stat().st_size for path in hub_folder(REPO).rglob("*.parquet*"))
-        if taken + len(chunk) > quota:
-            raise OSError(122, "Disk quota exceeded")
-        return real(file, chunk)
+        if taken > quota and os.readlink(f"/proc/self/fd/{descriptor}").endswith(".part"):
+            os.ftruncate(descriptor, 1000)  # what the disk took
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        fsync(descriptor)
 
-    monkeypatch.setattr(cache_module._PartFile, "write", write)
+    monkeypatch.setattr(os, "fsync", within_quota)
     cache = open_cache()
     for shard in (0, 1, 2, 3):
         cache.coming([index.files[shard]])

@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nanochat_pl.core.errors import MachineError, UserError
@@ -24,7 +26,7 @@ def test_the_index_says_what_the_hub_has(hub: HubServer, web: Path) -> None:
         raw = (web / file.name).read_bytes()
         assert (file.size, file.sha256) == (len(raw), hashlib.sha256(raw).hexdigest())
     assert index.columns == {"text": "string", "id": "string"}
-    assert not index.is_local and index.num_bytes == sum(file.size for file in index.files)
+    assert not index.is_local
     read = sum(request.bytes for request in hub.requests if request.path.endswith(".parquet"))
     assert 0 < read < 66_000, "the columns come from the end of one file"
     assert len(hub_index(REPO, "tiny").files) == 1
@@ -123,7 +125,6 @@ def test_other_formats_are_refused(hub: HubServer, web: Path) -> None:
 
 
 def test_numbers_are_no_texts(hub: HubServer, web: Path) -> None:
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     folder = web.parent / "numbers"
     folder.mkdir()
     pq.write_table(pa.table({"text": [1, 2], "body": ["a", "b"]}), folder / "train.parquet")
@@ -132,7 +133,6 @@ def test_numbers_are_no_texts(hub: HubServer, web: Path) -> None:
 
 
 def test_a_folder_as_on_the_hub(web: Path) -> None:
-    pytest.importorskip("datasets")
     index = folder_index(web)
     assert index.is_local and index.config == "small" and index.folder == web
     assert [file.name for file in index.files] == [f"data/part-{i}.parquet" for i in range(SHARDS)]
