@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,8 @@ from nanochat_pl.core.errors import Interrupted
 class SaveOnSignal(Callback):
     """Stands last among the callbacks, so that the others have done their part of the step.
 
-    A second signal of the same kind ends at once, without saving.
+    A second signal of the same kind ends at once, without saving. While the data are waited for in vain, there is no
+    next boundary: the state of the last one is saved, if it is at hand.
 
     Raises:
         Interrupted: at the step boundary after the signal, once the checkpoint is written.
@@ -24,8 +26,11 @@ class SaveOnSignal(Callback):
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._interrupt_data: Callable[[BaseException], None] = lambda error: None
+        self._no_data: Interrupted | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._interrupt_data = getattr(trainer.datamodule, "interrupt", self._interrupt_data)
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.signal(kind, self._remember) for kind in (signal.SIGTERM, signal.SIGINT)}
 
@@ -46,20 +51,23 @@ class SaveOnSignal(Callback):
             self._stop_if_asked(trainer, pl_module)
 
     def _stop_if_asked(self, trainer: Trainer, stage: LightningModule) -> None:
-        if self._received is None:
-            return
+        if self._received is not None:
+            saved = self._save(trainer, stage)
+            raise Interrupted(
+                f"Stopped by {self._received.name} after step {trainer.global_step}; {saved}",
+                exit_code=128 + self._received,
+            )
+
+    def _save(self, trainer: Trainer, stage: Any) -> str:
+        """What was done about the state, as the end of a sentence."""
         savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoints)]
         for callback in savers:
             callback.save(trainer, stage)
-        saved = (
+        if not savers:
+            return "nothing is saved, since callbacks.checkpoints is switched off."
+        return (
             f"the state is saved in {trainer.default_root_dir}/checkpoints. Run the same command again (without "
             "run.fresh=true) to go on."
-            if savers
-            else "nothing is saved, since callbacks.checkpoints is switched off."
-        )
-        raise Interrupted(
-            f"Stopped by {self._received.name} after step {trainer.global_step}; {saved}",
-            exit_code=128 + self._received,
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,6 +76,15 @@ class SaveOnSignal(Callback):
         self._before = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if exception is self._no_data and self._received is not None:
+            # Between two steps, and all by itself: else it would wait for the others.
+            if trainer.world_size == 1 and trainer.global_step and stepped(trainer) and not trainer.validating:
+                saved = self._save(trainer, pl_module)
+            else:
+                saved = "it goes on from the last checkpoint when the same command is run again."
+            exception.args = (
+                f"Stopped by {self._received.name} after step {trainer.global_step}, while it waited for data; {saved}",
+            )
         self.on_train_end(trainer, pl_module)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
@@ -75,3 +92,5 @@ class SaveOnSignal(Callback):
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._received = signal.Signals(number)
+        self._no_data = Interrupted(f"Stopped by {self._received.name}.", exit_code=128 + number)
+        self._interrupt_data(self._no_data)
