@@ -41,13 +41,19 @@ class Sampling(Spec):
     def check(self) -> None:
         if self.max_new_tokens < 0:
             raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 0.")
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature is {self.temperature}; it must be at least 0 (0 takes the likeliest token).")
+        # Beyond these the float32 logits overflow.
+        if self.temperature != 0 and not 1e-3 <= self.temperature <= 1e3:
+            raise UserError(
+                f"temperature is {self.temperature}; it must be 0 (takes the likeliest token) or lie between 0.001 and "
+                "1,000."
+            )
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k is {self.top_k}; it must be at least 1, or null to choose among all tokens.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it must lie above 0 and at most at 1, or be null.")
         if self.min_p is not None and not 0 <= self.min_p < 1:
             raise UserError(f"min_p is {self.min_p}; it must be at least 0 and below 1, or null.")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise UserError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0 (1: no penalty).")
+        if not 1e-3 <= self.repetition_penalty <= 1e3:
+            raise UserError(
+                f"repetition_penalty is {self.repetition_penalty}; it must lie between 0.001 and 1,000 (1: no penalty)."
+            )
