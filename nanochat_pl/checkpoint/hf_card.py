@@ -87,8 +87,8 @@ def _notes(is_chat: bool, has_modeling_file: bool) -> str:
         )
     if has_modeling_file:
         notes.append(
-            "The modeling file needs a dynamic cache, transformers' default. Where the model has smear, the embeddings of "
-            "the tokens are cached beside keys and values: engines that keep only those cannot run it."
+            "The modeling file needs a dynamic cache, transformers' default. Where the model has smear, the tokens' "
+            "embeddings are cached beside keys and values: engines that keep only those cannot run it."
         )
     else:
         notes.append(

@@ -16,16 +16,18 @@ from nanochat_pl.checkpoint.hf_tokenizer import build_hf_tokenizer
 from nanochat_pl.checkpoint.model_folder import LoadedModel
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import replacing, write_text
-from nanochat_pl.inference.conversation import stop_ids
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.contract import architecture_of
 from nanochat_pl.tokenizers.base import BOS
 
 MODELING_FILE = "modeling_nanochat_pl.py"
 CHAT_TEMPLATE = "chat_template.jinja"
-PADDING = "<|assistant_end|>"
-"""No tokenizer of ours has a token for padding. Without an attention mask transformers takes padding tokens in a prompt
-for padding, unless they are stop tokens too: this one never stands in a base model's prompt, and stops a chat model."""
+TURN_END = "<|assistant_end|>"
+"""Stands for padding too, for which our tokenizers have no token of its own.
+
+Without an attention mask transformers takes padding tokens in a prompt for padding, unless they are stop tokens: this
+one never is in a base model's prompt, and it stops a chat model.
+"""
 
 RECORD = "nanochat_pl.json"
 """What the export was made of; a folder that has it may be replaced by another export."""
@@ -39,7 +41,7 @@ class HubFormat:
         name: for people.
         fits: whether a config is of this shape.
         describe: the part of config.json that depends on the model.
-        renames: patterns of our weights' names, and theirs; the first that matches a whole name. None: as they are.
+        renames: patterns of our weights' names, and theirs; the first that matches a whole name. Empty: as they are.
         modeling_file: of this package, to go with the weights; None: transformers has the model.
     """
 
@@ -136,18 +138,22 @@ def _token_ids(loaded: LoadedModel) -> dict[str, Any]:
     tokenizer = loaded.tokenizer
     return {
         "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": list(stop_ids(tokenizer, loaded.is_chat)),
-        "pad_token_id": tokenizer.special_tokens[PADDING],
+        "eos_token_id": [tokenizer.special_tokens[name] for name in _stop_tokens(loaded)],
+        "pad_token_id": tokenizer.special_tokens[TURN_END],
     }
 
 
+def _stop_tokens(loaded: LoadedModel) -> list[str]:
+    """What ends an answer, as in `inference.conversation.stop_ids`."""
+    return [TURN_END, BOS] if loaded.is_chat else [BOS]
+
+
 def _tokenizer_config(loaded: LoadedModel) -> dict[str, Any]:
-    names = {i: name for name, i in loaded.tokenizer.special_tokens.items()}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
-        "eos_token": names[stop_ids(loaded.tokenizer, loaded.is_chat)[0]],
-        "pad_token": PADDING,
+        "eos_token": _stop_tokens(loaded)[0],
+        "pad_token": TURN_END,
         "padding_side": "left",
         "model_max_length": loaded.model.config.sequence_len,
         "model_input_names": ["input_ids", "attention_mask"],

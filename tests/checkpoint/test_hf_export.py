@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import string
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from nanochat_pl.checkpoint.hf_export import CHAT_TEMPLATE, MODELING_FILE, RECOR
 from nanochat_pl.checkpoint.model_folder import LoadedModel
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import IGNORE_INDEX
+from nanochat_pl.inference.conversation import stop_ids
 from nanochat_pl.inference.generate import generate
+from nanochat_pl.inference.sampling import Sampling
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.char import CharTokenizer
@@ -36,7 +39,7 @@ def copies_of_modeling_files(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        patch.syspath_prepend("")  # so that the path is put back
+        patch.setattr(sys, "path", [*sys.path])  # to which it adds that folder
         yield
 
 
@@ -102,7 +105,7 @@ def test_greedy_answers_are_equal(switch: str, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, **SWITCHES[switch])
     ours, theirs = exported(config, tmp_path)
     new = longest(config) - max(map(len, PROMPTS))
-    expected = generate(ours, PROMPTS, max_new_tokens=new, temperature=0)
+    expected = generate(ours, PROMPTS, Sampling(max_new_tokens=new, temperature=0))
     theirs.generation_config.eos_token_id = None
     for prompt, continuation in zip(PROMPTS, expected, strict=True):
         answer = theirs.generate(torch.tensor([prompt]), max_new_tokens=new, do_sample=False)
@@ -122,6 +125,17 @@ def test_an_answer_ends_with_a_stop_token(config: NanoChatConfig, tmp_path: Path
     theirs.get_output_embeddings().register_forward_hook(lambda *_: likes_bos)
     answer = theirs.generate(prompt, max_new_tokens=5, do_sample=False)
     assert answer[0].tolist() == [*PROMPTS[0], CHARACTERS.bos_id]
+
+
+@pytest.mark.parametrize("stage", ["base", "sft"])
+def test_what_ends_an_answer_is_what_ends_it_here(stage: str, tmp_path: Path) -> None:
+    loaded = loaded_model(TINY, stage)
+    export_to_hf(loaded, "runs/test", tmp_path)
+    settings = transformers.GenerationConfig.from_pretrained(tmp_path)
+    assert settings.eos_token_id == list(stop_ids(CHARACTERS, loaded.is_chat))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True)
+    assert (tokenizer.eos_token_id, tokenizer.bos_token_id) == (settings.eos_token_id[0], CHARACTERS.bos_id)
+    assert settings.pad_token_id == tokenizer.pad_token_id
 
 
 @torch.no_grad()
