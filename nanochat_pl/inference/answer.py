@@ -45,7 +45,7 @@ class AnswerStream:
         self.stopped = False
         self._tokenizer, self._stop = tokenizer, tuple(stop)
         special = tokenizer.special_tokens
-        self._kind_after = {}
+        self._kind_after: dict[int, str] = {}
         for kind, markers in PART_MARKERS.items():
             if markers:
                 self._kind_after |= {special[markers[0]]: kind, special[markers[1]]: "text"}

@@ -1,0 +1,124 @@
+"""A model by the name that a user gives: a run, a stage of it, either at a step, a model folder; or the newest."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanochat_pl.checkpoint.header import STAGES, find_model_folder
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.paths import runs_root
+
+if TYPE_CHECKING:
+    from nanochat_pl.checkpoint.model_folder import LoadedModel
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """Where a model is.
+
+    Attributes:
+        name: how it is called: runs/tiny/base, or runs/tiny/base@200.
+        path: its model folder, or the checkpoint of a step.
+    """
+
+    name: str
+    path: Path
+
+    def load(self, device: str = "cpu") -> "LoadedModel":
+        """The model on `device`.
+
+        Raises:
+            UserError: it is damaged, foreign or of a newer format.
+        """
+        from nanochat_pl.checkpoint.model_folder import load_model_folder
+
+        return load_model_folder(self.path, device) if self.path.is_dir() else _load_checkpoint(self.path, device)
+
+
+def find_named_model(name: str | None = None) -> NamedModel:
+    """Find a model without loading it (or torch).
+
+    Args:
+        name: a run (its latest stage), a stage of a run, either of them with @STEP for a checkpoint of that step, or a
+            model folder; a run under the runs root may be named without the root. None: the newest under the runs root.
+
+    Raises:
+        UserError: there is none; the message says how to make one, or which steps there are.
+    """
+    if name is None:
+        return _newest()
+    where, at, step = name.rpartition("@")
+    if at and step.isdecimal() and not Path(name).exists():
+        path = _find_checkpoint(_path_of(where), int(step))
+        return NamedModel(f"{path.parent.parent}@{int(step)}", path)
+    return _named(find_model_folder(_path_of(name)))
+
+
+def model_folders(root: Path) -> list[Path]:
+    """All model folders under a folder of runs; those whose weights were written last come first."""
+    weights = [path for path in root.rglob("model.safetensors") if (path.parent / "model.json").is_file()]
+    return [path.parent for path in sorted(weights, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def _newest() -> NamedModel:
+    root = runs_root()
+    folders = model_folders(root)
+    if not folders:
+        raise UserError(
+            f"There is no model under {root} yet. Train one with `python train.py`, which needs no download and takes "
+            "minutes on a CPU, and run this again; or name a model folder."
+        )
+    return _named(folders[0])
+
+
+def _named(folder: Path) -> NamedModel:
+    return NamedModel(str(folder.parent if folder.name == "model" else folder), folder)
+
+
+def _path_of(name: str) -> Path:
+    path = Path(name).expanduser()
+    under_runs = runs_root() / path
+    return under_runs if under_runs.exists() and not path.exists() else path
+
+
+def _find_checkpoint(where: Path, step: int) -> Path:
+    steps: list[str] = []
+    for folder in (where, *(where / stage for stage in STAGES)):
+        path = folder / "checkpoints" / f"step-{step:08d}.ckpt"
+        if path.is_file():
+            return path
+        names = sorted(path.name for path in (folder / "checkpoints").glob("step-*.ckpt"))
+        found = [str(int(match[1])) for name in names if (match := re.fullmatch(r"step-(\d+)\.ckpt", name))]
+        steps += [f"{folder}@{number}" for number in found]
+    there = f"There are {', '.join(steps)}." if steps else "There are none at all."
+    raise UserError(
+        f"There is no checkpoint of step {step} in {where}. {there} A training keeps the last ones: "
+        "callbacks.checkpoints.keep_last says how many."
+    )
+
+
+def _load_checkpoint(path: Path, device: str) -> "LoadedModel":
+    """The model in a training's checkpoint; its tokenizer is in the run's model folder."""
+    import pickle
+
+    import torch
+
+    from nanochat_pl.checkpoint.model_folder import LoadedModel
+    from nanochat_pl.models.contract import build_config, build_model
+    from nanochat_pl.tokenizers.load import load_tokenizer
+
+    run = path.parent.parent
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        header = checkpoint["nanochat_pl"]
+        config = build_config(header["architecture"], header["model"])
+        prefix = "model."
+        weights = {name[len(prefix) :]: x for name, x in checkpoint["state_dict"].items() if name.startswith(prefix)}
+        model = build_model(config, device, seed=None)
+        model.load_state_dict(weights)
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, OSError, EOFError) as error:
+        raise UserError(f"The checkpoint {path} is damaged or not one of nanochat_pl's: {error}.") from error
+    stage = run.name if run.name in STAGES else "base"
+    tokenizer = load_tokenizer(run / "model" / "tokenizer")
+    return LoadedModel(model.eval(), tokenizer, {"step": float(checkpoint["global_step"])}, stage)
