@@ -215,6 +215,20 @@ def test_what_transformers_saves_again_it_loads_again(config: NanoChatConfig, tm
         assert torch.equal(again(ids).logits, theirs(ids).logits)
 
 
+@OF_BOTH_FORMATS
+@pytest.mark.parametrize("stage", ["base", "sft"])
+def test_the_card_s_example_runs(
+    config: NanoChatConfig, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    model = randomized(dataclasses.replace(config, vocab_size=265))
+    export_to_hf(LoadedModel(model, ByteTokenizer(), {}, stage), "runs/test", tmp_path)
+    example = (tmp_path / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert "model" in names and capsys.readouterr().out
+
+
 def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
     export_to_hf(loaded_model(TINY, "sft"), "runs/first", out)
