@@ -1,5 +1,6 @@
 """`python -m nanochat_pl tokenizer eval|train|import`: how well a tokenizer compresses, and making one by hand."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -36,9 +37,10 @@ def evaluate(
     where: Annotated[
         Path | None,
         typer.Argument(
-            help="A tokenizer's folder or a run; the default is the tiny world's tokenizer.", metavar="FOLDER"
+            help="A tokenizer's folder or a run; the default is the tiny world's tokenizer.", metavar="[FOLDER]"
         ),
     ] = None,
+    overrides: Overrides = None,
     text: Annotated[Path | None, typer.Option(help="A UTF-8 text file to measure as well.")] = None,
     data: Annotated[
         str | None, typer.Option(help="A data set of which to measure held-out documents as well.", metavar="SOURCE")
@@ -49,11 +51,14 @@ def evaluate(
 
     from nanochat_pl.data.text_files import read_text
 
+    if where is not None and "=" in str(where) and not where.exists():
+        where, overrides = None, [str(where), *(overrides or [])]
+    _check_overrides(overrides, data)
     kinds = _kinds_of_text()
     if text is not None:
         kinds[text.name] = read_text(text)
     if data is not None:
-        kinds[f"{data}, held out"] = _held_out_text(data)
+        kinds[f"{data}, held out"] = _held_out_text(data, overrides)
     tokenizer = _tiny_world_tokenizer() if where is None else load_from(where)
     console = Console()
     rows, unsupported = _measure(tokenizer, kinds)
@@ -94,8 +99,7 @@ def train(
     _check_free(out)
     if (text is None) == (data is None):
         raise UserError("Name what to train on: either --text FILE or --data SOURCE.")
-    if text is not None and overrides:
-        raise UserError(f"{overrides[0]} goes with --data SOURCE, not with --text.")
+    _check_overrides(overrides, data)
     spec = CharSpec() if characters else BPESpec(vocab_size, max_chars)
     if data is not None:
         source, _ = specs_for(data, overrides).data.build_sources()
@@ -109,7 +113,8 @@ def train(
         tokenizer = spec.build(watched)
     tokenizer.save(out)
     print(f"Wrote {out}: {tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint[:12]}.")
-    print(f"Compare it: python -m nanochat_pl tokenizer eval {out} {f'--data {data}' if data else f'--text {text}'}")
+    seen = ["--data", data, *(overrides or [])] if data else ["--text", str(text)]
+    print(f"Compare it: {shlex.join(['python', '-m', 'nanochat_pl', 'tokenizer', 'eval', str(out), *seen])}")
 
 
 @app.command("import")
@@ -215,13 +220,20 @@ def _reading(texts: Iterable[str], most: int) -> Iterator[Iterator[str]]:
         yield watched()
 
 
-def _held_out_text(data: str) -> str:
+def _check_overrides(overrides: list[str] | None, data: str | None) -> None:
+    from nanochat_pl.core.errors import UserError
+
+    if overrides and data is None:
+        raise UserError(f"{overrides[0]} goes with --data SOURCE, and there is none.")
+
+
+def _held_out_text(data: str, overrides: list[str] | None) -> str:
     """The first held-out documents of a data set."""
     from nanochat_pl.core.errors import UserError
     from nanochat_pl.data.sources import read_documents
     from nanochat_pl.tokenizers.base import without_surrogates
 
-    _, source = specs_for(data, None).data.build_sources()
+    _, source = specs_for(data, overrides).data.build_sources()
     if source.holds_tokens:
         raise UserError(f"{data} is token ids already; name the text that they were made of.")
     documents, characters = [], 0

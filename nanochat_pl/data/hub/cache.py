@@ -26,8 +26,6 @@ log = logging.getLogger("nanochat_pl.data")
 
 T = TypeVar("T")
 
-_PIECE_BYTES = 1 << 20
-
 
 class ShardCache(shards.Shards):
     """The files of an index as files on the disk; safe to use from several threads and processes.
@@ -255,7 +253,7 @@ class ShardCache(shards.Shards):
             with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as answer:
                 hf_raise_for_status(answer)
                 with part.open("ab" if answer.status_code == 206 else "wb") as out:
-                    for piece in answer.iter_bytes(_PIECE_BYTES):
+                    for piece in answer.iter_bytes():
                         self._connection.check_open()
                         out.write(piece)
                         if out.tell() > file.size:
