@@ -26,19 +26,25 @@ def choose(
             ids = torch.tensor(sorted(set(before[i])), dtype=torch.int64, device=logits.device)
             old, penalty = logits[i, ids], settings[i].repetition_penalty
             logits[i, ids] = torch.where(old > 0, old / penalty, old * penalty)
-    chosen = logits.argmax(dim=-1)
+    chosen = torch.empty(len(settings), dtype=torch.int64, device=logits.device)
     # Apart, for the same number finds another token among sorted probabilities.
-    for draw, is_filtered in ((_draw, False), (_draw_filtered, True)):
-        drawn = [i for i, row in enumerate(settings) if row.temperature > 0 and row.is_filtered == is_filtered]
-        if drawn:
-            rows = logits if len(drawn) == len(settings) else logits[drawn]
-            ids = draw(rows, [settings[i] for i in drawn], [uniforms[i] for i in drawn])
-            chosen = ids if len(drawn) == len(settings) else chosen.index_copy(0, chosen.new_tensor(drawn), ids)
+    kinds = [_likeliest if row.temperature == 0 else _draw_filtered if row.is_filtered else _draw for row in settings]
+    for kind in set(kinds):
+        own = [i for i, other in enumerate(kinds) if other is kind]
+        if len(own) == len(settings):
+            chosen = kind(logits, settings, uniforms)
+        else:
+            chosen[own] = kind(logits[own], [settings[i] for i in own], [uniforms[i] for i in own])
     logprobs: list[float | None] = [None] * len(settings)
     if any(row.logprobs for row in settings):
         values = given.gather(1, chosen[:, None]).squeeze(1) - given.logsumexp(dim=-1)
         logprobs = [value if row.logprobs else None for value, row in zip(values.tolist(), settings)]
     return chosen.tolist(), logprobs
+
+
+def _likeliest(logits: Tensor, settings: Sequence[Sampling], uniforms: Sequence[float]) -> Tensor:
+    """Token ids (B,)."""
+    return logits.argmax(dim=-1)
 
 
 def _draw(logits: Tensor, settings: Sequence[Sampling], uniforms: Sequence[float]) -> Tensor:
@@ -64,8 +70,8 @@ def _draw_filtered(logits: Tensor, settings: Sequence[Sampling], uniforms: Seque
 
 
 def _invert(probabilities: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """(B, 1): where the cumulative probabilities of each row pass its number."""
-    cumulative = probabilities.cumsum(-1)
+    """(B, 1): where the cumulative probabilities of each row pass its number; overwrites them."""
+    cumulative = probabilities.cumsum_(-1)
     total = cumulative[:, -1:]
     # Below the total even where the number is rounded to 1, so that nothing behind the last possible token is drawn.
     target = torch.minimum(_column(uniforms, total) * total, torch.nextafter(total, torch.zeros_like(total)))

@@ -145,7 +145,10 @@ class NanoChat(nn.Module):
     def capped(self, logits: Tensor) -> Tensor:
         """float32 logits, softcapped if the config says so."""
         logits, softcap = logits.float(), self.config.softcap
-        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+        if softcap is None:
+            return logits
+        # softcap * tanh(logits / softcap), by the function that a CPU computes four times as fast
+        return torch.sigmoid(logits * (2 / softcap)).mul(2 * softcap).sub_(softcap)
 
     def _trunk(self, ids: Tensor, cache: KVCache | None) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads."""
