@@ -38,11 +38,15 @@ def verify(
     from nanochat_pl.cli.data_source import specs_for
     from nanochat_pl.cli.data_tables import bar_of_bytes, print_verification
     from nanochat_pl.data.at_hand import files_at_hand
+    from nanochat_pl.data.hub.cache import size_of
     from nanochat_pl.data.verify import Verification
 
     at_hand = files_at_hand(specs_for(source, overrides).data)
     verification = Verification(at_hand.text_key, samples)
-    with bar_of_bytes("verifying", sum(file.path.stat().st_size for file in at_hand.files)) as (bar, task):
+    with bar_of_bytes("verifying", sum(size_of(file.path) for file in at_hand.files)) as (
+        bar,
+        task,
+    ):
         for file in at_hand.files:
             verification.check(file, functools.partial(bar.advance, task))
     if not print_verification(Console(), verification, at_hand):
@@ -116,8 +120,8 @@ def stats(
     from nanochat_pl.cli.data_tables import bar_of_share, print_lengths
     from nanochat_pl.cli.tokenizer import load_from
     from nanochat_pl.core.errors import UserError
-    from nanochat_pl.data.hub.fetch import training_order
     from nanochat_pl.data.statistics import draw_lengths, measure
+    from nanochat_pl.data.stream import Dealer
 
     specs = specs_for(source, overrides)
     if specs.data.own_tokenizer() is not None:
@@ -128,10 +132,12 @@ def stats(
         lengths = measure(
             train,
             used,
-            training_order(train, specs.data, specs.seed),
+            Dealer(train, specs.data.streams, specs.seed).first_epoch(),
             None if everything else limit,
             lambda share: bar.update(task, completed=share),
         )
+        if not len(lengths):
+            raise UserError(f"{source} holds no document to train on.")
         is_all = everything or len(lengths) < limit
         held_out = measure(val, used, range(val.num_shards)) if is_all else None
     name = Path(source).stem

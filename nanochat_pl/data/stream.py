@@ -52,6 +52,10 @@ class Dealer(NamedTuple):
         epoch, place = divmod(slot, self.source.num_shards)
         return epoch, int(_order(self.source.num_shards, self.seed, _SHARDS, epoch)[place])
 
+    def first_epoch(self) -> list[int]:
+        """All shards, in the order in which a training reads them first."""
+        return [self.shard(slot)[1] for slot in range(self.source.num_shards)]
+
     def chunks(self, stream: int, slot: int) -> list[int]:
         """The chunks that a stream reads in a slot, in its order; may be empty."""
         epoch, shard = self.shard(slot)

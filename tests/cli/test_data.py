@@ -18,7 +18,6 @@ from nanochat_pl.cli import app
 from nanochat_pl.cli.data_source import specs_for
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.paths import data_root
-from nanochat_pl.data.hub.fetch import training_order
 from nanochat_pl.data.sources import read_documents
 from nanochat_pl.data.statistics import ESTIMATED_BYTES_PER_TOKEN
 from nanochat_pl.data.stream import Dealer
@@ -166,7 +165,7 @@ def test_download_goes_by_the_order_of_training(hub: HubServer) -> None:
     for seed in range(4):
         specs = specs_for("hub", [f"data.repo={REPO}", f"seed={seed}"])
         train, _ = specs.data.build_sources()
-        names = [f"part-{shard}.parquet" for shard in training_order(train, specs.data, seed)[:2]]
+        names = [f"part-{shard}.parquet" for shard in Dealer(train, specs.data.streams, seed).first_epoch()[:2]]
         shutil.rmtree(data_root())
         assert run("download", *HUB, f"seed={seed}", "-n", "2").exit_code == 0
         assert {path.name for path in data_root().rglob("*.parquet")} == set(names)

@@ -3,12 +3,10 @@
 import dataclasses
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.data.hub.cache import size_of
 from nanochat_pl.data.hub.specs import HubDataSpec
-from nanochat_pl.data.sources import DocumentSource
-from nanochat_pl.data.specs import DataSpec
 from nanochat_pl.data.stream import COMING_SHARDS, Dealer
 
 _LOOK_EVERY_SECONDS = 0.2
@@ -34,7 +32,7 @@ class Fetch:
         index = data.build_index()
         files, _ = data.files_by_side(index)
         self._train, self._val = data.build_sources()
-        self._shards = training_order(self._train, data, seed)[:number]
+        self._shards = Dealer(self._train, data.streams, seed).first_epoch()[:number]
         sizes = [files[shard].size for shard in self._shards]
         self.files = [files[shard].name for shard in self._shards]
         self.num_bytes, self.num_all_files, self.folder = sum(sizes), len(files), index.folder
@@ -79,19 +77,5 @@ class Fetch:
 
     def bytes_there(self) -> int:
         """How much of the files is on the disk, parts of unfinished ones included."""
-        return sum(_size(self.folder / name) for name in self.files)
-
-
-def training_order(train: DocumentSource, data: DataSpec, seed: int) -> list[int]:
-    """The shards of a source as the first epoch of a training of this seed reads them."""
-    dealer = Dealer(train, data.streams, seed)
-    return [dealer.shard(slot)[1] for slot in range(train.num_shards)]
-
-
-def _size(path: Path) -> int:
-    for candidate in (path, path.with_name(f"{path.name}.part")):
-        try:
-            return candidate.stat().st_size
-        except FileNotFoundError:
-            continue
-    return 0
+        paths = [self.folder / name for name in self.files]
+        return sum(size_of(path) or size_of(path.with_name(f"{path.name}.part")) for path in paths)
