@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.inference.captured import CapturedDecoder
 from nanochat_pl.inference.choosing import choose
 from nanochat_pl.inference.sampling import Sampling
 
@@ -79,7 +80,8 @@ class Engine:
         with torch.inference_mode():
             # One row more than is used: where two others are exchanged.
             self._cache = model.build_cache(2, min(64, self._context, self._cache_tokens))
-            self._decode = model.build_decoder()
+            decode = model.build_decoder()
+            self._decode = CapturedDecoder(decode) if self._cache.last_ids.is_cuda else decode
         self._rows: list[_Row] = []
         self._decoding = 0
         self._finished: list[list[int]] = []  # the tokens in the slots behind the rows

@@ -84,14 +84,17 @@ class NanoChat(nn.Module):
         embedding_dtype = (
             torch.float32 if config.compute_dtype == "float16" else config.dtype
         )  # GradScaler needs float32
-        self.embedding = nn.Embedding(config.padded_vocab_size, config.n_embd, dtype=embedding_dtype)
+
+        def table(width: int) -> nn.Embedding:
+            # Its own constructor draws random numbers, which on "meta" imports the compiler: a second for nothing.
+            weight = torch.empty(config.padded_vocab_size, width, dtype=embedding_dtype)
+            return nn.Embedding.from_pretrained(weight, freeze=False)
+
+        self.embedding = table(config.n_embd)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.head = Linear(config.n_embd, config.padded_vocab_size)
         self.value_embeddings = nn.ModuleDict(
-            {
-                str(layer): nn.Embedding(config.padded_vocab_size, config.kv_dim, dtype=embedding_dtype)
-                for layer in config.value_embedding_layers
-            }
+            {str(layer): table(config.kv_dim) for layer in config.value_embedding_layers}
         )
         if config.scalars:
             self.resid_scalars = nn.Parameter(torch.empty(config.n_layer))

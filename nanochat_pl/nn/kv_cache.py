@@ -24,7 +24,9 @@ class KVCache:
         tables: the rotary tables, in the cache's dtype and on its device.
     """
 
-    _start: int | None
+    _is_captured = False
+    _known: Sequence[int] = ()
+    _start: int | None = None
     _places: dict[int, tuple[Tensor, Tensor]]
     _derived: tuple[Tensor, Tensor] | None
 
@@ -36,7 +38,6 @@ class KVCache:
         self.last_ids = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
         self.windows, self.capacity, self.tables = windows, capacity, tables
         self._lengths, self._first = [0] * rows, 0
-        self._forget()
 
     def rows(self, first: int, last: int) -> "KVCache":
         """Rows `first` to `last` - 1 alone, for a forward pass of them; the storage is shared."""
@@ -46,7 +47,17 @@ class KVCache:
         part.last_ids = self.last_ids[first:last]
         part.windows, part.capacity, part.tables = self.windows, self.capacity, self.tables
         part._lengths, part._first = self._lengths, self._first + first
-        part._forget()
+        return part
+
+    def at(self, positions: Tensor) -> "KVCache":
+        """The same rows for one more token each, in work that can be captured and repeated: nothing depends on lengths.
+
+        The work reads each token's position from `positions`, (B,), attends to whole rings under a mask, and leaves
+        lengths and last ids alone: `advance` those of this cache behind it. No row may be empty.
+        """
+        part = self.rows(0, len(self.last_ids))
+        part._is_captured = True
+        part._places, part._derived = {}, (torch.arange(len(positions), device=positions.device), positions)
         return part
 
     @property
@@ -64,16 +75,11 @@ class KVCache:
         """Tokens of each row."""
         return self._lengths[self._first : self._first + len(self.last_ids)]
 
-    @property
-    def start(self) -> int | None:
-        """The length of all rows, None where they differ."""
-        return self._start
-
     def rotary(self, T: int) -> tuple[Tensor, Tensor]:
         """Rows of the rotary tables for the next T tokens: (T, D), or (B, 1, 1, D) where the rows' lengths differ."""
-        if self._start is not None:
-            return self.tables.rows(self._start, T)
-        cos, sin = self.tables.rows(0, max(self.lengths) + 1)
+        if self.start is not None:
+            return self.tables.rows(self.start, T)
+        cos, sin = self.tables.rows(0, self.tables.length if self._is_captured else max(self.lengths) + 1)
         _, position = self._positions()
         return cos[position][:, None, None], sin[position][:, None, None]
 
@@ -89,7 +95,7 @@ class KVCache:
         Returns:
             (B, H, T, D)
         """
-        T, start = q.size(2), self._start
+        T, start = q.size(2), self.start
         gqa = q.size(1) != k.size(1)
         if T == 1 and start != 0:
             keys, values, mask = self._store_one(layer, k, v)
@@ -112,13 +118,14 @@ class KVCache:
 
     def advance(self, ids: Tensor) -> None:
         """Count the tokens (B, T) that a forward pass stored."""
+        if self._is_captured:
+            return
         B, T = ids.shape
         self.last_ids.copy_(ids[:, -1:])
         for row in range(self._first, self._first + B):
             self._lengths[row] += T
             length = self._lengths[row]
             assert length <= self.capacity or self.capacity > max(self.windows), f"{length} tokens of {self.capacity}"
-        self._forget()
 
     def copy_row(self, source: int, target: int) -> None:
         """Make row `target` the same as row `source`."""
@@ -129,7 +136,6 @@ class KVCache:
                 tensor[target, :, :held] = tensor[source, :, :held]
         self.last_ids[target] = self.last_ids[source]
         self._lengths[self._first + target] = length
-        self._forget()
 
     def cut_row(self, row: int, ids: Sequence[int]) -> None:
         """Leave row `row` with the tokens `ids`, the first of those it holds, which no ring may have lost."""
@@ -138,7 +144,6 @@ class KVCache:
         if ids:
             self.last_ids[row] = ids[-1]
         self._lengths[self._first + row] = len(ids)
-        self._forget()
 
     def resized(self, rows: int, capacity: int) -> "KVCache":
         """A copy with more or fewer rows, and a capacity that all of them fit in."""
@@ -150,7 +155,6 @@ class KVCache:
                 to[:kept, :, :held] = old[:kept, :, :held]
         new.last_ids[:kept] = self.last_ids[:kept]
         new._lengths[:kept] = self.lengths[:kept]
-        new._forget()
         return new
 
     def _store(self, layer: int, start: int, k: Tensor, v: Tensor) -> None:
@@ -175,7 +179,7 @@ class KVCache:
             return keys.narrow(2, 0, held), values.narrow(2, 0, held), None
         numbers, position = self._positions()
         if size not in self._places:
-            longest = min(size, max(self.lengths) + 1)
+            longest = size if self._is_captured else min(size, max(self.lengths) + 1)
             mask = torch.arange(longest, device=position.device) <= position[:, None]
             self._places[size] = position % size, mask[:, None, None]
         places, mask = self._places[size]
@@ -189,8 +193,12 @@ class KVCache:
             self._derived = torch.arange(len(position), device=position.device), position
         return self._derived
 
-    def _forget(self) -> None:
-        """What follows from the lengths is made anew when it is needed."""
+    @property
+    def start(self) -> int | None:
+        """The length of all rows, None where they differ."""
         lengths = self.lengths
-        self._start = lengths[0] if lengths and min(lengths) == max(lengths) else None
-        self._places, self._derived = {}, None
+        if lengths != self._known and not self._is_captured:  # other parts of the storage may have advanced
+            self._known = lengths
+            self._start = lengths[0] if min(lengths) == max(lengths) else None
+            self._places, self._derived = {}, None
+        return self._start

@@ -32,6 +32,11 @@ class RotaryTables:
         self._build = build
         self._cos, self._sin = build(length)
 
+    @property
+    def length(self) -> int:
+        """Positions that are there already."""
+        return self._cos.size(0)
+
     def rows(self, start: int, count: int) -> tuple[Tensor, Tensor]:
         """(count, D) each: the rows from position `start` on."""
         if start + count > self._cos.size(0):

@@ -203,6 +203,37 @@ def test_rows_of_different_lengths_go_on_together():
             rows = [row[:-2] for row in rows]
 
 
+@pytest.mark.parametrize("switch", ["as nanochat", "no window", "no smear"])
+def test_work_that_can_be_captured_gives_the_same_logits(switch):
+    """Without a GPU: the same tensors' work again and again, with only positions and ids changed in place."""
+    model = randomized(dataclasses.replace(TINY, **SWITCHES[switch]))
+    rows = [[1, 2, 3, 4, 5, 6], [7], [9] * 11]
+    caches = [model.build_cache(3, 24) for _ in range(2)]
+    with torch.inference_mode():
+        for cache in caches:
+            for i, row in enumerate(rows):
+                model(torch.tensor([row]), cache=cache.rows(i, i + 1))
+        plain, captured = caches
+        positions = torch.tensor(captured.lengths)
+        for new in ([9, 6, 3], [8, 5, 2], [1, 1, 1]):
+            ids = torch.tensor(new)[:, None]
+            positions.copy_(torch.tensor(captured.lengths))
+            for _ in range(2):  # as often as one likes
+                logits = model(ids, cache=captured.at(positions))
+            captured.advance(ids)
+            torch.testing.assert_close(logits, model(ids, cache=plain), rtol=1e-4, atol=1e-5)
+        assert captured.lengths == plain.lengths == [9, 4, 14]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_captured_decoding_gives_the_tokens_of_the_full_forward():
+    model = randomized(TINY).cuda()
+    model.init_buffers()
+    prompts = many_prompts(9, 30)
+    expected = generate(randomized(TINY), prompts, greedy(40))
+    assert Engine(model, max_rows=4).generate(prompts, greedy(40)) == expected
+
+
 def test_a_row_stops_at_a_stop_id_and_the_others_go_on():
     model = randomized(TINY)
     free = generate(model, PROMPTS, greedy(10))
