@@ -1,0 +1,55 @@
+"""What the page asks for, from what is on the screen; what it says of models."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.demo.models import ModelInfo
+from nanochat_pl.demo.page_answer import messages_of, seed_of
+from nanochat_pl.demo.page_text import choice_label, left_out, status
+from nanochat_pl.tokenizers.chat import check_messages
+
+
+def question(text: str) -> dict[str, Any]:
+    return {"role": "user", "text": text}
+
+
+def answer(*parts: tuple[str, str]) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": kind, "text": text} for kind, text in parts]}
+
+
+def test_the_conversation_on_the_screen_becomes_messages() -> None:
+    tool = answer(("python", "1+2"), ("python_output", "3"), ("text", "Three."))
+    messages = messages_of(
+        [question("1+2?"), tool, question("Sure?"), answer(("text", "Yes.")), question("Why?")], "Be brief."
+    )
+    check_messages(messages)
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert messages[2]["content"] == tool["content"]
+    assert messages[4]["content"] == "Yes."
+
+
+def test_questions_without_an_answer_are_left_out() -> None:
+    messages = messages_of([question("a"), answer(), question("b"), answer(("text", "B")), question("c")], " ")
+    check_messages(messages)
+    assert [message["content"] for message in messages] == ["b", "B", "c"]
+
+
+def test_seeds() -> None:
+    assert seed_of(" 12 ") == 12
+    assert len({seed_of("") for _ in range(20)}) > 1
+    for wrong in ("-1", "1.5", "seven", "9" * 30, "²"):
+        with pytest.raises(UserError, match="whole number"):
+            seed_of(wrong)
+
+
+def test_what_is_said_of_models_and_answers() -> None:
+    info = ModelInfo("tiny/sft", Path("model"), "sft", {"val_bpb": 0.9}, 128, (0, 0), 0.0)
+    assert choice_label(info, is_default=True) == "tiny/sft (default) · 0.900 bpb"
+    assert choice_label(ModelInfo("mine", Path("mine"), "base", {}, 128, (0, 0), 0.0), False) == "mine · base"
+    assert status(41, 2.0, "stop") == "41 tokens · 20 tok/s"
+    assert status(1, 0.0, "length") == "1 token · reached its maximum length"
+    assert status(0, 0.0, "stopped") == "stopped"
+    assert "oldest 2 messages were" in left_out(2)
