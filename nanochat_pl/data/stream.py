@@ -114,7 +114,8 @@ class PieceStream(Iterator[Piece]):
         self._dealer, self._stream, self._tokenizer = dealer, stream, tokenizer
         self._sequence_len, self._pool = sequence_len, pool
         self._slot, self._place, self._row, self._first = position
-        self._fruitful_slot = self._slot
+        self._num_chunks: dict[int, int] = {}
+        self._barren: set[tuple[int, int]] | None = set()  # (shard, chunk) without a document, until one has some
         self._chunks: list[int] | None = None
         self._documents: list[Any] | None = None
         self._ready: Iterator[Piece] = iter(())
@@ -150,15 +151,24 @@ class PieceStream(Iterator[Piece]):
                 self._slot, self._place = self._slot + 1, 0
             self._dealer.source.coming([self._dealer.shard(self._slot + i)[1] for i in range(COMING_SHARDS)])
             self._chunks = self._dealer.chunks(self._stream, self._slot)
-            # Of a source with one chunk a stream gets something every V slots.
-            if self._slot - self._fruitful_slot > 2 * self._dealer.streams * self._dealer.source.num_shards:
-                raise UserError("The training data hold no document: every shard is empty or had to be left out.")
+            self._check_for_documents()
         chunk = self._chunks[self._place]
         if self._documents is None:
             self._documents = self._dealer.documents(self._slot, chunk)
             if self._documents:
-                self._fruitful_slot = self._slot
+                self._barren = None
+            elif self._barren is not None:
+                self._barren.add((self._dealer.shard(self._slot)[1], chunk))
         return chunk, self._documents
+
+    def _check_for_documents(self) -> None:
+        """Raise `UserError` where every chunk was read, and none had a document: it would go on for ever."""
+        if self._barren is None:
+            return
+        source, shard = self._dealer.source, self._dealer.shard(self._slot)[1]
+        self._num_chunks[shard] = source.num_chunks(shard)
+        if len(self._num_chunks) == source.num_shards and len(self._barren) == sum(self._num_chunks.values()):
+            raise UserError("The training data hold no document: every shard is empty or had to be left out.")
 
 
 def end_of_job(documents: Sequence[Any], start: int) -> int:

@@ -1,9 +1,12 @@
 """`tokenizer eval` and `tokenizer train` as a user calls them."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiktoken
 from typer.testing import CliRunner
@@ -14,6 +17,8 @@ from nanochat_pl.data.sources import TinySource
 from nanochat_pl.tiny_world import KINDS, document
 from nanochat_pl.tokenizers.load import load_tokenizer
 from nanochat_pl.tokenizers.specs import BPESpec, CharSpec
+from tests.hub_client import hub_client
+from tests.hub_server import HubServer
 
 TEXT = "\n\n".join(document(i) for i in range(100))
 
@@ -88,6 +93,26 @@ def test_train_on_a_data_set(tmp_path: Path) -> None:
     texts = (document(i) for i in range(5000))
     assert load_tokenizer(out).fingerprint == BPESpec(400, max_chars=50_000).build(texts).fingerprint
     assert "tiny, held out" in run("eval", str(out), "--data", "tiny")
+
+
+def test_a_data_set_of_the_hub_by_its_options(tmp_path: Path) -> None:
+    served = tmp_path / "served" / "org" / "web" / "data"
+    served.mkdir(parents=True)
+    for shard in range(3):
+        texts = [document(i) for i in range(100 * shard, 100 * shard + 100)]
+        pq.write_table(pa.table({"body": texts}), served / f"part-{shard}.parquet", row_group_size=20)
+    options = ["--data", "hub", "data.repo=org/web", "data.text_column=body", "data.val_fraction=0.2"]
+    with HubServer(tmp_path / "served") as hub, hub_client(hub, tmp_path / "client"):
+        out = tmp_path / "out"
+        output = run("train", *options, "--vocab", "400", "--max-chars", "10_000", "--out", str(out))
+        hint = "".join(output.splitlines()).partition("python -m nanochat_pl tokenizer ")[2]
+        assert hint == f"eval {out} {' '.join(options)}"
+        fetched = {r.path for r in hub.requests if r.path.endswith(".parquet") and r.bytes > 10_000}
+        assert len(fetched) == 1, "no further than it must"
+        for arguments in (shlex.split(hint), ["eval", *options]):
+            assert "hub, held out" in run(*arguments)
+    with pytest.raises(UserError, match="goes with --data"):
+        run("eval", str(out), "data.repo=org/web")
 
 
 def test_training_reads_a_data_set_as_a_stream_and_no_further_than_it_must(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nanochat_pl.data import background
 from nanochat_pl.data.background import ReadAhead
 
 
@@ -41,6 +42,24 @@ def test_no_more_than_the_depth_is_made_ahead_and_the_thread_ends_with_its_reade
     reader.close()
     assert not any(thread.name == "read-ahead" for thread in threading.enumerate())
     assert list(reader) == []
+
+
+def test_whoever_waits_in_vain_may_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "STALLED_SECONDS", 0.1)
+    goes_on, reasons = threading.Event(), [None, None, KeyboardInterrupt("enough"), None]
+
+    def items() -> Iterator[int]:
+        yield 1
+        goes_on.wait()
+        yield 2
+
+    reader = ReadAhead(items(), 3, lambda: reasons.pop(0))
+    assert next(reader) == 1 and len(reasons) == 4, "what is there comes"
+    with pytest.raises(KeyboardInterrupt, match="enough"):
+        next(reader)
+    assert len(reasons) == 1
+    goes_on.set()
+    assert next(reader) == 2
 
 
 def test_the_thread_ends_with_a_reader_that_is_forgotten() -> None:

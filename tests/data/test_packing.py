@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat_pl.data import packing
@@ -23,6 +23,7 @@ def pieces_of(lengths: list[int], sequence_len: int) -> list[Piece]:
     return pieces
 
 
+@settings(deadline=None)
 @given(Lengths, st.integers(2, 10), st.integers(1, 8))
 def test_rows_equal_those_of_a_plain_scan(lengths: list[int], sequence_len: int, buffer_documents: int) -> None:
     pieces = pieces_of(lengths, sequence_len)
@@ -51,6 +52,7 @@ def test_no_piece_waits_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     assert longest_wait() > 20 * 64
 
 
+@settings(deadline=None)
 @given(Lengths, st.integers(2, 10), st.integers(1, 8))
 def test_every_token_is_placed_or_counted_as_cropped(
     lengths: list[int], sequence_len: int, buffer_documents: int
@@ -70,6 +72,7 @@ def test_every_token_is_placed_or_counted_as_cropped(
     assert state.pieces == len(pieces) and not state.held
 
 
+@settings(deadline=None)
 @given(Lengths, st.integers(2, 10), st.integers(1, 8), st.integers(0, 20))
 def test_a_packer_goes_on_from_its_snapshot(
     lengths: list[int], sequence_len: int, buffer_documents: int, stop: int

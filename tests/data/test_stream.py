@@ -24,6 +24,7 @@ def documents(count: int, length: int = 0) -> list[str]:
     return [f"document {i} " + "x" * (length * (i % 5)) for i in range(count)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(0, 3), st.integers(1, 3))
 def test_every_document_is_dealt_once_an_epoch(count: int, streams: int, seed: int, epochs: int) -> None:
     source = MemorySource(documents(count))
@@ -60,7 +61,7 @@ def test_the_order_is_the_same_in_every_version() -> None:
     assert permutation(10, 42, 0, 1).tolist() == [6, 7, 8, 4, 1, 5, 2, 0, 9, 3]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 40), st.integers(0, 60), st.integers(1, 3))
 def test_a_stream_goes_on_from_any_piece(count: int, streams: int, sequence_len: int, stop: int, job: int) -> None:
     dealer = Dealer(MemorySource(documents(count, 30)), streams, 7)

@@ -38,7 +38,7 @@ class HubDataSpec(DataSpec):
         mode: "stream": row groups as they are needed, nothing kept; "cache": whole files, fetched ahead and kept.
         cache_gigabytes: what the kept files may take; the oldest used go first.
         on_bad_shard: "refetch": once, then leave it out; "skip": leave it out at once; "stop": end the run.
-        val_tokens: None, for all that is held out, goes with `val_files` only.
+        val_tokens: None, for all that is held out, goes with `val_files` or `path` only.
     """
 
     repo: str | None = None

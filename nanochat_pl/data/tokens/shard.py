@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -198,6 +198,14 @@ def writing_shard(path: Path, tokenizer: Tokenizer, shard: int = 0, first_chunk:
         writer.finish()
 
 
+class ChunkSums(NamedTuple):
+    """Where the chunks of a file begin, and the end; their checksums; whether each was found right."""
+
+    starts: np.ndarray
+    checksums: np.ndarray
+    checked: np.ndarray
+
+
 class TokenShard:
     """A token shard, memory-mapped; safe to read from several threads.
 
@@ -227,10 +235,34 @@ class TokenShard:
         offsets, chunks, checksums = self._index
         bounds = offsets[int(chunks[chunk]) : int(chunks[chunk + 1]) + 1].tolist()
         tokens = self.tokens[bounds[0] : bounds[-1]]
-        if zlib.crc32(tokens.data) != checksums[chunk]:
-            raise _damaged(self.path, f"the checksum of chunk {chunk} is wrong")
+        self._check(chunk, tokens, int(checksums[chunk]))
         start = bounds[0]
         return [tokens[a - start + 1 : b - start] for a, b in itertools.pairwise(bounds)]
+
+    def sums(self) -> "ChunkSums":
+        """What `read` looks at; small, and worth keeping when the file is closed."""
+        offsets, chunks, checksums = self._index
+        starts = offsets[chunks.astype(np.int64)].astype(np.int64)
+        return ChunkSums(starts, checksums.copy(), np.zeros(len(checksums), dtype=bool))
+
+    def read(self, start: int, stop: int, sums: "ChunkSums") -> np.ndarray:
+        """Tokens as they stand in the file; the checksum of each chunk among them is looked at once.
+
+        Raises:
+            UserError: a chunk's tokens are damaged.
+        """
+        first = int(np.searchsorted(sums.starts, start, side="right")) - 1
+        last = int(np.searchsorted(sums.starts, stop, side="left"))
+        for chunk in range(first, last):
+            if not sums.checked[chunk]:
+                raw = self.tokens[int(sums.starts[chunk]) : int(sums.starts[chunk + 1])]
+                self._check(chunk, raw, int(sums.checksums[chunk]))
+                sums.checked[chunk] = True
+        return self.tokens[start:stop]
+
+    def _check(self, chunk: int, tokens: np.ndarray, checksum: int) -> None:
+        if zlib.crc32(tokens.data) != checksum:
+            raise _damaged(self.path, f"the checksum of chunk {chunk} is wrong")
 
     @functools.cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.sources import DocumentSource, TokenArray
-from nanochat_pl.data.tokens.shard import TokenShard, read_header
+from nanochat_pl.data.tokens.shard import ChunkSums, TokenShard, read_header
 
 OPEN_FILES = 64
 """So many files are mapped at once: a system allows a process about a thousand."""
@@ -21,12 +21,12 @@ class JoinedTokens:
 
     Args:
         lengths: of the arrays.
-        part: the array of a number.
+        read: what stands in the array of a number from here to there.
     """
 
-    def __init__(self, lengths: Sequence[int], part: Callable[[int], np.ndarray]):
+    def __init__(self, lengths: Sequence[int], read: Callable[[int, int, int], np.ndarray]):
         self._ends = np.cumsum(lengths, dtype=np.int64).tolist()
-        self._part = part
+        self._read = read
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -41,7 +41,7 @@ class JoinedTokens:
             offset = self._ends[number - 1] if number else 0
             end = min(stop, self._ends[number])
             if start < end:
-                found.append(self._part(number)[start - offset : end - offset])
+                found.append(self._read(number, start - offset, end - offset))
             start, number = end, number + 1
         return found[0] if len(found) == 1 else np.concatenate(found or [np.empty(0, dtype=np.uint16)])
 
@@ -75,6 +75,7 @@ class TokenSource(DocumentSource):
             if header.tokenizer != self._headers[0].tokenizer:
                 raise UserError(f"{self._files[number]} was made with another tokenizer than {self._files[0]}.")
             before.append(number)
+        self._sums: dict[int, ChunkSums] = {}
         self._open = functools.lru_cache(maxsize=OPEN_FILES)(lambda number: TokenShard(self._files[number]))
 
     @functools.cached_property
@@ -95,7 +96,14 @@ class TokenSource(DocumentSource):
 
     def joined(self) -> TokenArray:
         """All documents in a row, a BOS before each, read as it is sliced."""
-        return JoinedTokens([header.num_tokens for header in self._headers], lambda number: self._open(number).tokens)
+        lengths = [header.num_tokens for header in self._headers]
+        return JoinedTokens(lengths, self._read)
+
+    def _read(self, number: int, start: int, stop: int) -> np.ndarray:
+        shard = self._open(number)
+        if number not in self._sums:
+            self._sums[number] = shard.sums()
+        return shard.read(start, stop, self._sums[number])
 
     def _end(self, number: int) -> int:
         return self._headers[number].first_chunk + self._headers[number].num_chunks

@@ -106,9 +106,9 @@ def test_a_signal_during_an_outage_ends_and_saves(hub: HubServer, tmp_path: Path
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 143 and "Traceback" not in output, output
-    step = int(
-        re.search(r"Stopped by SIGTERM after step (\d+), while it waited for data; the state is saved", output)[1]
-    )  # type: ignore[index]
+    told = re.search(r"Stopped by SIGTERM after step (\d+), while it waited for data; the state is saved", output)
+    assert told, output
+    step = int(told[1])
     assert (run / f"checkpoints/step-{step:08d}.ckpt").exists()
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
     hub.heal()

@@ -95,7 +95,7 @@ def test_more_files_than_may_be_open_at_once(tmp_path: Path) -> None:
 @given(st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=6), st.integers(0, 40), st.integers(0, 40))
 def test_several_arrays_read_as_one(parts: list[list[int]], start: int, stop: int) -> None:
     arrays = [np.array(part, dtype=np.uint16) for part in parts]
-    joined = JoinedTokens([len(part) for part in parts], lambda number: arrays[number])
+    joined = JoinedTokens([len(part) for part in parts], lambda number, start, stop: arrays[number][start:stop])
     flat = [i for part in parts for i in part]
     assert len(joined) == len(flat)
     assert joined[start:stop].tolist() == flat[start:stop]

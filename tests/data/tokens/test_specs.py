@@ -11,6 +11,7 @@ import yaml
 from nanochat_pl.config.compose import CONF_FOLDER, compose
 from nanochat_pl.config.specs import Specs
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.data.packing import Packing
 from nanochat_pl.data.sources import MemorySource, TinySource
 from nanochat_pl.data.specs import ShakespeareDataSpec
 from nanochat_pl.data.tokens.prepare import Preparation
@@ -97,13 +98,14 @@ def test_folders_without_tokens(tmp_path: Path, prepared: Path) -> None:
         TokenDataSpec(path=str(tmp_path)).build_sources()
 
 
-def test_damage_in_the_middle_is_met_when_it_is_read(tmp_path: Path, bpe: Tokenizer) -> None:
+@pytest.mark.parametrize("packing", ["best_fit", "windows"])
+def test_damage_in_the_middle_is_met_when_it_is_read(tmp_path: Path, bpe: Tokenizer, packing: Packing) -> None:
     Preparation(MemorySource([document(i) for i in range(200)]), MemorySource(["text"]), bpe).run(tmp_path)
     path = tmp_path / "train-00000.tokens"
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
-    data = TokenDataSpec(path=str(tmp_path)).build(bpe, **BATCHES)
+    data = TokenDataSpec(path=str(tmp_path), packing=packing).build(bpe, **BATCHES)
     with pytest.raises(UserError, match=r"train-00000\.tokens is damaged: the checksum of chunk \d+ is wrong"):
         list(itertools.islice(data.train_dataloader(), 1000))
 
