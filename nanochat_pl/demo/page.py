@@ -14,7 +14,7 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 
 from nanochat_pl.demo.job import AnswerRequest
 from nanochat_pl.demo.models import ModelInfo
@@ -47,6 +47,12 @@ OPEN_OR_CLOSE_SETTINGS = """() => {
 
 def mount_page(app: FastAPI, service: Service, runs_root: Path) -> FastAPI:
     """Mount the page at /; to be called after the app's other routes are there."""
+
+    @app.post("/gradio_api/upload")
+    async def refuse_upload() -> None:
+        # Gradio would keep whatever it is sent.
+        raise HTTPException(404, "The page takes no files.")
+
     return gr.mount_gradio_app(
         app,
         build_page(service, runs_root),
@@ -88,6 +94,8 @@ class _Page:
             self.model = gr.Dropdown(
                 label="Model", show_label=False, container=False, elem_id="model", filterable=False
             )
+            # A page that is open while the server is started again asks by a name that the new one has not offered yet.
+            self.model.allow_custom_value = True
             self.look_again = gr.Button("Look for models again", elem_id="look-again")
             self.new_chat = gr.Button("New chat", elem_id="new-chat")
             self.theme = gr.Button("Light or dark", elem_id="theme")

@@ -309,6 +309,24 @@ def test_without_a_model_it_says_how_to_train_one(page: Page, server: Server, ru
         away.rmdir()
 
 
+def test_a_page_survives_a_restart_of_the_server(browser: Browser, runs: Path) -> None:
+    server = Server(runs, "workers=1")
+    try:
+        page = browser.new_page()
+        page.goto(server.url)
+        choose_model(page, "abc/base")
+        always_the_likeliest(page, max_tokens=20)
+        assert server.end() == 143
+        server.kill()
+        server = Server(runs, "workers=1", f"port={urlsplit(server.url).port}")
+        send(page, "abc")
+        expect(answers(page)).to_have_text(alphabet("c", 20))
+        page.close()
+        assert server.http.post("/gradio_api/upload", files={"files": b"anything"}).status_code == 404
+    finally:
+        server.kill()
+
+
 def test_a_long_conversation(page: Page, shoot: Shoot) -> None:
     """The oldest turns are left out, and what does not fit at all is refused in words."""
     always_the_likeliest(page, max_tokens=20)
