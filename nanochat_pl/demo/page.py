@@ -38,7 +38,6 @@ OTHER_THEME = """() => {
     const dark = document.body.classList.toggle("dark");
     localStorage.setItem("theme", dark ? "dark" : "light");
 }"""
-
 OPEN_OR_CLOSE_SETTINGS = """() => {
     const open = document.querySelector("#settings").classList.toggle("open");
     document.querySelector("#more").ariaExpanded = open;
@@ -63,7 +62,7 @@ def mount_page(app: FastAPI, service: Service, runs_root: Path) -> FastAPI:
             font=("system-ui", "sans-serif"),
             font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "monospace"),
         ),
-        css_paths=ASSETS / "page.css",
+        css_paths=[ASSETS / "page.css", ASSETS / "conversation.css"],
         head=HEAD,
         favicon_path=str(ASSETS / "favicon.svg"),
         footer_links=[],
