@@ -90,6 +90,7 @@ def fit(
         rows_per_step=plan.rows_per_step,
         micro_batch_rows=plan.micro_batch_rows,
         seed=specs.seed,
+        tokenizer_threads=specs.hw.loader_threads,
         sources=sources,
     )
     if not earlier:

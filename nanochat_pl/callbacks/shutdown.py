@@ -30,7 +30,7 @@ class SaveOnSignal(Callback):
         self._no_data: Interrupted | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._interrupt_data = getattr(trainer.datamodule, "interrupt", self._interrupt_data)
+        self._interrupt_data = getattr(getattr(trainer, "datamodule", None), "interrupt", self._interrupt_data)
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.signal(kind, self._remember) for kind in (signal.SIGTERM, signal.SIGINT)}
 

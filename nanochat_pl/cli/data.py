@@ -3,18 +3,13 @@
 import functools
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nanochat_pl.cli import prepare
 from nanochat_pl.cli.data_source import DEFAULT_SOURCE, Overrides, Source
 from nanochat_pl.cli.quantity import parse_quantity
-
-if TYPE_CHECKING:
-    from nanochat_pl.config.specs import Specs
-    from nanochat_pl.data.specs import Sources
-    from nanochat_pl.tokenizers.base import Tokenizer
 
 app = typer.Typer(
     help="Verify, fetch, measure and prepare training data.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -127,7 +122,7 @@ def stats(
     if specs.data.own_tokenizer() is not None:
         raise UserError("These data are tokens already: index.json in their folder says how many.")
     train, val = specs.data.build_sources()
-    used = load_from(tokenizer) if tokenizer is not None else _existing_tokenizer(specs, (train, val))
+    used = load_from(tokenizer) if tokenizer is not None else specs.find_tokenizer((train, val))
     with bar_of_share("measuring") as (bar, task):
         lengths = measure(
             train,
@@ -147,14 +142,3 @@ def stats(
     if not is_all:
         print(f"These are the first {limit:,} documents that training reads; --all measures the others, too.")
     print(f"Drawn into {out}.")
-
-
-def _existing_tokenizer(specs: "Specs", sources: "Sources") -> "Tokenizer | None":
-    """The one that training would use, unless it would have to be trained first."""
-    from nanochat_pl.data.statistics import UnreadSource
-
-    train, val = sources
-    try:
-        return specs.build_tokenizer((UnreadSource(train), UnreadSource(val)))
-    except UnreadSource.Unread:
-        return None

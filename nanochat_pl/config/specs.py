@@ -1,5 +1,6 @@
 """All sections of train.yaml as checked objects."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 from nanochat_pl.config.construct import construct
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
-from nanochat_pl.data.sources import read_documents
+from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import Sources
 from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.optim.muon import MuonAdamWSpec
@@ -17,7 +18,7 @@ from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
 from nanochat_pl.planning.plan import Plan, make_plan, measured_matmul_flops_per_second
 from nanochat_pl.tokenizers.base import Tokenizer
-from nanochat_pl.tokenizers.cache import cached_tokenizer
+from nanochat_pl.tokenizers.cache import cached_tokenizer, find_tokenizer
 from nanochat_pl.tokenizers.specs import CharSpec
 
 SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "hw")
@@ -69,10 +70,17 @@ class Specs:
         own = self.data.own_tokenizer()
         if own is not None:
             return own
-        train, val = sources or self.data.build_sources()
-        texts = (train, val) if isinstance(self.tokenizer, CharSpec) else (train,)
-        fingerprint = "+".join(source.fingerprint for source in texts)
+        texts, fingerprint = self._tokenizer_texts(sources or self.data.build_sources())
         return cached_tokenizer(self.tokenizer, fingerprint, lambda: chain.from_iterable(map(read_documents, texts)))
+
+    def find_tokenizer(self, sources: Sources) -> Tokenizer | None:
+        """The tokenizer of this data, if it need not be trained."""
+        return self.data.own_tokenizer() or find_tokenizer(self.tokenizer, self._tokenizer_texts(sources)[1])
+
+    def _tokenizer_texts(self, sources: Sources) -> tuple[Sequence[DocumentSource], str]:
+        """What the tokenizer is trained on, and its fingerprint."""
+        texts = sources if isinstance(self.tokenizer, CharSpec) else sources[:1]
+        return texts, "+".join(source.fingerprint for source in texts)
 
     def planned_vocab_size(self) -> int:
         """Known beforehand for BPE; else the tokenizer is built."""

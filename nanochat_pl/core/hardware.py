@@ -25,6 +25,7 @@ class HardwareSpec(Spec):
             matrix products are as fast then and whose memory holds half as much as with 4,096; 16,384 elsewhere.
         compile: torch.compile the model; None leaves it to the plan, which compiles where it pays back within the run.
         threads: torch's threads per process; None leaves torch's choice.
+        loader_threads: that tokenize beside the training, per process.
     """
 
     accelerator: Accelerator | None = None
@@ -33,6 +34,7 @@ class HardwareSpec(Spec):
     tokens_per_device: int | None = None
     compile: bool | None = None
     threads: int | None = None
+    loader_threads: int = 2
 
     def check(self) -> None:
         if self.devices != 1:
@@ -41,6 +43,8 @@ class HardwareSpec(Spec):
             raise UserError(f"hw.tokens_per_device is {self.tokens_per_device}; it must be at least one token.")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"hw.threads is {self.threads}; it must be at least 1, or null for torch's own choice.")
+        if self.loader_threads < 1:
+            raise UserError(f"hw.loader_threads is {self.loader_threads}; it must be at least 1.")
 
     def detect(self, decided: dict[str, Any] | None = None) -> "Hardware":
         """Every open field decided for this machine.

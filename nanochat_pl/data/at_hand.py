@@ -8,7 +8,7 @@ from nanochat_pl.data.download import SHAKESPEARE_SHA256, tiny_shakespeare
 from nanochat_pl.data.hub.files import hub_folder
 from nanochat_pl.data.hub.manifest import Manifest
 from nanochat_pl.data.hub.specs import HubDataSpec
-from nanochat_pl.data.specs import DataSpec, ShakespeareDataSpec, TextDataSpec
+from nanochat_pl.data.specs import DataSpec, ShakespeareDataSpec, TextDataSpec, as_list
 from nanochat_pl.data.text_files import find_files
 from nanochat_pl.data.verify import DataFile
 
@@ -39,7 +39,7 @@ def files_at_hand(data: DataSpec) -> FilesAtHand:
     if isinstance(data, HubDataSpec):
         return _of_hub(data)
     if isinstance(data, TextDataSpec):
-        patterns = [*_as_list(data.files), *_as_list(data.val_files)]
+        patterns = [*as_list(data.files), *as_list(data.val_files)]
         files = [DataFile(path, str(path)) for path in find_files(patterns)]
         return FilesAtHand(files, data.text_key, len(files))
     if isinstance(data, ShakespeareDataSpec):
@@ -72,7 +72,3 @@ def _of_hub(data: HubDataSpec) -> FilesAtHand:
             "python -m nanochat_pl data download -n 1"
         )
     return FilesAtHand(files, data.text_column, len(index.files), left_out)
-
-
-def _as_list(files: str | list[str] | None) -> list[str]:
-    return [files] if isinstance(files, str) else list(files or ())

@@ -140,8 +140,8 @@ class TextDataSpec(DataSpec):
 
     def build_sources(self) -> Sources:
         return text_sources(
-            find_files(_as_list(self.files)),
-            find_files(_as_list(self.val_files), "data.val_files"),
+            find_files(as_list(self.files)),
+            find_files(as_list(self.val_files), "data.val_files"),
             text_key=self.text_key,
             val_fraction=self.val_fraction,
             whole_files=self.packing == "windows",
@@ -169,7 +169,8 @@ class ShakespeareDataSpec(DataSpec):
         return text_sources(files, val_fraction=self.val_fraction, whole_files=self.packing == "windows")
 
 
-def _as_list(files: str | list[str] | None) -> list[str]:
+def as_list(files: str | list[str] | None) -> list[str]:
+    """One or several, or none."""
     return [files] if isinstance(files, str) else list(files or ())
 
 

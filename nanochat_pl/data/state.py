@@ -99,7 +99,7 @@ def gather_states(own: dict[int, PackerState], world_size: int) -> dict[int, Pac
         return own
     parts: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(parts, own)
-    return {stream: PackerState(*state) for part in parts for stream, state in part.items()}
+    return {stream: state for part in parts for stream, state in part.items()}
 
 
 def _short(fingerprint: dict[str, Any], name: str) -> str:

@@ -81,26 +81,6 @@ def measure(
     return lengths
 
 
-class UnreadSource(DocumentSource):
-    """Stands in for a source where its documents must not be read: whoever does gets `Unread`."""
-
-    class Unread(Exception):
-        """A document was asked for."""
-
-    def __init__(self, source: DocumentSource):
-        self._source = source
-
-    @property
-    def fingerprint(self) -> str:
-        return self._source.fingerprint
-
-    def num_chunks(self, shard: int) -> int:
-        raise self.Unread
-
-    def read_chunk(self, shard: int, chunk: int) -> list[str]:
-        raise self.Unread
-
-
 def draw_lengths(lengths: DocumentLengths, path: Path, title: str) -> None:
     """Draw how many documents are how long, and where their tokens are, into a PNG.
 

@@ -1,12 +1,13 @@
-"""Parquet files by row groups; pyarrow is imported only here."""
+"""The user's own parquet files, read by row groups as they are needed."""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.held_out import hash_fraction
+from nanochat_pl.data.parquet import BadShard, read_footer, read_row_group, require
 from nanochat_pl.data.sources import DocumentSource
 
 
@@ -22,35 +23,29 @@ class ParquetFiles:
     """
 
     def __init__(self, files: Sequence[Path], text_key: str):
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError as error:
-            raise UserError(
-                f"Reading {files[0]} needs pyarrow. Install it with: pip install 'nanochat-pl[data]'"
-            ) from error
+        require("pyarrow")
         self._text_key = text_key
-        self._metadata: dict[Path, Any] = {}
+        self._footers: dict[Path, Any] = {}
         self._groups: list[tuple[Path, int]] = []
         self.text_bytes = 0
         digest = hashlib.sha256(text_key.encode())
         for path in files:
             try:
-                opened = pq.ParquetFile(path)
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{path} cannot be read as parquet: {_first_line(error)}") from error
-            with opened:
-                self._check_column(path, opened.schema_arrow)
-                metadata = self._metadata[path] = opened.metadata
-            column = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == text_key)
+                footer = self._footers[path] = read_footer(path, text_key, None)
+            except BadShard as error:
+                reason = str(error).rstrip(".")
+                raise UserError(
+                    f"{path}: {reason}. Get the file again, or name the column of its text with data.text_key."
+                ) from error
+            column = next(i for i in range(footer.num_columns) if footer.schema.column(i).path == text_key)
             digest.update(f"file {path.stat().st_size}".encode())
-            for group in range(metadata.num_row_groups):
+            for group in range(footer.num_row_groups):
                 self._groups.append((path, group))
-                texts = metadata.row_group(group).column(column)
+                texts = footer.row_group(group).column(column)
                 self.text_bytes += texts.total_uncompressed_size
                 digest.update(f"group {texts.num_values} {texts.total_compressed_size}".encode())
         self.fingerprint = digest.hexdigest()
-        if not sum(metadata.num_rows for metadata in self._metadata.values()):
+        if not sum(footer.num_rows for footer in self._footers.values()):
             raise UserError(f"{', '.join(map(str, files))}: no rows.")
 
     def __len__(self) -> int:
@@ -62,31 +57,12 @@ class ParquetFiles:
         Raises:
             UserError: the file is damaged.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path, group = self._groups[chunk]
         try:
-            with pq.ParquetFile(path, metadata=self._metadata[path]) as opened:
-                column = opened.read_row_group(group, columns=[self._text_key], use_threads=False).column(0)
-            return [text or "" for text in column.to_pylist()]
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path}, row group {group}, is damaged: {_first_line(error)} Get the file again."
-            ) from error
-
-    def _check_column(self, path: Path, schema: Any) -> None:
-        import pyarrow as pa
-
-        key = self._text_key
-        if key not in schema.names:
-            raise UserError(
-                f"{path} has no column '{key}' (there are: {', '.join(schema.names)}){nearest(key, schema.names)}. "
-                "Name the column of the text with data.text_key."
-            )
-        kind = schema.field(key).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"{path}: column '{key}' holds {kind}, not strings.")
+            texts = read_row_group(path, self._footers[path], group, [self._text_key])[0]
+        except BadShard as error:
+            raise UserError(f"{path}, {str(error).rstrip('.')}. Get the file again.") from error
+        return [text or "" for text in texts]
 
 
 class ParquetSource(DocumentSource):
@@ -113,7 +89,3 @@ class ParquetSource(DocumentSource):
             return texts
         held_out = self._split == "val"
         return [text for text in texts if (hash_fraction(text) < self._val_fraction) == held_out]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -50,6 +50,14 @@ def cached_tokenizer(
     return tokenizer
 
 
+def find_tokenizer(spec: TokenizerSpec, data_fingerprint: str) -> Tokenizer | None:
+    """The one that `cached_tokenizer` would find in the cache; None where it would train it."""
+    try:
+        return load_tokenizer(cache_root() / "tokenizers" / _key(spec, data_fingerprint))
+    except UserError:
+        return None
+
+
 @contextlib.contextmanager
 def _locked(root: Path, name: str) -> Iterator[None]:
     lock = FileLock(root / f".{name}.lock")

@@ -18,6 +18,7 @@ from nanochat_pl.cli import app
 from nanochat_pl.cli.data_source import specs_for
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.paths import data_root
+from nanochat_pl.data.hub import shards
 from nanochat_pl.data.sources import read_documents
 from nanochat_pl.data.statistics import ESTIMATED_BYTES_PER_TOKEN
 from nanochat_pl.data.stream import Dealer
@@ -50,7 +51,8 @@ def wide_console(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    monkeypatch.setattr(shards, "REFETCH_SECONDS", 0.05)
     write_shards(tmp_path / "served" / REPO)
     with HubServer(tmp_path / "served") as server, hub_client(server, tmp_path / "client"):
         yield server

@@ -108,7 +108,7 @@ def run_and_save(
 Legs = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(0, 60), min_size=1, max_size=40).filter(lambda lengths: sum(lengths) > 40),
     st.integers(1, 3),

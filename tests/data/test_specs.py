@@ -1,32 +1,15 @@
 """The data sets that can be named, from their files in conf to batches."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
 
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.paths import data_root
-from nanochat_pl.data import specs
 from nanochat_pl.data.download import SHAKESPEARE_SHA256, tiny_shakespeare
 from nanochat_pl.data.sources import read_documents
-from nanochat_pl.data.specs import DataSpec, ShakespeareDataSpec, TextDataSpec, TinyDataSpec
+from nanochat_pl.data.specs import ShakespeareDataSpec, TextDataSpec, TinyDataSpec
 from nanochat_pl.tokenizers.specs import BPESpec
-
-CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
-
-
-@pytest.mark.parametrize("name", ["tiny", "text", "shakespeare"])
-def test_the_files_in_conf_name_every_field_once(name: str) -> None:
-    values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    module, _, target = values.pop("_target_").rpartition(".")
-    kind = getattr(specs, target)
-    assert module == specs.__name__ and issubclass(kind, DataSpec)
-    assert set(values) == {field.name for field in fields(kind)}
-    if name == "text":
-        values["files"] = "some.txt"
-    kind(**values)
 
 
 def test_tiny_trains_offline_and_holds_out_other_documents() -> None:

@@ -1,6 +1,5 @@
 """The user's files: what is read, what is held out, and what is said about faulty ones."""
 
-import builtins
 import json
 from collections import Counter
 from pathlib import Path
@@ -97,7 +96,7 @@ FAULTS = {
     ),
     "number.jsonl": (b'{"text": 5}', "line 1: 'text' is not a string but int"),
     "blank.jsonl": (b'{"text": " "}', "no text under 'text'"),
-    "page.parquet": (b"<html>not found</html>", "cannot be read as parquet"),
+    "page.parquet": (b"<html>not found</html>", "not readable as parquet"),
     "table.csv": (b"a,b", r"none of \.txt, \.jsonl, \.parquet"),
     "one.txt": (b"x", "too little text"),
 }
@@ -115,7 +114,7 @@ def test_faulty_files_are_named_with_the_place_of_the_fault(tmp_path: Path, name
 
 def test_faulty_parquet_columns_are_named(tmp_path: Path) -> None:
     wrong = write_parquet(tmp_path / "wrong.parquet", ["a"], column="content")
-    with pytest.raises(UserError, match=r"wrong.parquet has no column 'text' \(there are: content, score\).*text_key"):
+    with pytest.raises(UserError, match=r"wrong.parquet: no column 'text' \(there are: content, score\).*text_key"):
         text_sources([wrong])
     with pytest.raises(UserError, match="column 'score' holds double"):
         text_sources([wrong], text_key="score")
@@ -124,7 +123,7 @@ def test_faulty_parquet_columns_are_named(tmp_path: Path) -> None:
     raw = bytearray(damaged.read_bytes())
     raw[4:40] = b"\xff" * 36
     damaged.write_bytes(raw)
-    with pytest.raises(UserError, match=r"damaged.parquet, row group 0, is damaged"):
+    with pytest.raises(UserError, match=r"damaged.parquet, row group 0 is damaged"):
         text_sources([damaged])
 
 
@@ -145,13 +144,6 @@ def test_missing_files_are_answered_with_the_nearest_name(tmp_path: Path) -> Non
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_parquet(tmp_path / "a.parquet", ["a", "b"])
-    real = builtins.__import__
-
-    def without_pyarrow(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == "pyarrow":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_pyarrow)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'nanochat-pl\[data\]'"):
         text_sources([path])

@@ -206,6 +206,7 @@ class ShardCache(shards.Shards):
 
         path, name = self._path(file), self._name(file)
         part = path.with_name(f"{path.name}.part")
+        self._checked.discard(file.name)
         self._space.reserve(name, file.size, needed)
         try:
             self._transfer(file, part, needed)
