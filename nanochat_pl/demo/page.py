@@ -129,6 +129,7 @@ class _Page:
             self.ask,
             [self.chat, self.box, self.model, self.system, *sampling],
             [self.chat, self.box],
+            trigger_mode="multiple",  # else what is sent in the moment after an answer's last word is ignored
             concurrency_limit=None,
             **quiet,
         )
@@ -149,7 +150,8 @@ class _Page:
         """Answer what was typed, or, where the conversation asked, `text` after its first `keep` turns."""
         by_chat = isinstance(event._data, dict)
         keep, text = (event.keep, event.text) if by_chat else (len(chat["turns"]), typed)
-        if not text.strip():
+        session = str(request.session_hash)
+        if not text.strip() or self._answers.is_writing(session):
             yield gr.skip(), gr.skip()
             return
         turns = [*chat["turns"][:keep], {"role": "user", "text": text}]
@@ -165,13 +167,11 @@ class _Page:
             )
             return AnswerRequest(model=model, messages=messages_of(turns, system), sampling=sampling)
 
-        shown: Chat = chat
         box: Any = gr.update(submit_btn=False, stop_btn=True) | ({} if by_chat else {"value": ""})
-        async for instead in self._answers.write(str(request.session_hash), build_request, answer):
+        async for instead in self._answers.write(session, build_request, answer):
             shown = instead or {**chat, "turns": [*turns, copy.deepcopy(answer)]}
-            yield shown, box
+            yield shown, box if answer["running"] else gr.Textbox(submit_btn=True, stop_btn=False)
             box = gr.skip()
-        yield shown, gr.Textbox(submit_btn=True, stop_btn=False)
 
     async def stop(self, request: gr.Request) -> None:
         """End the answer that is being written."""

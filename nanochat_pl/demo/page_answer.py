@@ -79,6 +79,10 @@ class Answers:
         self._service = service
         self._running: dict[str, _Run] = {}
 
+    def is_writing(self, session: str) -> bool:
+        """Whether the session has an answer under way."""
+        return session in self._running
+
     async def stop(self, session: str, instead: Chat | None = None) -> bool:
         """End the session's answer; whether there was one.
 
@@ -104,7 +108,6 @@ class Answers:
         Yields:
             What is to be shown instead of the conversation with this answer, or None.
         """
-        await self.stop(session)
         run = self._running[session] = _Run()
         writer = _Writer(answer)
         try:

@@ -184,6 +184,7 @@ def test_an_answer_streams(page: Page) -> None:
 def test_stop_frees_the_row_and_keeps_what_was_said(page: Page, server: Server, shoot: Shoot) -> None:
     answer = ask_for_the_alphabet(page)
     shoot("streaming")
+    send(page, "xyz")  # too early: it stays in the input
     page.get_by_test_id("stop-button").click()
     expect(page.locator(".status")).to_contain_text("stopped")
     said = answer.inner_text()
@@ -192,6 +193,8 @@ def test_stop_frees_the_row_and_keeps_what_was_said(page: Page, server: Server, 
     expect(page.get_by_test_id("submit-button")).to_be_visible()
     shoot("stopped")
 
+    expect(page.locator(".turn")).to_have_count(2)
+    expect(page.get_by_label("Message", exact=True)).to_have_value("xyz")
     send(page, "xyz")  # and the next question is answered
     expect(answers(page).last).to_contain_text(alphabet("z", 40))
     start_anew(page)  # which stops it, too
