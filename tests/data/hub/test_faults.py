@@ -296,6 +296,7 @@ def test_files_that_others_let_go_meanwhile(hub: HubServer) -> None:
             part.write_bytes(b"begun")
             part.unlink(missing_ok=True)
             path.write_bytes(raw)
+            done.wait(0.01)
 
     other = threading.Thread(target=come_and_go)
     other.start()
