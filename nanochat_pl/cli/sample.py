@@ -32,11 +32,10 @@ def sample(
 
     loaded = load_model_folder(model, HardwareSpec(accelerator=device.value).detect().accelerator)
     tokenizer = loaded.tokenizer
-    texts = [text for text in prompt for _ in range(num_samples)]
-    prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
+    prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in prompt]
     sampling = Sampling(max_new_tokens, temperature, top_k, seed=seed, stop_ids=(tokenizer.bos_id,))
-    continuations = generate(loaded.model, prompts, sampling)
-    for text, ids in zip(texts, continuations):
-        print(text + tokenizer.decode(ids))
-        if len(texts) > 1:
+    continuations = generate(loaded.model, prompts, sampling, num_samples)
+    for i, ids in enumerate(continuations):
+        print(prompt[i // num_samples] + tokenizer.decode(ids))
+        if len(continuations) > 1:
             print("---")

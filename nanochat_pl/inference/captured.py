@@ -27,12 +27,14 @@ class CapturedDecoder:
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         cache.rotary(1)  # tables long enough, before they are captured
-        storage = (cache.keys[0].untyped_storage().data_ptr(), cache.tables.length)
+        storage = (cache.storage, cache.tables.length)
         if storage != self._storage:
             self._graphs, self._storage = {}, storage
         if len(ids) not in self._graphs:
-            self._graphs[len(ids)] = _Graph(self._decode, ids, cache)
-        logits = self._graphs[len(ids)].replay(ids, cache.lengths)
+            with torch.cuda.device(ids.device):
+                self._graphs[len(ids)] = _Graph(self._decode, ids, cache)
+        with torch.cuda.device(ids.device):
+            logits = self._graphs[len(ids)].replay(ids, cache.lengths)
         cache.advance(ids)
         return logits
 

@@ -57,9 +57,10 @@ def _draw_filtered(logits: Tensor, settings: Sequence[Sampling], uniforms: Seque
     """Token ids (B,) among those that the filters leave; sorted, so that each filter cuts a tail."""
     V = logits.size(1)
     scaled = logits / _column([row.temperature for row in settings], logits)
-    k = min(V, max(row.top_k or V for row in settings))
+    top_k = [min(row.top_k or V, V) for row in settings]
+    k = max(top_k)
     scaled, ids = scaled.topk(k, dim=-1) if k < V else scaled.sort(dim=-1, descending=True)
-    kept = _column([float(row.top_k or V) for row in settings], logits)
+    kept = _column([float(k) for k in top_k], logits)
     scaled = scaled.masked_fill(torch.arange(k, device=logits.device) >= kept, -torch.inf)
     probabilities = torch.softmax(scaled, dim=-1)
     top_p = _column([1.0 if row.top_p is None else row.top_p for row in settings], logits)

@@ -68,18 +68,18 @@ class Engine:
     Args:
         model: a `models.contract.LanguageModel`; its weights must not change while the engine is used.
         max_rows: answers under way at once.
-        cache_tokens: bound on rows times tokens of the cache; None: `max_rows` rows of the trained context. Where it is
-            reached, the youngest answers wait and are read again later.
-        reuse: keep finished rows, so that a prompt which begins with one of them is read from there on.
+        cache_tokens: bound on rows times tokens of the cache; None: `max_rows` rows of the trained context, and never
+            less than one. Where it is reached, the youngest answers wait and are read again later.
+        reuse: keep finished rows, so that a prompt which begins as one of them does is read from there on.
     """
 
     def __init__(self, model: Any, max_rows: int = 32, cache_tokens: int | None = None, reuse: bool = True):
         self.model, self.max_rows, self._reuse = model, max_rows, reuse
         self._context = model.config.sequence_len
-        self._cache_tokens = cache_tokens or max_rows * self._context
+        self._cache_tokens = max(self._context, cache_tokens or max_rows * self._context)
         with torch.inference_mode():
             # One row more than is used: where two others are exchanged.
-            self._cache = model.build_cache(2, min(64, self._context, self._cache_tokens))
+            self._cache = model.build_cache(2, min(64, self._context))
             decode = model.build_decoder()
             self._decode = CapturedDecoder(decode) if self._cache.last_ids.is_cuda else decode
         self._rows: list[_Row] = []
@@ -107,17 +107,17 @@ class Engine:
             tools: one for each answer.
 
         Raises:
-            UserError: an empty prompt, or one that the cache cannot hold.
+            UserError: an empty prompt, ids that the model does not know, no answers.
         """
         if not prompt:
             raise UserError("A prompt has no tokens; begin it at least with the BOS token.")
+        vocab_size = self.model.config.vocab_size
+        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+            raise UserError(
+                f"A prompt has token ids from {min(prompt)} to {max(prompt)}; the model's are below {vocab_size}."
+            )
         if num_samples < 1:
             raise UserError(f"The number of answers is {num_samples}; it must be at least 1.")
-        needed = min(len(prompt) + sampling.max_new_tokens, self._context)
-        if needed > self._cache_tokens:
-            raise UserError(
-                f"The prompt and its answer need {needed} tokens of cache, but there are {self._cache_tokens}."
-            )
         rows = []
         for draw in range(num_samples):
             rows.append(_Row(self._requests, prompt, sampling, tools[draw] if tools else None, draw))
@@ -131,16 +131,15 @@ class Engine:
         """Forget an answer, wherever it is."""
         for row in [*self._rows, *self._waiting]:
             row.copies = [copy for copy in row.copies if copy.request != request]
-        for row in self._waiting:
+        for row in [*self._rows, *self._waiting]:
             if row.request == request:
-                self._waiting.remove(row)
-                self._waiting.extendleft(reversed(row.copies))
-                return
-        for slot, row in enumerate(self._rows):
-            if row.request == request:
-                self._leave(slot)
-                self._waiting.extendleft(reversed(row.copies))
-                return
+                if row in self._waiting:
+                    self._waiting.remove(row)
+                else:
+                    self._leave(self._rows.index(row))
+                if row.copies:  # the first of them reads the prompt now
+                    first, *first.copies = row.copies
+                    self._waiting.appendleft(first)
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
@@ -149,12 +148,12 @@ class Engine:
         tokens = self._prefill()
         return tokens + self._decode_all()
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
-        """The answers, without their prompts; each prompt is drawn with its own place added to the seed."""
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, num_samples: int = 1) -> list[list[int]]:
+        """`num_samples` answers to each prompt, without it; a prompt's place is added to the seed."""
         answers: dict[int, list[int]] = {}
         for i, prompt in enumerate(prompts):
             row = dataclasses.replace(sampling, seed=sampling.seed + i)
-            answers |= {request: [] for request in self.submit(prompt, row)}
+            answers |= {request: [] for request in self.submit(prompt, row, num_samples=num_samples)}
         for token in self.run():
             if token.id is not None:
                 answers[token.request].append(token.id)
@@ -176,12 +175,17 @@ class Engine:
             if slot + len(finished) < self._cache.num_rows - 1:
                 finished.append([])  # a slot that nobody has used
             shared = [self._shared(held, row.tokens) for held in finished]
-            best = max(range(len(finished)), key=lambda i: (shared[i], i))  # the oldest where none holds anything
-            self._exchange(slot, slot + best)
-            finished[0], finished[best] = finished[best], finished[0]
+            best = max(range(len(finished)), key=lambda i: shared[i])
+            place = best
+            if shared[best] < len(finished[best]):  # what another chat may go on from stays, and the oldest goes
+                place = len(finished) - 1
+                if shared[best]:
+                    self._cache.copy_row(slot + best, slot + place)
+            self._exchange(slot, slot + place)
+            finished[place] = finished[0]
+            finished.pop(0)
             row.cached = shared[best]
             self._cache.cut_row(slot, row.tokens[: row.cached])
-            finished.pop(0)
             self._rows.append(row)
 
     def _shared(self, held: list[int], tokens: list[int]) -> int:
@@ -195,7 +199,11 @@ class Engine:
 
     def _room(self, rows: int, length: int) -> bool:
         """Whether the cache has, or can be given, so many rows of so many tokens."""
-        capacity, longest = self._cache.capacity, min(length, self._context)
+        capacity = self._cache.capacity
+        longest = min(max([length, *(row.cached for row in self._rows)]), self._context)
+        if rows * capacity > self._cache_tokens > rows * longest:  # made for a longer text than there is now
+            capacity = longest
+            self._finished[:] = [[] for _ in self._finished]
         while capacity < longest:
             capacity = min(2 * capacity, self._context, max(longest, self._cache_tokens // rows))
         slots = self._cache.num_rows - 1
@@ -214,6 +222,7 @@ class Engine:
         if self._decoding == len(self._rows):
             return []
         slot = self._decoding
+        self._swap(slot, min(range(slot, len(self._rows)), key=lambda i: self._rows[i].request))
         row = self._rows[slot]
         chunk = row.tokens[row.cached : row.cached + PREFILL_TOKENS]
         self._make_room(row.cached + len(chunk))
@@ -297,7 +306,7 @@ class Engine:
     def _make_room(self, length: int) -> None:
         """Give the rows `length` tokens, by sending away the youngest where there is too little."""
         while not self._room(len(self._rows), length):
-            assert len(self._rows) > 1, "submit refuses what does not fit alone"
+            assert len(self._rows) > 1, "the cache holds at least one row of the context"
             youngest = max(range(len(self._rows)), key=lambda slot: self._rows[slot].request)
             row = self._rows[youngest]
             self._leave(youngest)

@@ -7,8 +7,8 @@ from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import Sampling
 
 
-def generate(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
-    """The continuation of each prompt, without the prompt and without the token that stopped it.
+def generate(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, num_samples: int = 1) -> list[list[int]]:
+    """`num_samples` continuations of each prompt, without the prompt and without the token that stopped them.
 
     Args:
         model: a `models.contract.LanguageModel`.
@@ -17,4 +17,5 @@ def generate(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling) -
     Raises:
         UserError: a prompt is empty.
     """
-    return Engine(model, max_rows=max(1, min(32, len(prompts))), reuse=False).generate(prompts, sampling)
+    rows = max(1, min(32, len(prompts) * num_samples))
+    return Engine(model, max_rows=rows, reuse=False).generate(prompts, sampling, num_samples)

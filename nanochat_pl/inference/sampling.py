@@ -47,6 +47,8 @@ class Sampling(Spec):
                 f"temperature is {self.temperature}; it must be 0 (takes the likeliest token) or lie between 0.001 and "
                 "1,000."
             )
+        if not 0 <= self.seed < 1 << 63:
+            raise UserError(f"seed is {str(self.seed)[:30]}; it must be at least 0 and below 2^63.")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k is {self.top_k}; it must be at least 1, or null to choose among all tokens.")
         if self.top_p is not None and not 0 < self.top_p <= 1:

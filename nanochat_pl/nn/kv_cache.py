@@ -22,6 +22,9 @@ class KVCache:
         rows: that are stored.
         capacity: tokens of a row that are stored in layers whose window shows as many.
         tables: the rotary tables, in the cache's dtype and on its device.
+
+    Attributes:
+        storage: the same object for all parts of one storage.
     """
 
     _is_captured = False
@@ -36,7 +39,7 @@ class KVCache:
         self.keys = [like.new_zeros(rows, n_kv_head, size, like.size(1)) for size in sizes]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.last_ids = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
-        self.windows, self.capacity, self.tables = windows, capacity, tables
+        self.windows, self.capacity, self.tables, self.storage = windows, capacity, tables, object()
         self._lengths, self._first = [0] * rows, 0
 
     def rows(self, first: int, last: int) -> "KVCache":
@@ -46,6 +49,7 @@ class KVCache:
         part.values = [values[first:last] for values in self.values]
         part.last_ids = self.last_ids[first:last]
         part.windows, part.capacity, part.tables = self.windows, self.capacity, self.tables
+        part.storage = self.storage
         part._lengths, part._first = self._lengths, self._first + first
         return part
 
