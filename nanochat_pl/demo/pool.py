@@ -49,11 +49,10 @@ class _Worker:
             log.debug("Worker %d did not get a message.", self.number)
 
     def end(self) -> None:
+        """It has nothing to save."""
+        self.process.kill()
+        self.process.join()
         self.connection.close()
-        self.process.join(timeout=2)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
 
 
 class WorkerPool:

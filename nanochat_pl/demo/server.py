@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import ipaddress
 import logging
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 1 << 20
 BACKLOG = 2048
 """Connections that wait to be accepted."""
-CLOSE_SECONDS = 3
+CLOSE_SECONDS = 1
 """For what is still being sent when the answers have ended."""
 
 
@@ -101,7 +102,9 @@ def serve(spec: ServeSpec) -> int:
         pool.start()  # the workers load the model while the libraries of the web are imported here
         try:
             service = Service(pool, root, given, spec.max_queue, spec.time_limit_seconds)
-            return asyncio.run(_run(build_app(service, spec, root), service, pool, listener, spec))
+            app = build_app(service, spec, root)
+            gc.freeze()  # what has been imported stays; to look through it again and again would stall the answers
+            return asyncio.run(_run(app, service, pool, listener, spec))
         finally:
             pool.close()
 
@@ -163,6 +166,7 @@ async def _run(app: "FastAPI", service: Service, pool: WorkerPool, listener: soc
 
     async def drain() -> None:
         await service.drain(spec.drain_seconds)
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is so on purpose
         server.should_exit = True
 
     def stop(kind: signal.Signals) -> None:

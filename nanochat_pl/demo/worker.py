@@ -3,7 +3,7 @@
 It talks to the web process over a pipe, so that HTTP never waits for a step of the model and the reverse:
 
     in    Submit, Cancel                     the end of the pipe is the end of the worker
-    out   Ready, Failed, list[Answered]      of each step one list with the new tokens of all answers
+    out   Ready, Failed, list[Answered]      the new tokens of all answers, together
 
 Importing this module costs no torch: the web process needs the messages.
 """
@@ -14,6 +14,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections import OrderedDict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_MESSAGES = 0.03
+"""Between two lists of tokens, so that a fast model does not drown the web process in small pieces of text."""
 MAX_MODELS = 3
 """Models that a worker keeps in memory, beyond those with answers under way."""
 
@@ -121,18 +124,19 @@ def work(connection: Connection, spec: WorkerSpec) -> None:
         except UserError as error:
             problem = str(error)
     connection.send(Ready(device, devices, problem))
+    outbox = Outbox(connection)
     while True:
         while not (models.busy and inbox.empty()):
             message = inbox.get()
             if isinstance(message, Cancel):
                 models.cancel(message.keys)
+                outbox.forget(message.keys)
                 continue
             try:
                 models.submit(message)
             except UserError as error:
                 connection.send(Failed(message.keys, str(error)))
-        if answered := models.step():
-            connection.send(answered)
+        outbox.add(models.step())
 
 
 def _receive(connection: Connection, inbox: queue.SimpleQueue) -> None:
@@ -142,6 +146,35 @@ def _receive(connection: Connection, inbox: queue.SimpleQueue) -> None:
             inbox.put(connection.recv())
         except (EOFError, OSError):
             os._exit(0)  # the web process is gone, whatever the main thread is at
+
+
+class Outbox:
+    """Sends tokens: those that begin or end an answer at once, the others together with what has come meanwhile."""
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+        self._tokens: list[Answered] = []
+        self._begun: set[int] = set()
+        self._sent = time.monotonic()
+
+    def add(self, tokens: list[Answered]) -> None:
+        """Take the tokens of a step."""
+        self._tokens += tokens
+        urgent = time.monotonic() - self._sent > SECONDS_BETWEEN_MESSAGES
+        for token in tokens:
+            if token.finish:
+                self._begun.discard(token.key)
+                urgent = True
+            elif token.key not in self._begun:
+                self._begun.add(token.key)
+                urgent = True
+        if urgent and self._tokens:
+            self._connection.send(self._tokens)
+            self._tokens, self._sent = [], time.monotonic()
+
+    def forget(self, keys: tuple[int, ...]) -> None:
+        """These answers are cancelled."""
+        self._begun -= set(keys)
 
 
 def _choose_device(spec: WorkerSpec) -> tuple[str, str, int]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import openai
@@ -30,11 +30,23 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def narrow(runs: Path) -> Iterator[Server]:
+def start(runs: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers without a page, which end with the test."""
+    servers = []
+
+    def start(*arguments: str, **options: str) -> Server:
+        servers.append(server := Server(runs, "page=false", *arguments, **options))
+        return server
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def narrow(start: Callable[..., Server]) -> Server:
     """A server with one row, room for one request that waits, and little time."""
-    server = Server(runs, "page=false", "max_rows=1", "max_queue=1", "time_limit_seconds=4", api_key="sesame")
-    yield server
-    server.kill()
+    return start("max_rows=1", "max_queue=1", "time_limit_seconds=4", api_key="sesame")
 
 
 def begin(client: openai.OpenAI, **options) -> Iterator:
@@ -83,8 +95,8 @@ def test_a_client_that_leaves_the_queue_is_forgotten(narrow: Server) -> None:
     assert narrow.health()["running"] == 1
 
 
-def test_the_end_waits_for_the_answers_under_way(runs: Path) -> None:
-    server = Server(runs, "page=false", "max_rows=2", "drain_seconds=3")
+def test_the_end_waits_for_the_answers_under_way(start: Callable[..., Server]) -> None:
+    server = start("max_rows=2", "drain_seconds=3")
     client = server.client()
     short, endless = begin(client, max_tokens=600), begin(client)
     server.process.send_signal(signal.SIGTERM)
@@ -100,8 +112,8 @@ def test_the_end_waits_for_the_answers_under_way(runs: Path) -> None:
     assert "Traceback" not in server.output.read_text()
 
 
-def test_a_second_signal_ends_at_once(runs: Path) -> None:
-    server = Server(runs, "page=false", "drain_seconds=1000")
+def test_a_second_signal_ends_at_once(start: Callable[..., Server]) -> None:
+    server = start("drain_seconds=1000")
     running = begin(server.client())
     (worker,) = server.workers()
     server.process.send_signal(signal.SIGTERM)
@@ -112,8 +124,8 @@ def test_a_second_signal_ends_at_once(runs: Path) -> None:
     server.wait(lambda: not is_alive(worker))
 
 
-def test_workers_end_with_a_server_that_is_killed(runs: Path) -> None:
-    server = Server(runs, "page=false", "workers=2")
+def test_workers_end_with_a_server_that_is_killed(start: Callable[..., Server]) -> None:
+    server = start("workers=2")
     server.wait(lambda: server.health()["workers"] == 2)
     workers = server.workers()
     assert len(workers) == 2
@@ -122,19 +134,18 @@ def test_workers_end_with_a_server_that_is_killed(runs: Path) -> None:
     server.wait(lambda: not any(map(is_alive, workers)))
 
 
-def test_requests_go_to_the_least_loaded_worker(runs: Path) -> None:
-    server = Server(runs, "page=false", "workers=2", "max_rows=1", "max_queue=0")
+def test_requests_go_to_the_least_loaded_worker(start: Callable[..., Server]) -> None:
+    server = start("workers=2", "max_rows=1", "max_queue=0")
     first, second = begin(server.client()), begin(server.client())
     with pytest.raises(openai.RateLimitError):
         begin(server.client())
     assert next(first) and next(second)
-    server.kill()
 
 
-def test_1000_connections_at_once(runs: Path) -> None:
+def test_1000_connections_at_once(start: Callable[..., Server]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-    server = Server(runs, "page=false", "max_rows=8", "max_queue=100")
+    server = start("max_rows=8", "max_queue=100")
     body = json.dumps({"messages": HI, "max_tokens": 5, "temperature": 0}).encode()
     request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     port = int(server.url.rpartition(":")[2])
@@ -153,15 +164,14 @@ def test_1000_connections_at_once(runs: Path) -> None:
     server.wait(lambda: server.health()["running"] == 0)
     answer = server.client().chat.completions.create(model="alphabet/sft", messages=HI, max_tokens=3, temperature=0)
     assert answer.choices[0].message.content == "abc" and "Traceback" not in server.output.read_text()
-    server.kill()
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_binding_elsewhere_without_a_key_is_said_loudly(runs: Path) -> None:
-    server = Server(runs, "page=false", "host=0.0.0.0")
+def test_binding_elsewhere_without_a_key_is_said_loudly(start: Callable[..., Server]) -> None:
+    server = start("host=0.0.0.0")
     assert "WARNING: everybody" in server.output.read_text()
     assert server.end() == 143
-    closed = Server(runs, "page=false", "host=0.0.0.0", api_key="sesame")
+    closed = start("host=0.0.0.0", api_key="sesame")
     assert "WARNING" not in closed.output.read_text() and closed.end() == 143
 
 

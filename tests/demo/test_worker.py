@@ -1,5 +1,6 @@
 """What a worker does with its models: load, go on with a newer export, forget, cancel."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,29 @@ def test_cancelled_answers_say_nothing_more(tmp_path: Path, models: Models) -> N
     submit(models, tmp_path / "a", 4, prompt="k", max_new_tokens=20)
     models.cancel((4,))
     assert not models.busy
+
+
+def test_tokens_are_sent_together_but_first_and_last_ones_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    outbox = worker.Outbox(theirs)
+    monkeypatch.setattr(worker, "SECONDS_BETWEEN_MESSAGES", 1000)
+
+    def sent(*tokens: Answered) -> list[tuple[int, int | None]]:
+        outbox.add(list(tokens))
+        return [(token.key, token.id) for token in ours.recv()] if ours.poll() else []
+
+    def token(key: int, id: int | None, finish: str | None = None) -> Answered:
+        return Answered(key, id, False, None, finish)
+
+    assert sent(token(1, 10)) == [(1, 10)]
+    assert sent(token(1, 11)) == [] == sent(token(1, 12))
+    assert sent(token(1, 13), token(2, 20)) == [(1, 11), (1, 12), (1, 13), (2, 20)]
+    assert sent(token(1, 14)) == []
+    assert sent(token(1, None, "stop"), token(2, 21)) == [(1, 14), (1, None), (2, 21)]
+    assert sent(token(2, 22)) == []
+    monkeypatch.setattr(worker, "SECONDS_BETWEEN_MESSAGES", -1)
+    assert sent(token(2, 23)) == [(2, 22), (2, 23)]
+    assert sent() == []
+    monkeypatch.setattr(worker, "SECONDS_BETWEEN_MESSAGES", 1000)
+    outbox.forget((2,))
+    assert sent(token(2, 24)) == [(2, 24)], "a key that is cancelled is not remembered"
