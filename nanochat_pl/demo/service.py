@@ -1,6 +1,7 @@
 """Requests for answers, from whoever asks (the API, the page), to the workers: checked, queued, streamed, ended."""
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -22,6 +23,8 @@ __all__ = ["AnswerRequest", "Delta", "Refused", "Service", "Usage"]
 
 LOOK_AGAIN_SECONDS = 1.0
 """How old the list of models may be."""
+TELL_SECONDS = 1.0
+"""For clients to read how their answers end; one that does not read is not waited for."""
 NO_MODEL = (
     "there is none in {root}. Train one with `python train.py` (about 90 seconds on a CPU), which exports it at "
     "every validation; or start with model=PATH."
@@ -68,7 +71,9 @@ class Service:
     def models(self) -> list[ModelInfo]:
         """All models there are, the newest export first."""
         if time.monotonic() - self._looked > LOOK_AGAIN_SECONDS:
-            self._models, self._looked = find_models(self._root, self._given), time.monotonic()
+            self._looked = time.monotonic()
+            with contextlib.suppress(OSError):  # a folder is being moved
+                self._models = find_models(self._root, self._given)
         return self._models
 
     def default_model(self) -> str | None:
@@ -159,11 +164,12 @@ class Service:
         """Refuse new requests and wait for those under way, which have this long."""
         self.draining = True
         loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
         for job, timer in self._jobs.items():
-            if timer.when() > loop.time() + seconds:
+            if timer.when() > end:
                 timer.cancel()
-                self._jobs[job] = loop.call_later(seconds, self._expire, job)
-        while self._jobs:
+                self._jobs[job] = loop.call_at(end, self._expire, job)
+        while self._jobs and loop.time() < end + TELL_SECONDS:
             await asyncio.sleep(0.02)
 
     def _busy(self) -> Refused:

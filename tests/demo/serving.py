@@ -31,7 +31,7 @@ class Server:
         arguments: of serve.py.
 
     Attributes:
-        url: without a path.
+        port, url: where it listens.
         output: the file with what it prints.
     """
 
@@ -46,7 +46,8 @@ class Server:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        self.url = f"http://127.0.0.1:{self._port()}"
+        self.port = self._find_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self.http = openai.DefaultHttpxClient(base_url=self.url, trust_env=False, timeout=PATIENCE_SECONDS)
         try:
             self.wait(lambda: self.health()["status"] == "ok")
@@ -54,7 +55,7 @@ class Server:
             self.kill()
             raise
 
-    def _port(self) -> int:
+    def _find_port(self) -> int:
         while not (match := re.search(r"API: http://[^ ]*:(\d+)/v1", self.output.read_text())):
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended with {self.process.returncode}: {self.output.read_text()}")

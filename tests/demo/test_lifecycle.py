@@ -4,9 +4,11 @@ import asyncio
 import json
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,6 +126,18 @@ def test_a_second_signal_ends_at_once(start: Callable[..., Server]) -> None:
     server.wait(lambda: not is_alive(worker))
 
 
+def test_the_end_does_not_wait_for_a_client_that_does_not_read(start: Callable[..., Server]) -> None:
+    server = start("drain_seconds=1")
+    body = json.dumps({"messages": HI, "stream": True, "logprobs": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(head + body)
+        server.wait(lambda: server.health()["running"] == 1)
+        time.sleep(3)  # until the buffers between us are full
+        assert server.end() == 143
+
+
 def test_workers_end_with_a_server_that_is_killed(start: Callable[..., Server]) -> None:
     server = start("workers=2")
     server.wait(lambda: server.health()["workers"] == 2)
@@ -148,10 +162,9 @@ def test_1000_connections_at_once(start: Callable[..., Server]) -> None:
     server = start("max_rows=8", "max_queue=100")
     body = json.dumps({"messages": HI, "max_tokens": 5, "temperature": 0}).encode()
     request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    port = int(server.url.rpartition(":")[2])
 
     async def all_at_once() -> list[bytes]:
-        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(1000)]
+        connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(1000)]
         for _, writer in connections:
             writer.write(request)
         heads = [await reader.readuntil(b"\r\n\r\n") for reader, _ in connections]
