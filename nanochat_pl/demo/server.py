@@ -94,7 +94,7 @@ def serve(spec: ServeSpec) -> int:
     logging.getLogger("nanochat_pl").setLevel(logging.INFO)
     models = find_models(root, given)
     if not models:
-        raise UserError(f"There is no model: {NO_MODEL.format(root=root)}")
+        raise UserError(NO_MODEL.format(root=root))
     _allow_many_connections()
     with _listening(spec.host, spec.port) as listener:
         first = given or models[0].folder

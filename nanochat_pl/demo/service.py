@@ -26,7 +26,7 @@ LOOK_AGAIN_SECONDS = 1.0
 TELL_SECONDS = 1.0
 """For clients to read how their answers end; one that does not read is not waited for."""
 NO_MODEL = (
-    "there is none in {root}. Train one with `python train.py` (about 90 seconds on a CPU), which exports it at "
+    "There is no model in {root} yet. Train one with `python train.py` (about 90 seconds on a CPU), which exports it at "
     "every validation; or start with model=PATH."
 )
 
@@ -95,8 +95,9 @@ class Service:
         if name is not None and (problem := why_not(name, self._root, self._given)):
             raise Refused(500, problem, code="model_unusable", param="model")
         names = ", ".join(model.name for model in self._models)
-        there_are = f"there are: {names}." if names else NO_MODEL.format(root=self._root)
-        raise Refused(404, f"There is no model {str(name)[:100]!r}; {there_are}", code="model_not_found", param="model")
+        unknown = f"There is no model {str(name)[:100]!r}; there are: {names}."
+        message = unknown if names else NO_MODEL.format(root=self._root)
+        raise Refused(404, message, code="model_not_found", param="model")
 
     async def stream(self, request: AnswerRequest) -> AsyncGenerator[Delta, None]:
         """The answers as they come; to close the generator is to cancel them.
