@@ -26,8 +26,8 @@ LOOK_AGAIN_SECONDS = 1.0
 TELL_SECONDS = 1.0
 """For clients to read how their answers end; one that does not read is not waited for."""
 NO_MODEL = (
-    "There is no model in {root} yet. Train one with `python train.py` (about 90 seconds on a CPU), which exports it at "
-    "every validation; or start with model=PATH."
+    "There is no model in {root} yet. Train one with `python train.py` (about 90 seconds on a CPU), which exports it "
+    "at every validation; or start with model=PATH."
 )
 
 
