@@ -1,6 +1,7 @@
 """Shared by all tests: one torch thread a process, caches and runs in temporary folders, the optional real data."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +12,10 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)
+
+# A shell starts what runs in its background with SIGINT ignored, and the processes of tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
