@@ -42,7 +42,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=REPOSITORY,
-            env=environment(runs) | {"COLUMNS": "100"},
+            env=environment(runs) | {"COLUMNS": "300"},
             stdin=screen,
             stdout=screen,
             stderr=screen,
