@@ -88,9 +88,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_train_on_a_data_set(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["train", "--data", "tiny", "--vocab", "400", "--max-chars", "5e4", "--out", str(out)]
-    output = run(*arguments, "data.num_documents=5000")
+    output = run(*arguments, "data.num_documents=1000")
     assert f"tokenizer eval {out} --data tiny" in output.replace("\n", "")
-    texts = (document(i) for i in range(5000))
+    texts = (document(i) for i in range(1000))
     assert load_tokenizer(out).fingerprint == BPESpec(400, max_chars=50_000).build(texts).fingerprint
     assert "tiny, held out" in run("eval", str(out), "--data", "tiny")
 

@@ -108,7 +108,7 @@ def run_and_save(
 Legs = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.integers(0, 60), min_size=1, max_size=40).filter(lambda lengths: sum(lengths) > 40),
     st.integers(1, 3),
@@ -177,7 +177,7 @@ def test_every_document_is_trained_on_once_an_epoch(sizes: list[int] | None) -> 
     assert max(times) - min(times) <= 2 and abs(epochs - min(times)) < 2 + held / 200
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=12, max_size=12), st.lists(st.sampled_from([1, 2, 4, 8]), min_size=12))
 def test_every_document_once_an_epoch_over_three_epochs_with_stops(steps: list[int], ranks: list[int]) -> None:
     """What was trained on is, document by document, what the streams have taken and no longer hold."""
