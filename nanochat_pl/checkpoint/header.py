@@ -1,6 +1,8 @@
 """What a model folder says of its model, read without building it and without torch."""
 
+import contextlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,11 +86,10 @@ def read_facts(folder: Path) -> dict[str, float]:
 
 
 def facts_of(metadata: dict[str, str] | None) -> dict[str, float]:
-    """The numbers among a weights file's metadata."""
+    """The finite numbers among a weights file's metadata."""
     facts = {}
     for name, value in (metadata or {}).items():
-        try:
-            facts[name] = float(value)
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            if math.isfinite(number := float(value)):
+                facts[name] = number
     return facts

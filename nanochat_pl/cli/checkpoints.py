@@ -31,8 +31,9 @@ def export(
 
     named = find_named_model(model)
     if out is None:
-        beside = named.path if named.path.is_dir() else named.path.parent
-        out = beside.with_name(f"{named.path.stem}-hf")
+        is_folder = named.path.is_dir()  # whose name may hold points, such as m,lr=0.1
+        beside, name = (named.path, named.path.name) if is_folder else (named.path.parent, named.path.stem)
+        out = beside.with_name(f"{name}-hf")
     written = export_to_hf(named.load(), named.name, out)
     trust = "trust_remote_code=True" if written.modeling_file else ""
     print(f"Wrote {out}: {written.name}. For example:\n")
@@ -83,7 +84,9 @@ def _kept_in(run: Path) -> list[_Kept]:
     for folder in map(RunFolder, [*(where / stage for stage in reversed(STAGES)), where]):
         val_bpb = dict(folder.read_metrics().get("val/bpb", []))
         for path in sorted(folder.checkpoints.glob("step-*.ckpt")):
-            step = int(path.stem.removeprefix("step-"))
+            if not (digits := path.stem.removeprefix("step-")).isdigit():  # not one of ours
+                continue
+            step = int(digits)
             kept.append(_Kept(path, step, val_bpb.get(step)))
         if (folder.model / "model.safetensors").is_file():
             facts = read_facts(folder.model)

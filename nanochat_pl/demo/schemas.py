@@ -24,6 +24,7 @@ from nanochat_pl.inference.sampling import Sampling
 from nanochat_pl.tokenizers.base import Tokenizer
 
 MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 1000
 TO_THE_END = 1 << 30
 """Tokens of an answer that may be as long as the context allows."""
 
@@ -107,7 +108,7 @@ class _Asked(_Body):
         try:
             return Sampling(
                 max_new_tokens=TO_THE_END if max_new_tokens is None else max_new_tokens,
-                seed=secrets.randbits(63) if self.seed is None else self.seed,
+                seed=secrets.randbits(63) if self.seed is None else self.seed % (1 << 63),
                 logprobs=logprobs,
                 **{name: value for name, value in given.items() if value is not None},
             )
@@ -119,11 +120,14 @@ class _Asked(_Body):
         """The strings that end an answer.
 
         Raises:
-            Refused: 400: too many.
+            Refused: 400: too many, or too long.
         """
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stop) > MAX_STOP_STRINGS:
             raise Refused(400, f"There are {len(stop)} stop strings; at most {MAX_STOP_STRINGS}.", param="stop")
+        if (longest := max(map(len, stop), default=0)) > MAX_STOP_CHARACTERS:
+            message = f"A stop string has {longest:,} characters; at most {MAX_STOP_CHARACTERS:,}."
+            raise Refused(400, message, param="stop")
         return stop
 
 
@@ -199,14 +203,13 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 
 def model_object(model: ModelInfo) -> dict[str, Any]:
     """A model as GET /v1/models lists it."""
-    return {
+    return model.facts | {
         "id": model.name,
         "object": "model",
         "created": int(model.exported_seconds),
         "owned_by": "nanochat-pl",
         "stage": model.stage,
         "max_model_len": model.context_tokens,
-        **model.facts,
     }
 
 

@@ -136,7 +136,11 @@ def work(connection: Connection, spec: WorkerSpec) -> None:
                 models.submit(message)
             except UserError as error:
                 connection.send(Failed(message.keys, str(error)))
-        outbox.add(models.step())
+        answered, failed = models.step()
+        outbox.add(answered)
+        if failed:
+            outbox.forget(failed)
+            connection.send(Failed(failed, "The model failed while it answered; the server's messages say why."))
 
 
 def _receive(connection: Connection, inbox: queue.SimpleQueue) -> None:
@@ -189,6 +193,7 @@ def _choose_device(spec: WorkerSpec) -> tuple[str, str, int]:
     if hardware.accelerator != "cuda":
         return hardware.accelerator, hardware.compute_dtype, 1
     devices = torch.cuda.device_count()
+    torch.cuda.set_device(spec.number % devices)
     return f"cuda:{spec.number % devices}", hardware.compute_dtype, devices
 
 
@@ -259,14 +264,26 @@ class Models:
                 held.engine.cancel(request)
                 del held.keys[request]
 
-    def step(self) -> list[Answered]:
-        """One step of every engine that has something to do."""
-        answered = []
+    def step(self) -> tuple[list[Answered], tuple[int, ...]]:
+        """One step of every engine that has something to do.
+
+        Returns:
+            The new tokens, and the keys of answers that will not come: an engine that fails is let go with its model.
+        """
+        answered: list[Answered] = []
+        failed: tuple[int, ...] = ()
         for held in self._all():
-            if held.engine.busy:
+            if not held.engine.busy:
+                continue
+            try:
                 answered += [self._answered(held, token) for token in held.engine.step()]
+            except Exception as error:  # such as too little memory: the other models' answers go on
+                log.error("A model failed while it answered.", exc_info=error)
+                failed += tuple(held.keys.values())
+                self._held = OrderedDict((folder, other) for folder, other in self._held.items() if other is not held)
+                self._replaced = [other for other in self._replaced if other is not held]
         self._replaced = [held for held in self._replaced if held.engine.busy]
-        return answered
+        return answered, failed
 
     def _answered(self, held: _Held, token: "Token") -> Answered:
         key = held.keys.pop(token.request) if token.finish else held.keys[token.request]

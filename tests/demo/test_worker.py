@@ -34,7 +34,7 @@ def drained(models: Models) -> dict[int, list[Answered]]:
     """All tokens until nothing is left to do, by key."""
     answers: dict[int, list[Answered]] = {}
     while models.busy:
-        for token in models.step():
+        for token in models.step()[0]:
             answers.setdefault(token.key, []).append(token)
     return answers
 
@@ -65,7 +65,7 @@ def test_a_newer_export_answers_while_the_older_one_finishes(tmp_path: Path, mod
     folder = tmp_path / "a"
     save_model(folder, ALPHABET, 64)
     submit(models, folder, 1, prompt="k", max_new_tokens=6)
-    begun = models.step()
+    begun = models.step()[0]
     save_model(folder, BACKWARDS, 64, step=2)
     submit(models, folder, 2, prompt="k")
     answers = drained(models)
@@ -136,3 +136,15 @@ def test_tokens_are_sent_together_but_first_and_last_ones_at_once(monkeypatch: p
     monkeypatch.setattr(worker, "SECONDS_BETWEEN_MESSAGES", 1000)
     outbox.forget((2,))
     assert sent(token(2, 24)) == [(2, 24)], "a key that is cancelled is not remembered"
+
+
+def test_a_model_that_fails_takes_only_its_own_answers_with_it(tmp_path: Path, models: Models) -> None:
+    for name in "ab":
+        save_model(tmp_path / name, ALPHABET, 64)
+        submit(models, tmp_path / name, ord(name), prompt="k")
+    del models.load(tmp_path / "b").engine.model.head
+    answered, failed = models.step()
+    assert failed == (ord("b"),)
+    assert text_of(answered) + text_of(drained(models)[ord("a")]) == "lmnop"
+    submit(models, tmp_path / "b", 5, prompt="k")
+    assert text_of(drained(models)[5]) == "lmnop", "it is loaded anew"
