@@ -14,12 +14,14 @@ from timing import Row
 
 GOALS = {(4, 1): 2.5, (12, 1): 1.3, (4, 32): 1.5, (12, 32): 1.5}
 PROMPT_TOKENS = 80
+NEW_TOKENS = 48
 BOUND_DEPTH = 12
 BOUND_GOAL = 0.45
 SECONDS_OF_READING = 3.0
 
 
 def decode(bench: Bench) -> Iterator[Row]:
+    """First tokens and the rate of those that follow."""
     for (depth, rows), goal in GOALS.items():
         setting = ("decode", depth, rows, PROMPT_TOKENS, VOCAB_SIZE)
         first: dict[str, list[float]] = {"theirs": [], "ours": []}
@@ -33,7 +35,7 @@ def decode(bench: Bench) -> Iterator[Row]:
                 worker.ask(8)
             for _ in range(bench.options.repetitions):
                 for side, worker in sides.items():
-                    seconds = worker.ask(bench.options.new_tokens)
+                    seconds = worker.ask(NEW_TOKENS)
                     first[side].append(seconds[0])
                     each[side].append(seconds[1])
         rates = {side: rows / statistics.median(values) for side, values in each.items()}
@@ -73,6 +75,4 @@ def bound(tokens_per_second: float) -> None:
 
 
 if __name__ == "__main__":
-    parser = build_parser(__doc__)
-    parser.add_argument("--new-tokens", type=int, default=48, help="of one turn")
-    run(parser, decode)
+    run(build_parser(__doc__), decode)

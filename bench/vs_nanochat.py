@@ -1,13 +1,14 @@
 """Both projects in turn on the same work: python bench/vs_nanochat.py PATH_TO_NANOCHAT [--what train] [...]
 
 Text, tokenizer, caches and runs are made in a temporary folder. Each figure is the median of several repetitions, in
-which the two take turns. Decoding: bench/decode.py.
+which the two take turns.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 from beside import DEPTH, Bench, Shape, build_parser, run
+from decode import decode
 from timing import Child, Row
 
 SHAPES = (
@@ -70,7 +71,7 @@ def loader(bench: Bench) -> Iterator[Row]:
         yield Row(f"loader {rows} x {sequence_len}", "tok/s", rates["theirs"], rates["ours"], goal=2.5)
 
 
-WHAT = {"train": train, "memory": memory, "startup": startup, "loader": loader}
+WHAT = {"train": train, "memory": memory, "startup": startup, "loader": loader, "decode": decode}
 
 
 def measure(bench: Bench) -> Iterator[Row]:
