@@ -153,7 +153,7 @@ class _Page:
         by_chat = isinstance(event._data, dict)
         keep, text = (event.keep, event.text) if by_chat else (len(chat["turns"]), typed)
         session = str(request.session_hash)
-        if not text.strip() or self._answers.is_writing(session):
+        if not text.strip() or self._answers.is_too_early(session, chat["turns"]):
             yield gr.skip(), gr.skip()
             return
         turns = [*chat["turns"][:keep], {"role": "user", "text": text}]

@@ -23,6 +23,8 @@ from nanochat_pl.inference.answer import Part, content_of
 
 MAX_SEED = 2**31 - 1
 SECONDS_BETWEEN_UPDATES = 0.06
+SECONDS_OF_OVERTAKING = 5.0
+"""For so long after a stop, a question may arrive that was sent before it."""
 Turn = dict[str, Any]
 Chat = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -78,10 +80,13 @@ class Answers:
     def __init__(self, service: Service):
         self._service = service
         self._running: dict[str, _Run] = {}
+        self._stopped: dict[str, float] = {}  # session -> when
 
-    def is_writing(self, session: str) -> bool:
-        """Whether the session has an answer under way."""
-        return session in self._running
+    def is_too_early(self, session: str, turns: list[Turn]) -> bool:
+        """Whether the session has an answer under way, or had when the browser, which showed `turns`, asked."""
+        was_running = bool(turns) and turns[-1].get("running", False)
+        stopped_at = self._stopped.get(session, float("-inf"))
+        return session in self._running or (was_running and time.monotonic() - stopped_at < SECONDS_OF_OVERTAKING)
 
     async def stop(self, session: str, instead: Chat | None = None) -> bool:
         """End the session's answer; whether there was one.
@@ -94,6 +99,9 @@ class Answers:
         if run is None:
             return False
         run.instead = instead
+        now = time.monotonic()
+        recent = {other: at for other, at in self._stopped.items() if now - at < SECONDS_OF_OVERTAKING}
+        self._stopped = recent | {session: now}
         run.stopping.set()
         await run.ended.wait()
         return True

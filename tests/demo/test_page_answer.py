@@ -1,14 +1,18 @@
 """What the page asks for, from what is on the screen; what it says of models."""
 
+import asyncio
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.demo.job import AnswerRequest, Delta
 from nanochat_pl.demo.models import ModelInfo
-from nanochat_pl.demo.page_answer import messages_of, seed_of
+from nanochat_pl.demo.page_answer import Answers, messages_of, new_answer, seed_of
 from nanochat_pl.demo.page_text import choice_label, left_out, status
+from nanochat_pl.demo.service import Service
 from nanochat_pl.tokenizers.chat import check_messages
 
 
@@ -35,6 +39,34 @@ def test_questions_without_an_answer_are_left_out() -> None:
     messages = messages_of([question("a"), answer(), question("b"), answer(("text", "B")), question("c")], " ")
     check_messages(messages)
     assert [message["content"] for message in messages] == ["b", "B", "c"]
+
+
+class Endless:
+    """A service that never says anything."""
+
+    async def stream(self, request: AnswerRequest) -> AsyncGenerator[Delta, None]:
+        await asyncio.Event().wait()
+        yield cast(Delta, None)
+
+
+def test_a_question_that_arrives_after_the_stop_that_followed_it_is_too_early() -> None:
+    async def ask_and_stop() -> None:
+        answers, turn = Answers(cast(Service, Endless())), new_answer(None)
+        shown = [question("a"), turn]
+        assert not answers.is_too_early("me", [])
+        writing = answers.write("me", lambda: cast(AnswerRequest, None), turn)
+        await anext(writing)
+        before_the_stop = [question("a"), dict(turn)]
+        assert answers.is_too_early("me", before_the_stop)
+        stop = asyncio.ensure_future(answers.stop("me"))
+        async for _ in writing:
+            pass
+        assert await stop
+        assert answers.is_too_early("me", before_the_stop)
+        assert not answers.is_too_early("me", shown)
+        assert not answers.is_too_early("you", before_the_stop)  # such as after the server was started again
+
+    asyncio.run(asyncio.wait_for(ask_and_stop(), 20))
 
 
 def test_seeds() -> None:
