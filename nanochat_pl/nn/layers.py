@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanochat_pl.nn.few_rows import MAX_ROWS, blocks, product
+
 _WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 
 
@@ -21,8 +23,10 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        return F.linear(x, weight if weight.dtype == x.dtype else weight.to(x.dtype))
+        weight = self.weight if self.weight.dtype == x.dtype else self.weight.to(x.dtype)
+        if x.is_cpu and x.ndim > 1 and not torch.is_grad_enabled() and x.numel() <= MAX_ROWS * self.in_features:
+            return product(x.flatten(0, -2), blocks(weight)).view(*x.shape[:-1], self.out_features)
+        return F.linear(x, weight)
 
 
 def rms_norm(x: Tensor) -> Tensor:

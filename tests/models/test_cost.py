@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.cost import ModelCost
+from nanochat_pl.nn.kv_cache import KVCache
 from tests.models.test_nanochat import SWITCHES, TINY
 from tests.reference.plain_gpt import plain_losses
 
@@ -47,18 +48,18 @@ def test_the_model_itself_spends_these_flops_outside_attention(config):
 
 
 @pytest.mark.parametrize("config", configs(CONFIG), ids=list(SWITCHES))
-def test_prefill_and_decode_flops_equal_the_counters(config):
+def test_prefill_and_decode_flops_equal_the_counters(config, monkeypatch):
+    # The counter sees attention's products beside the others, so it is left out, and added by its formula.
+    monkeypatch.setattr(KVCache, "attend", lambda self, layer, q, *rest: q)
     model, cost = build_model(config, "cpu", 0), ModelCost(config)
     ids = torch.randint(config.vocab_size, (1, 20))
     with torch.no_grad():
         cache = model.build_cache(1, 24)
-        prefill = counted(lambda: model(ids, cache=cache, last_only=True)).get_flop_counts()["Global"]
-        products = sum(n for operation, n in prefill.items() if operation in (torch.ops.aten.mm, torch.ops.aten.addmm))
+        products = counted(lambda: model(ids, cache=cache, last_only=True)).get_total_flops()
         pairs = sum(min(t + 1, w + 1) for w in config.windows for t in range(20))
         assert cost.prefill_flops(20) == products + 4 * config.n_embd * pairs
         decode = model.build_decoder()
-        step = counted(lambda: decode(ids[:, :1], cache)).get_flop_counts()["Global"]
-        products = sum(n for operation, n in step.items() if operation in (torch.ops.aten.mm, torch.ops.aten.addmm))
+        products = counted(lambda: decode(ids[:, :1], cache)).get_total_flops()
         seen = sum(min(21, window + 1) for window in config.windows)
         assert cost.decode_flops(21) == products + 4 * config.n_embd * seen
 
