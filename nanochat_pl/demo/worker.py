@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_MESSAGES = 0.03
+SECONDS_BETWEEN_MESSAGES = 0.05
 """Between two lists of tokens, so that a fast model does not drown the web process in small pieces of text."""
 MAX_MODELS = 3
 """Models that a worker keeps in memory, beyond those with answers under way."""
