@@ -33,6 +33,7 @@ class LanguageModel(Protocol):
         weights: Tensor | None = None,
         *,
         reduction: Literal["sum", "none"] = "sum",
+        documents: Tensor | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
     ) -> Tensor:

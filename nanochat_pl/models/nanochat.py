@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nanochat_pl.core.types import IGNORE_INDEX
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.nanochat_decode import NanoChatDecoder
-from nanochat_pl.nn.attention import attention
+from nanochat_pl.nn.attention import attention, seen_in_documents
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 from nanochat_pl.nn.kv_cache import KVCache
 from nanochat_pl.nn.layers import Linear, relu_squared, rms_norm
@@ -37,7 +37,13 @@ class Attention(nn.Module):
             self.value_gate = Linear(min(VALUE_GATE_CHANNELS, config.n_embd), config.n_kv_head)
 
     def forward(
-        self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
+        self,
+        x: Tensor,
+        value_embedding: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        cache: KVCache | None,
+        seen: dict[int, Tensor],
     ) -> Tensor:
         B, T, C = x.shape
         D = self.config.head_dim
@@ -48,7 +54,7 @@ class Attention(nn.Module):
             v = torch.addcmul(v, gate.unsqueeze(-1), value_embedding.view(B, T, -1, D), value=3)
         v, scale = v.transpose(1, 2), self.config.qk_scale**2 / D**0.5  # both sides' qk_scale
         if cache is None:
-            y = attention(q, k, v, self.window, scale)
+            y = attention(q, k, v, self.window, scale, seen.get(self.window))
         else:
             y = cache.attend(self.layer, q, k, v, self.window, scale)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
@@ -71,9 +77,15 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
+        self,
+        x: Tensor,
+        value_embedding: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        cache: KVCache | None,
+        seen: dict[int, Tensor],
     ) -> Tensor:
-        x = x + self.attn(rms_norm(x), value_embedding, cos, sin, cache)
+        x = x + self.attn(rms_norm(x), value_embedding, cos, sin, cache, seen)
         return x + self.mlp(rms_norm(x))
 
 
@@ -114,6 +126,7 @@ class NanoChat(nn.Module):
         weights: Tensor | None = None,
         *,
         reduction: Literal["sum", "none"] = "sum",
+        documents: Tensor | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
     ) -> Tensor:
@@ -124,13 +137,15 @@ class NanoChat(nn.Module):
             targets: (B, T) token ids or IGNORE_INDEX.
             weights: (B, T) weight of each target's loss; they get no gradient.
             reduction: "sum": the weighted sum of the losses; "none": the weighted loss of each token.
+            documents: (B, T) a number for each token, which sees only tokens of the same number; None: all. A
+                document's tokens stand together; not with a cache.
             cache: tokens seen before; takes up these.
             last_only: logits of each row's last token only, (B, 1, vocab_size).
 
         Returns:
             Without targets logits (B, T, vocab_size), else the loss, () or (B, T); float32.
         """
-        x = self._trunk(ids, cache)
+        x = self._trunk(ids, cache, documents)
         if targets is not None:
             return linear_cross_entropy(
                 x,
@@ -153,7 +168,7 @@ class NanoChat(nn.Module):
         # softcap * tanh(logits / softcap), by the function that a CPU computes four times as fast
         return torch.sigmoid(logits * (2 / softcap)).mul(2 * softcap).sub_(softcap)
 
-    def _trunk(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+    def _trunk(self, ids: Tensor, cache: KVCache | None, documents: Tensor | None) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
         cos, sin = self._tables(ids.size(1)) if cache is None else cache.rotary(ids.size(1))
@@ -165,7 +180,12 @@ class NanoChat(nn.Module):
             before = F.pad(x[:, :-1], (0, 0, 1, 0))
         if config.smear:
             gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
+            if documents is not None:
+                gate = gate * F.pad(documents[:, 1:] == documents[:, :-1], (1, 0)).unsqueeze(-1)
             x = torch.addcmul(x, gate, before)
+        seen = {}
+        if documents is not None:
+            seen = {window: seen_in_documents(documents, window) for window in set(config.windows)}
         x0, middle = x, x
         if config.scalars:
             resid, added = (scalars.to(x.dtype).unbind() for scalars in (self.resid_scalars, self.x0_scalars))
@@ -175,7 +195,7 @@ class NanoChat(nn.Module):
             value_embedding = None
             if str(layer) in self.value_embeddings:
                 value_embedding = self.value_embeddings[str(layer)](ids).to(x.dtype)
-            x = block(x, value_embedding, cos, sin, cache)
+            x = block(x, value_embedding, cos, sin, cache, seen)
             if layer == config.n_layer // 2:
                 middle = x
         if cache is not None:

@@ -15,13 +15,21 @@ KEPT_WIDTHS = 8
 what a layer keeps anyway."""
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, scale: float | None = None) -> Tensor:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | None = None,
+    scale: float | None = None,
+    seen: Tensor | None = None,
+) -> Tensor:
     """Causal softmax attention; with a `window` of N each token sees itself and the N tokens before it.
 
     Args:
         q: (B, H, T, D).
         k, v: (B, H_kv, T, D); H_kv divides H, consecutive query heads share a key head.
         scale: factor of the scores; None: 1 / sqrt(D).
+        seen: (B, 1, T, T) bool, which keys each query sees, instead of all up to its own in the window.
 
     Returns:
         (B, H, T, D)
@@ -29,6 +37,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, scale:
     B, H, T, D = q.shape
     if scale is None:
         scale = D**-0.5
+    if seen is not None:
+        return F.scaled_dot_product_attention(q, k, v, seen, scale=scale, enable_gqa=k.size(1) != H)
     if window is not None and window >= T - 1:
         window = None
     if q.device.type != "cpu" and window is None:
@@ -37,6 +47,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, scale:
         k, v = (x.repeat_interleave(H // x.size(1), dim=1) for x in (k, v))
     q, k, v = (x.reshape(B * H, T, D) for x in (q, k, v))
     return _BlockedAttention.apply(q, k, v, T - 1 if window is None else window, scale).view(B, H, T, D)
+
+
+def seen_in_documents(documents: Tensor, window: int) -> Tensor:
+    """(B, 1, T, T): the tokens of the same document up to a query's own, at most `window` before it.
+
+    Args:
+        documents: (B, T), a number for each token; a document's tokens stand together.
+    """
+    T = documents.size(1)
+    near = torch.ones(T, T, dtype=torch.bool, device=documents.device).tril_().triu_(-window)
+    return ((documents[:, :, None] == documents[:, None, :]) & near)[:, None]
 
 
 class _BlockedAttention(torch.autograd.Function):

@@ -263,3 +263,22 @@ def test_unknown_architecture_and_missing_values_are_named():
         build_config("nanochart", {})
     with pytest.raises(UserError, match="vocab_size"):
         build_config("nanochat", {"n_layer": 2})
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_documents_in_a_row_are_as_each_by_itself(switch):
+    config = dataclasses.replace(TINY, **SWITCHES[switch])
+    model, lengths = randomized(config), (7, 1, 12, 4)
+    ids, targets = batch(config)
+    documents = torch.repeat_interleave(torch.tensor([3, 1, 2, 0]), torch.tensor(lengths)).expand_as(ids)
+    model(ids, targets, documents=documents).backward()
+    together = {name: parameter.grad for name, parameter in model.named_parameters()}
+    logits = model(ids, documents=documents)
+
+    model.zero_grad(set_to_none=False)
+    for part, own in zip(ids.split(lengths, 1), targets.split(lengths, 1)):
+        model(part, own).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=1e-5, msg=name)
+    apart = torch.cat([model(part) for part in ids.split(lengths, 1)], dim=1)
+    torch.testing.assert_close(logits, apart, rtol=1e-5, atol=1e-5)
