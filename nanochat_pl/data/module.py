@@ -14,9 +14,10 @@ from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.data.background import ReadAhead
 from nanochat_pl.data.packing import BestFitPacker, PackerState, Packing
-from nanochat_pl.data.sources import DocumentSource, TokenArray, encode, read_documents
+from nanochat_pl.data.sources import DocumentSource, TokenArray, read_documents
 from nanochat_pl.data.state import Cursor, DataState, gather_states
 from nanochat_pl.data.stream import Dealer, PieceStream, load_pieces
+from nanochat_pl.data.targets import inputs_and_targets
 from nanochat_pl.data.validation import packed_rows, window_rows
 from nanochat_pl.data.windows import WindowRows, joined
 from nanochat_pl.tokenizers.base import Tokenizer
@@ -139,8 +140,11 @@ class TextDataModule(LightningDataModule):
         """Read as many documents as a row needs; for a new run, whose first shards are wanted anyway.
 
         Raises:
-            UserError: all of them together are shorter.
+            UserError: all of them together are shorter, or nothing in them is to be learned.
         """
+        self._train.check_learnable(self.tokenizer)
+        if self._packing == "whole":
+            return
         wanted = self.layout.sequence_len + 1
         tokens = self._count_tokens(wanted)
         if tokens < wanted:
@@ -230,11 +234,13 @@ class TextDataModule(LightningDataModule):
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tokenize")
         states = {stream: self._state_of(stream) for stream in self.layout.own_streams}
         sequence_len = self.layout.sequence_len
-        rows = PackedRows(self._dealer(), states, self.tokenizer, sequence_len, self._buffer_documents, pool)
+        rows = PackedRows(
+            self._dealer(), states, self.tokenizer, sequence_len, self._buffer_documents, pool, self._packing != "whole"
+        )
         return self._batches_from(rows)
 
     def _batches_from(self, rows: "WindowRows | PackedRows") -> Iterator[StepBatch]:
-        layout, start = self.layout, self._committed.rows
+        layout, start, marked = self.layout, self._committed.rows, self._train.marks_learned
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         while True:
             own = layout.own_rows(start)
@@ -245,9 +251,10 @@ class TextDataModule(LightningDataModule):
                 for i, n in enumerate(numbers):
                     rows.fill(n, block[i])
                 ends_step = numbers[-1] == own[-1]
+                inputs, targets = inputs_and_targets(block, marked=marked, padding_id=self.tokenizer.bos_id)
                 # One tensor, which is one transfer to a device.
                 both = torch.empty(2, len(numbers), layout.sequence_len, dtype=torch.int64, pin_memory=pin)
-                both[0], both[1] = torch.from_numpy(block[:, :-1]), torch.from_numpy(block[:, 1:])
+                both[0], both[1] = torch.from_numpy(inputs), torch.from_numpy(targets)
                 yield StepBatch(both[0], both[1], None, Cursor(start, rows.snapshot() if ends_step else None))
 
     def _count_tokens(self, enough: int) -> int:
@@ -258,7 +265,7 @@ class TextDataModule(LightningDataModule):
         tokens, dealer = 0, self._dealer()
         shards = (dealer.shard(slot)[1] for slot in range(self._train.num_shards))
         for document in read_documents(self._train, shards):
-            tokens += len(encode(self._train, self.tokenizer, [document], num_threads=1)[0]) + 1
+            tokens += len(self._train.encode(self.tokenizer, [document], num_threads=1)[0]) + 1
             if tokens >= enough:
                 break
         return tokens
@@ -266,8 +273,12 @@ class TextDataModule(LightningDataModule):
     def _build_val_batches(self) -> list[StepBatch]:
         layout = self.layout
         limit = None if self.val_tokens is None else max(1, self.val_tokens // layout.sequence_len)
-        build = window_rows if self._packing == "windows" else packed_rows
-        block, targets = build(self._val, self.tokenizer, layout.sequence_len, limit, layout.world_size)
+        if self._packing == "windows":
+            rows = window_rows(self._val, self.tokenizer, layout.sequence_len, limit, layout.world_size)
+        else:
+            crop = self._packing != "whole"
+            rows = packed_rows(self._val, self.tokenizer, layout.sequence_len, limit, layout.world_size, crop)
+        block, targets = rows
         inputs = torch.from_numpy(block[layout.rank :: layout.world_size])
         own = torch.from_numpy(targets[layout.rank :: layout.world_size])
         size = layout.micro_batch_rows
@@ -288,6 +299,7 @@ class PackedRows:
         sequence_len: int,
         buffer_documents: int,
         pool: Executor,
+        crop: bool,
     ):
         self._streams = dealer.streams
         self._states = dict(states)
@@ -297,7 +309,7 @@ class PackedRows:
         def open_packer(stream: int, state: PackerState) -> BestFitPacker:
             held = load_pieces(dealer, stream, tokenizer, sequence_len, state.held)
             pieces = PieceStream(dealer, stream, tokenizer, sequence_len, pool, state.position)
-            return BestFitPacker(pieces, tokenizer.bos_id, buffer_documents, held, state)
+            return BestFitPacker(pieces, tokenizer.bos_id, buffer_documents, held, state, crop)
 
         self._opening: dict[int, Future[BestFitPacker]] = {
             stream: pool.submit(open_packer, stream, state) for stream, state in states.items()

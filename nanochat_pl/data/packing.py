@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-Packing = Literal["best_fit", "windows"]
-"""Rows of whole documents, or random windows of all text."""
+Packing = Literal["best_fit", "whole", "windows"]
+"""Rows filled with documents, the last one cropped; rows of whole documents and padding; or random windows of all text.
+"""
 
 Reference = tuple[int, int, int, int]
 """Where a piece comes from: the slot (shards counted over the epochs), the chunk's place in what its stream reads of
@@ -68,10 +69,12 @@ class BestFitPacker:
 
     Args:
         stream: the pieces from `state.position` on.
-        bos_id: the token before every piece.
+        bos_id: the token before every piece, and the padding.
         buffer_documents: pieces to choose from; the buffer is full at every choice while the stream lasts.
         held: the pieces that `state.held` refers to, in the stream's order.
         state: the snapshot to go on from.
+        crop: where no piece fits into a row's rest, crop the shortest; else the rest is padding, and no piece may be
+            longer than a row.
     """
 
     def __init__(
@@ -81,11 +84,13 @@ class BestFitPacker:
         buffer_documents: int,
         held: tuple[Piece, ...] = (),
         state: PackerState | None = None,
+        crop: bool = True,
     ):
         state = state or PackerState()
         self._stream = stream
         self._bos_id = bos_id
         self._capacity = buffer_documents
+        self._crop = crop
         # Three lists in one order, by (length with BOS, arrival): the keys pack both into one int.
         self._keys: list[int] = []
         self._ids: list[np.ndarray] = []
@@ -109,10 +114,15 @@ class BestFitPacker:
             if not self._keys:
                 break
             index = self._overdue() if start == 0 else None
-            start += self._place(row[start:], index)
+            placed = self._place(row[start:], index)
+            if not placed:
+                assert start, "no piece is longer than a row"
+                row[start:] = self._bos_id
+                break
+            start += placed
         self.filled = start
         self._tokens += start
-        return start == end
+        return start == end or bool(self._keys)
 
     def snapshot(self) -> PackerState:
         """The state after the rows filled so far; a few microseconds."""
@@ -136,7 +146,10 @@ class BestFitPacker:
         return index if index < len(self._keys) and self._keys[index] == key else None
 
     def _place(self, space: np.ndarray, index: int | None) -> int:
-        """Put the piece at `index`, or the best one, at the start of `space`; return the number of tokens written."""
+        """Put the piece at `index`, or the best one, at the start of `space`; return the number of tokens written.
+
+        Nothing is written where no piece fits and none may be cropped.
+        """
         keys, room = self._keys, len(space)
         if room == 1:  # the BOS that would follow anyway; no piece is spent on it
             space[0] = self._bos_id
@@ -144,6 +157,8 @@ class BestFitPacker:
         if index is None:
             index = self._best(room)
         length = keys[index] >> _ARRIVAL_BITS
+        if length > room and not self._crop:
+            return 0
         if length > room:
             self._cropped_tokens += length - room
             length = room

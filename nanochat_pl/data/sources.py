@@ -28,10 +28,12 @@ class DocumentSource(ABC):
     Attributes:
         num_shards: at least 1.
         holds_tokens: a document is an array of token ids instead of text.
+        marks_learned: `encode` adds `targets.LEARNED` to the ids that count as targets; else all do.
     """
 
     num_shards: int = 1
     holds_tokens: bool = False
+    marks_learned: bool = False
 
     @property
     @abstractmethod
@@ -45,6 +47,13 @@ class DocumentSource(ABC):
     @abstractmethod
     def read_chunk(self, shard: int, chunk: int) -> list[Any]:
         """The documents of one chunk, always the same; may be empty."""
+
+    def encode(self, tokenizer: Tokenizer, documents: Sequence[Any], num_threads: int) -> list[np.ndarray]:
+        """The token ids of documents of this source, without the BOS that packing puts before each."""
+        return list(documents) if self.holds_tokens else tokenizer.encode_batch(documents, num_threads=num_threads)
+
+    def check_learnable(self, tokenizer: Tokenizer) -> None:  # noqa: B027  (all tokens of a text are)
+        """Raise `UserError` where no target is in any document."""
 
     def coming(self, shards: Sequence[int]) -> None:  # noqa: B027  (a hint that most sources can ignore)
         """The shard that is read now and those that will be, in this order."""
@@ -71,13 +80,6 @@ def read_documents(source: DocumentSource, shards: Iterable[int] | None = None) 
         source.coming([shard])
         for chunk in range(source.num_chunks(shard)):
             yield from source.read_chunk(shard, chunk)
-
-
-def encode(
-    source: DocumentSource, tokenizer: Tokenizer, documents: Sequence[Any], num_threads: int
-) -> list[np.ndarray]:
-    """The token ids of documents of `source`."""
-    return list(documents) if source.holds_tokens else tokenizer.encode_batch(documents, num_threads=num_threads)
 
 
 class MemorySource(DocumentSource):

@@ -19,7 +19,7 @@ import numpy as np
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.order import permutation
 from nanochat_pl.data.packing import START, Piece, Reference
-from nanochat_pl.data.sources import DocumentSource, encode
+from nanochat_pl.data.sources import DocumentSource
 from nanochat_pl.tokenizers.base import Tokenizer
 
 AHEAD_CHARACTERS = 1 << 17
@@ -133,7 +133,7 @@ class PieceStream(Iterator[Piece]):
         """The next job's pieces. Only one job of a stream is under way, so its state needs no lock."""
         chunk, documents = self._chunk()
         end = end_of_job(documents, self._row)
-        ids = encode(self._dealer.source, self._tokenizer, documents[self._row : end], num_threads=1)
+        ids = self._dealer.source.encode(self._tokenizer, documents[self._row : end], num_threads=1)
         pieces: list[Piece] = []
         for row, document in enumerate(ids, self._row):
             pieces += self._dealer.cut(document, self._sequence_len, self._slot, chunk, self._place, row)
@@ -197,7 +197,7 @@ def load_pieces(
         documents = dealer.documents(slot, chunks[place]) if place < len(chunks) else []
         if max(rows) >= len(documents):
             raise _changed(dealer, slot)
-        ids = encode(dealer.source, tokenizer, [documents[row] for row in rows], num_threads=1)
+        ids = dealer.source.encode(tokenizer, [documents[row] for row in rows], num_threads=1)
         for (row, parts), document in zip(rows.items(), ids):
             cut = dealer.cut(document, sequence_len, slot, chunks[place], place, row)
             if max(parts) >= len(cut):

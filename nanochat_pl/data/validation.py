@@ -8,7 +8,8 @@ import numpy as np
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import IGNORE_INDEX
 from nanochat_pl.data.packing import START, BestFitPacker, Piece
-from nanochat_pl.data.sources import DocumentSource, encode, read_documents
+from nanochat_pl.data.sources import DocumentSource, read_documents
+from nanochat_pl.data.targets import inputs_and_targets
 from nanochat_pl.data.windows import joined
 from nanochat_pl.tokenizers.base import Tokenizer
 
@@ -17,14 +18,23 @@ _AT_ONCE = 64
 
 
 def packed_rows(
-    source: DocumentSource, tokenizer: Tokenizer, sequence_len: int, limit: int | None, multiple: int
+    source: DocumentSource,
+    tokenizer: Tokenizer,
+    sequence_len: int,
+    limit: int | None,
+    multiple: int,
+    crop: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first `limit` rows of one best-fit pass over the documents.
+
+    Args:
+        crop: as in `packing.BestFitPacker`.
 
     Returns:
         inputs and targets, (rows, T) int64 each; rows that don't count fill them up to a multiple of `multiple`.
     """
-    packer = BestFitPacker(_pieces(source, tokenizer, sequence_len), tokenizer.bos_id, _BUFFER_DOCUMENTS)
+    pieces = _pieces(source, tokenizer, sequence_len)
+    packer = BestFitPacker(pieces, tokenizer.bos_id, _BUFFER_DOCUMENTS, crop=crop)
     rows: list[np.ndarray] = []
     while limit is None or len(rows) < limit:
         row = np.full(sequence_len + 1, IGNORE_INDEX, dtype=np.int64)
@@ -33,7 +43,7 @@ def packed_rows(
             rows.append(row)
         if not complete:
             break
-    return _finish(rows, tokenizer, multiple)
+    return _finish(rows, source, tokenizer, multiple)
 
 
 def window_rows(
@@ -48,21 +58,21 @@ def window_rows(
         start = starts[i * len(starts) // count]
         window = tokens[start : start + sequence_len + 1].astype(np.int64)
         rows.append(np.pad(window, (0, sequence_len + 1 - len(window)), constant_values=IGNORE_INDEX))
-    return _finish(rows, tokenizer, multiple)
+    return _finish(rows, source, tokenizer, multiple)
 
 
-def _finish(rows: list[np.ndarray], tokenizer: Tokenizer, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+def _finish(
+    rows: list[np.ndarray], source: DocumentSource, tokenizer: Tokenizer, multiple: int
+) -> tuple[np.ndarray, np.ndarray]:
     if not rows:
         raise UserError("The held-out text is empty: give more text, or name files for it with data.val_files.")
     rows += [np.full_like(rows[0], IGNORE_INDEX)] * (-len(rows) % multiple)
-    block = np.stack(rows)
-    inputs = np.where(block == IGNORE_INDEX, tokenizer.bos_id, block)
-    return inputs[:, :-1], block[:, 1:]
+    return inputs_and_targets(np.stack(rows), marked=source.marks_learned, padding_id=tokenizer.bos_id)
 
 
 def _pieces(source: DocumentSource, tokenizer: Tokenizer, sequence_len: int) -> Iterator[Piece]:
     documents = read_documents(source)
     while batch := list(itertools.islice(documents, _AT_ONCE)):
-        for ids in encode(source, tokenizer, batch, num_threads=1):
+        for ids in source.encode(tokenizer, batch, num_threads=1):
             for start in range(0, len(ids), sequence_len):
                 yield Piece(ids[start : start + sequence_len], START, START)

@@ -6,7 +6,7 @@ import numpy as np
 
 from nanochat_pl.data.order import random_words
 from nanochat_pl.data.packing import PackerState
-from nanochat_pl.data.sources import DocumentSource, TokenArray, encode, read_documents
+from nanochat_pl.data.sources import DocumentSource, TokenArray, read_documents
 from nanochat_pl.tokenizers.base import Tokenizer
 
 _AT_ONCE = 1024
@@ -22,7 +22,7 @@ def concatenate(source: DocumentSource, tokenizer: Tokenizer, num_threads: int) 
     """All documents as one array of token ids, a BOS before each; held in memory."""
     documents, arrays = read_documents(source), []
     while batch := list(itertools.islice(documents, _AT_ONCE)):
-        for ids in encode(source, tokenizer, batch, num_threads):
+        for ids in source.encode(tokenizer, batch, num_threads):
             arrays += [np.array([tokenizer.bos_id], dtype=ids.dtype), ids]
     return np.concatenate(arrays)
 
