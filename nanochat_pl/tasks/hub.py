@@ -1,0 +1,89 @@
+"""Rows of the Hugging Face hub's data sets, or of a local folder laid out like one."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanochat_pl.core.errors import MachineError, UserError, nearest
+from nanochat_pl.core.paths import cache_root, is_disk_error
+
+
+class Rows(Protocol):
+    """Rows by number, each a dict of the data set's columns."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> dict[str, Any]: ...
+
+
+SHUFFLE_SEED = 42
+"""nanochat's, so that the first n rows are the same ones."""
+
+
+def load_rows(repo: str, config: str, split: str, path: str | None = None) -> Rows:
+    """The rows of one split, shuffled: the first n of them are a fair sample, whatever the order on the hub.
+
+    Args:
+        repo: the data set's name on the hub.
+        config: which of its configurations.
+        path: a folder with the data set's files as on the hub, or with a folder `repo` in which they are.
+
+    Raises:
+        UserError: the package `datasets` is missing, there is no such folder, or the files there are no such data set.
+        MachineError: the hub cannot be reached, or the cache cannot be written.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        raise UserError(f"{repo} is read with the package datasets: pip install 'nanochat-pl[data]'.")
+    source = repo if path is None else str(_folder(repo, Path(path)).resolve())
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(source, config, split=split, cache_dir=str(cache_root() / "datasets"))
+    except (OSError, ValueError) as error:  # the hub's and `datasets`' own errors are among these
+        raise _explained(error, source, config, split) from error
+    return rows.shuffle(seed=SHUFFLE_SEED)
+
+
+def _explained(error: Exception, source: str, config: str, split: str) -> Exception:
+    """What went wrong with a data set, and what to do."""
+    from datasets.exceptions import DatasetNotFoundError
+
+    what = f"The split {split} of {source} ({config})"
+    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    if isinstance(error, ConnectionError) or "Couldn't reach" in reason:
+        from huggingface_hub import constants
+
+        return MachineError(
+            f"{what} could not be fetched: {constants.ENDPOINT} cannot be reached ({reason}). Connect and run the same "
+            "command again, point HF_ENDPOINT to a mirror, or download the data set on another machine "
+            f"(hf download --repo-type dataset {source} --local-dir FOLDER) and give path=FOLDER."
+        )
+    if isinstance(error, DatasetNotFoundError):
+        return UserError(
+            f"{what} cannot be fetched: {reason}. If it is private or gated, set HF_TOKEN to a token that may read it."
+        )
+    if is_disk_error(error):
+        return MachineError(
+            f"{what} could not be kept in {cache_root()}: {reason}. Free some space there, or point NANOCHAT_PL_CACHE "
+            "to another disk."
+        )
+    return UserError(f"{what} cannot be read: {reason}. The files must be laid out as on the hub.")
+
+
+def split_name(task: str, split: str, splits: dict[str, str]) -> str:
+    """The data set's own name of a split.
+
+    Raises:
+        UserError: the task has no such split.
+    """
+    if split not in splits:
+        legal = list(splits)
+        raise UserError(f"The task {task} has no split '{split}'{nearest(split, legal)} It has: {', '.join(legal)}.")
+    return splits[split]
+
+
+def _folder(repo: str, path: Path) -> Path:
+    for folder in (path / repo, path):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"There is no folder {path}. Give one that holds the files of {repo} as on the hub.")
