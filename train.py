@@ -78,8 +78,9 @@ def fit(
     sources = specs.data.build_sources()
     for source in sources:
         at_the_end.callback(source.close)  # or a thread that waits for the network would hold the process up
-    tokenizer = specs.build_tokenizer(sources)
-    plan = specs.plan(tokenizer.vocab_size, hardware)
+    parent = stage_spec.find_parent(run, config.recipe_name, overrides)
+    tokenizer = parent.tokenizer() if parent else specs.build_tokenizer(sources)
+    plan = specs.plan(tokenizer.vocab_size, hardware, parent)
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
         return log.info(finished_message(run, overrides))
     plan.check_memory()
@@ -105,6 +106,8 @@ def fit(
             tokenizer=tokenizer,
             seed=specs.seed,
             compile_model=bool(plan.hardware.compile),
+            parent=parent.folder if parent else None,
+            parent_checkpoint=parent.last_checkpoint() if parent and stage_spec.momentum else None,
         )
     )
     resume_from = resume_point(run.checkpoints) if earlier else None

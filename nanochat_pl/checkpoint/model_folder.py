@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from nanochat_pl.checkpoint.header import FORMAT, FORMAT_VERSION, facts_of, find_model_folder, read_header
@@ -81,17 +82,27 @@ def load_model_folder(where: Path | str, device: str = "cpu", compute_dtype: str
     Raises:
         UserError: no model there, a damaged or foreign folder, a newer format.
     """
-    from safetensors import SafetensorError, safe_open
-
     folder = find_model_folder(where)
     header = read_header(folder)
     values = header.config | ({"compute_dtype": compute_dtype} if compute_dtype else {})
     model = build_model(build_config(header.architecture, values), device, seed=None)
+    facts = load_weights(model, folder, device)
+    return LoadedModel(model.eval(), load_tokenizer(folder / "tokenizer"), facts, header.stage)
+
+
+def load_weights(model: nn.Module, folder: Path, device: torch.device | str) -> dict[str, float]:
+    """Set a model's weights, which are on `device`, to those of a model folder; returns the facts kept with them.
+
+    Raises:
+        UserError: the file is missing or damaged, or of another architecture.
+    """
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with safe_open(folder / "model.safetensors", framework="pt", device=device) as file:
+        with safe_open(folder / "model.safetensors", framework="pt", device=str(device)) as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             facts = facts_of(file.metadata())
         model.load_state_dict(weights, assign=False)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise UserError(f"{folder}/model.safetensors is missing or damaged: {error}.") from error
-    return LoadedModel(model.eval(), load_tokenizer(folder / "tokenizer"), facts, header.stage)
+    return facts

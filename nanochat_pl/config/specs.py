@@ -1,5 +1,6 @@
 """All sections of train.yaml as checked objects."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -7,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from nanochat_pl.checkpoint.parent import Parent
 from nanochat_pl.config.construct import construct
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
@@ -22,8 +24,10 @@ from nanochat_pl.tokenizers.cache import cached_tokenizer, find_tokenizer
 from nanochat_pl.tokenizers.specs import CharSpec
 
 SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "hw")
+INHERITED = ("total_batch_tokens", "lr_scale", "weight_decay_scale")
+"""Of the horizon: a later stage has them from the model that it begins with."""
 OTHER_KEYS = (
-    "trainer", "stage", "callbacks", "logger", "seed", "run", "recipe_name",
+    "trainer", "stage", "tasks", "callbacks", "logger", "seed", "run", "recipe_name",
 )  # fmt: skip
 
 
@@ -56,11 +60,21 @@ class Specs:
         sections = {name: construct(config[name], name) for name in SECTIONS}
         return cls(**sections, seed=config.seed)
 
-    def plan(self, vocab_size: int, hardware: Hardware) -> Plan:
-        """The plan for a vocabulary on this machine, whose speed is measured."""
-        model, reference = self.model.config(vocab_size, hardware.compute_dtype), self.model.reference(vocab_size)
+    def plan(self, vocab_size: int, hardware: Hardware, parent: Parent | None = None) -> Plan:
+        """The plan for a vocabulary on this machine, whose speed is measured.
+
+        Args:
+            parent: the model to begin with; what the horizon leaves open is as it was there.
+        """
+        reference, horizon = self.model.reference(vocab_size), self.horizon
+        if parent is None:
+            model = self.model.config(vocab_size, hardware.compute_dtype)
+        else:
+            model, before = parent.config(hardware.compute_dtype), parent.resolved()
+            inherited: dict[str, Any] = {name: before.get(name) for name in INHERITED if getattr(horizon, name) is None}
+            horizon = dataclasses.replace(horizon, **inherited)
         speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, model.n_embd)
-        return make_plan(model, reference, self.horizon, hardware, self.data.streams, speed)
+        return make_plan(model, reference, horizon, hardware, self.data.streams, speed)
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:
         """The tokenizer of this data: the one that made the tokens, from the cache, else trained now.

@@ -6,17 +6,25 @@ So streams, packing, cursors and resumption are those of any text.
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.data.packing import Packing
 from nanochat_pl.data.sources import DocumentSource
+from nanochat_pl.data.specs import DataSpec, Sources
 from nanochat_pl.data.targets import LEARNED
 from nanochat_pl.tasks.mixture import Mixture
+from nanochat_pl.tasks.specs import TaskSpec, build_mixture
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.chat import Message, render_conversation
+
+if TYPE_CHECKING:
+    from nanochat_pl.data.module import TextDataModule
 
 Learned = Literal["assistant", "all"]
 """What of a conversation is learned: what the assistant says, or every token, as in pretraining."""
@@ -88,3 +96,36 @@ class ConversationSource(DocumentSource):
             return np.empty(0, dtype=np.int64)
         self._cut += rendered.cut > 0
         return ids + LEARNED * (mask if self._learned == "assistant" else 1)
+
+
+@dataclass(frozen=True)
+class ChatDataSpec(DataSpec):
+    """The conversations of tasks.
+
+    Attributes:
+        tasks: to train on.
+        val_tasks: to validate on.
+        learned: what of them is learned.
+    """
+
+    tasks: tuple[TaskSpec, ...] = ()
+    val_tasks: tuple[TaskSpec, ...] = ()
+    learned: Learned = "assistant"
+    packing: Packing = "whole"
+
+    def check(self) -> None:
+        super().check()
+        if self.packing == "windows":
+            raise UserError("data.packing=windows is for text; conversations are packed whole or best_fit.")
+
+    def build_sources(self) -> tuple[ConversationSource, ConversationSource]:
+        """The conversations at their full length: `build` knows how much of them fits."""
+        train = ConversationSource(build_mixture(self.tasks), self.learned, sys.maxsize)
+        return train, ConversationSource(build_mixture(self.val_tasks), self.learned, sys.maxsize, epochs=1)
+
+    def build(self, tokenizer: Tokenizer, *, sources: Sources | None = None, **how: Any) -> "TextDataModule":
+        """As `DataSpec.build`; a conversation is cut to what a row holds."""
+        train, val = sources or self.build_sources()
+        assert isinstance(train, ConversationSource) and isinstance(val, ConversationSource)
+        longest = how["sequence_len"] + 1
+        return super().build(tokenizer, sources=(train.of_length(longest), val.of_length(longest)), **how)

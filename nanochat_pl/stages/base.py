@@ -23,5 +23,8 @@ class BaseStageSpec(Spec):
 
     name: Literal["base"] = "base"
 
+    def find_parent(self, *_: object) -> None:
+        """The first stage begins with nothing."""
+
     def build(self, blueprint: Blueprint) -> BaseStage:
         return BaseStage(blueprint)

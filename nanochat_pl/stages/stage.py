@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,13 +11,15 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from nanochat_pl.callbacks.cadence import finished
+from nanochat_pl.checkpoint.model_folder import load_weights
 from nanochat_pl.core.errors import DivergedError
-from nanochat_pl.core.types import StepBatch
+from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.models.contract import architecture_of, build_model
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
+from nanochat_pl.stages.warm_start import load_momentum
 from nanochat_pl.tokenizers.base import Tokenizer
 
 
@@ -29,6 +32,8 @@ class Blueprint:
         horizon: steps, batch and the scales that follow from them.
         accumulation: micro-batches of one optimizer step on one device.
         compile_model: whether to compile the model in place.
+        parent: the model folder of the earlier stage, whose weights this one begins with.
+        parent_checkpoint: of the earlier stage, whose optimizer state this one begins with.
     """
 
     model: Any
@@ -39,18 +44,23 @@ class Blueprint:
     tokenizer: Tokenizer
     seed: int
     compile_model: bool = False
+    parent: Path | None = None
+    parent_checkpoint: Path | None = None
 
 
 class Stage(LightningModule):
     """A training stage; subclasses define `loss(batch)`.
 
     Attributes:
+        every_target_counts: False where batches have ignored targets, so that those that count are counted in each
+            step.
         model: the network (`nn.Module` and `models.contract.LanguageModel`), there after `configure_model`.
         step_loss: 0-d tensor, the mean loss per token of the last complete optimizer step; on the device.
         latest: the newest value of each logged metric.
     """
 
     model: Any
+    every_target_counts = True
 
     def __init__(self, blueprint: Blueprint):
         super().__init__()
@@ -58,6 +68,7 @@ class Stage(LightningModule):
         self.step_loss = torch.tensor(float("nan"))
         self.latest: dict[str, float] = {}
         self._step_loss_sum = torch.tensor(0.0)
+        self._step_targets = torch.tensor(0.0)
         self._cursor: Any = None
         self.val_bits_per_byte = BitsPerByte(torch.from_numpy(blueprint.tokenizer.token_bytes()).long())
 
@@ -65,10 +76,17 @@ class Stage(LightningModule):
         """The sum of the batch's weighted token losses, a 0-d float32 tensor with a gradient."""
         raise NotImplementedError
 
+    def token_losses(self, batch: StepBatch) -> Tensor:
+        """(B, T) losses for validation; uncompiled, for its shapes must not recompile the training graph."""
+        return self.model.forward(batch.inputs, batch.targets, reduction="none")
+
     def configure_model(self) -> None:
         if hasattr(self, "model"):
             return
-        self.model = build_model(self.blueprint.model, self.trainer.strategy.root_device, self.blueprint.seed)
+        blueprint, device = self.blueprint, self.trainer.strategy.root_device
+        self.model = build_model(blueprint.model, device, None if blueprint.parent else blueprint.seed)
+        if blueprint.parent:
+            load_weights(self.model, blueprint.parent, device)
         if self.blueprint.compile_model:
             self.model.compile(dynamic=False)
 
@@ -87,20 +105,38 @@ class Stage(LightningModule):
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
         self._step_loss_sum = self._step_loss_sum + loss.detach()
+        if not self.every_target_counts:
+            self._step_targets = self._step_targets + (batch.targets != IGNORE_INDEX).sum()
         self._cursor = batch.cursor
         # Lightning divides by the micro-batches of a step, DDP by the ranks: undone here, so that the gradient is
         # that of the mean over the step's tokens however the step is cut up.
         horizon = self.blueprint.horizon
         return loss * (self.blueprint.accumulation * self.trainer.world_size / horizon.total_batch_tokens)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        size = self.blueprint.horizon.total_batch_tokens
+        if self.every_target_counts:
+            self._step_targets.fill_(size / self.trainer.world_size)
+            return
+        self._step_targets = self.trainer.strategy.reduce(self._step_targets, reduce_op="sum").clamp_min(1)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, size / self._step_targets)
+        self._step_targets /= self.trainer.world_size
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.step_loss = self._step_loss_sum * (self.trainer.world_size / self.blueprint.horizon.total_batch_tokens)
+        self.step_loss = self._step_loss_sum / self._step_targets
         self._step_loss_sum = torch.zeros_like(self._step_loss_sum)
+        self._step_targets = torch.zeros_like(self._step_targets)
         self.trainer.datamodule.commit(self._cursor)  # type: ignore[attr-defined]
+
+    def on_fit_start(self) -> None:
+        if self.blueprint.parent_checkpoint:  # before Lightning restores the state of a run that goes on
+            load_momentum(self.trainer.optimizers[0], self.blueprint.parent_checkpoint)
 
     def on_train_start(self) -> None:
         self._step_loss_sum = torch.zeros((), device=self.device)
+        self._step_targets = torch.zeros((), device=self.device)
 
     def on_train_batch_end(self, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
         if finished(self.trainer):
@@ -124,8 +160,7 @@ class Stage(LightningModule):
                     counts[name] = ready * self.blueprint.accumulation // before - (ready - micro_batches)
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
-        # `forward` and not the call: validation's shapes must not recompile the training graph.
-        losses = self.model.forward(batch.inputs, batch.targets, reduction="none")
+        losses = self.token_losses(batch)
         self.val_bits_per_byte.update(losses, batch.targets)
 
     def on_validation_epoch_end(self) -> None:

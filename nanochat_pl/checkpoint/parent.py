@@ -1,0 +1,74 @@
+"""What a stage takes over from the one before: its model, its tokenizer, its optimizer's state."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat_pl.checkpoint.header import STAGES, find_model_folder, read_header
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.paths import runs_root
+from nanochat_pl.models.contract import build_config
+from nanochat_pl.tokenizers.base import Tokenizer
+from nanochat_pl.tokenizers.load import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The model that a stage begins with.
+
+    Attributes:
+        folder: its model folder.
+        stage: that trained it.
+    """
+
+    folder: Path
+    stage: str
+
+    def config(self, compute_dtype: str) -> Any:
+        """Its architecture's config, to compute in another dtype."""
+        header = read_header(self.folder)
+        return build_config(header.architecture, header.config | {"compute_dtype": compute_dtype})
+
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        return load_tokenizer(self.folder / "tokenizer")
+
+    def resolved(self) -> dict[str, Any]:
+        """The automatic decisions of its run; empty where they are not beside the model."""
+        try:
+            return json.loads((self.folder.parent / "resolved.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint with its optimizer's state; None where there is none beside the model."""
+        path = self.folder.parent / "checkpoints" / "last.ckpt"
+        return path.resolve() if path.exists() else None
+
+
+def find_parent(stage: str, names: list[str], init_from: str | None, command: str) -> Parent:
+    """The model of the nearest earlier stage.
+
+    Args:
+        names: runs to look in, the first that has one wins.
+        init_from: a model folder, a run or a stage of a run, to be used instead.
+        command: what trains the first stage of this run.
+
+    Raises:
+        UserError: there is none.
+    """
+    if init_from is not None:
+        path = Path(init_from).expanduser()
+        folder = find_model_folder(path if path.exists() else runs_root() / path)
+        return Parent(folder, read_header(folder).stage)
+    for name in names:
+        for earlier in STAGES[STAGES.index(stage) + 1 :]:
+            folder = runs_root() / name / earlier / "model"
+            if (folder / "model.json").exists():
+                return Parent(folder, earlier)
+    looked_in = " or ".join(str(runs_root() / name) for name in names)
+    raise UserError(
+        f"stage={stage} begins with the model of an earlier stage, but there is none in {looked_in}. Train it first:\n"
+        f"  {command}\nor name another one with stage.init_from=RUN_OR_FOLDER."
+    )
