@@ -129,6 +129,7 @@ class NanoChat(nn.Module):
         documents: Tensor | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Logits or losses of a batch of token ids.
 
@@ -141,6 +142,8 @@ class NanoChat(nn.Module):
                 document's tokens stand together; not with a cache.
             cache: tokens seen before; takes up these.
             last_only: logits of each row's last token only, (B, 1, vocab_size).
+            at: (N,) places of tokens in the flattened batch (row * T + column): logits of these only, (N, vocab_size);
+                the head costs nothing elsewhere.
 
         Returns:
             Without targets logits (B, T, vocab_size), else the loss, () or (B, T); float32.
@@ -157,8 +160,11 @@ class NanoChat(nn.Module):
                 ignore_index=IGNORE_INDEX,
                 reduction=reduction,
             )
-        vocabulary = self.head.weight[: self.config.vocab_size].to(x.dtype)
-        return self.capped(F.linear(x[:, -1:] if last_only else x, vocabulary))
+        if at is not None:
+            x = x.flatten(0, 1)[at]
+        elif last_only:
+            x = x[:, -1:]
+        return self.capped(F.linear(x, self.head.weight[: self.config.vocab_size].to(x.dtype)))
 
     def capped(self, logits: Tensor) -> Tensor:
         """float32 logits, softcapped if the config says so."""
