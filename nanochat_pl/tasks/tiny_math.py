@@ -1,50 +1,85 @@
-"""Small word problems: what happens decides the sum, and the calculator works it out."""
+"""Small word problems: what happens decides the sum, and the calculator works it out.
+
+There are many ways to say it, so that a model which has seen few problems knows the form of an answer but not yet
+every verb: what reinforcement learning can teach.
+"""
 
 from nanochat_pl.tasks.generated import Asked, GeneratedTask, calculated
 from nanochat_pl.tasks.task import Content, last_number, text_said
 from nanochat_pl.tiny_world.split import Teller
 from nanochat_pl.tiny_world.world import COUNTABLE, PEOPLE, counted, plural
 
-_HAS = ("{who} has {a_things}.", "{who} counts {a_things}.", "{who} buys {a_things}.")
+_HAS = (
+    "{who} has {a_things}.",
+    "{who} counts {a_things}.",
+    "{who} buys {a_things}.",
+    "There are {a_things} in {who}'s bag.",
+)
 _GAINS = (
     "{who} gets {b} more.",
     "{who} finds {b} more.",
-    "{other} gives {him} {b} more.",
-    "{other} brings {b} more.",
+    "{who} picks up {b} more.",
+    "{who} wins {b}.",
+    "{who} adds {b}.",
+    "{who} receives {b} by post.",
+    "{other} gives {him} {b}.",
+    "{other} brings {him} {b}.",
+    "{other} lends {him} {b}.",
+    "{other} has {b} for {him}.",
 )
 _LOSSES = (
-    "{who} loses {b} of them.",
-    "{who} gives {b} of them to {other}.",
-    "{other} takes {b} of them.",
-    "{who} drops {b} of them.",
+    "{who} loses {b}.",
+    "{who} drops {b}.",
+    "{who} sells {b}.",
+    "{who} throws {b} away.",
+    "{who} leaves {b} at home.",
+    "{who} gives {b} to {other}.",
+    "{who} lends {b} to {other}.",
+    "{other} takes {b}.",
+    "{other} steals {b}.",
+    "{b} fall into the river.",
 )
-_BAGS = ("{who} has {a} bags.", "{who} fills {a} bags.", "{who} buys {a} bags.")
-_INSIDE = ("In each bag there are {b_things}.", "Each bag holds {b_things}.", "There are {b_things} in every bag.")
+_BAGS = ("{who} has {a} {bags}.", "{who} fills {a} {bags}.", "There are {a} {bags} on {who}'s table.")
+_INSIDE = ("In each {bag} there are {b_things}.", "Each {bag} holds {b_things}.", "Every {bag} has {b_things} in it.")
+_SHARES = (
+    "{who} shares them among {b} friends.",
+    "{who} puts the same number into each of {b} {bags}.",
+    "{who} makes {b} equal heaps of them.",
+    "{who} divides them into {b} equal parts.",
+)
 _QUESTION = "How many {things} does {who} have now?"
+_QUESTION_OF_SHARES = "How many {things} is one part?"
 
 
 class TinyMath(GeneratedTask):
-    """Somebody has things, and then more, or fewer, or bags of them; right is an answer that names their number."""
+    """Somebody gets things, loses some, has bags of them or shares them; right is an answer that names the number."""
 
     name = "tiny_math"
 
     def ask(self, teller: Teller) -> Asked:
-        sign = teller.pick("+-*")
-        a, b = 2 + int(teller.random() * 98), 2 + int(teller.random() * 98)
-        if sign == "*":
-            a, b = 2 + a % 9, 2 + b % 11
-        if a < b and sign == "-":
-            a, b = b, a
-        c = {"+": a + b, "-": a - b, "*": a * b}[sign]
-        noun = teller.pick(COUNTABLE)
+        sign = teller.pick("+-*/")
+        a, b, c = _numbers(teller, sign)
+        noun, bag = teller.pick(COUNTABLE), teller.pick(("bag", "box", "basket", "jar"))
         who, other = teller.rng.sample(PEOPLE, 2)
-        first, then = {"+": (_HAS, _GAINS), "-": (_HAS, _LOSSES), "*": (_BAGS, _INSIDE)}[sign]
-        question = " ".join((teller.pick(first), teller.pick(then), _QUESTION)).format(
-            who=who.name, him=who.him, other=other.name, things=plural(noun),
+        first, then = {"+": (_HAS, _GAINS), "-": (_HAS, _LOSSES), "*": (_BAGS, _INSIDE), "/": (_HAS, _SHARES)}[sign]
+        asked = _QUESTION_OF_SHARES if sign == "/" else _QUESTION
+        question = " ".join((teller.pick(first), teller.pick(then), asked)).format(
+            who=who.name, him=who.him, other=other.name, things=plural(noun), bag=bag, bags=plural(bag),
             a=a, b=b, a_things=counted(a, noun), b_things=counted(b, noun),
         )  # fmt: skip
-        return Asked(question, calculated(f"{a}{sign}{b}", str(c), f"{who.name} has {counted(c, noun)}."))
+        return Asked(question, calculated(f"{a}{sign}{b}", str(c), f"It is {counted(c, noun)}."))
 
     def evaluate(self, i: int, content: Content) -> bool:
         right = last_number(text_said(self.asked(i).answer))
         return last_number(text_said(content)) == right
+
+
+def _numbers(teller: Teller, sign: str) -> tuple[int, int, int]:
+    """Two numbers and their result: a whole one, and not below 0."""
+    a, b = 2 + int(teller.random() * 98), 2 + int(teller.random() * 98)
+    if sign == "+":
+        return a, b, a + b
+    if sign == "-":
+        return max(a, b), min(a, b), abs(a - b)
+    a, b = 2 + a % 9, 2 + b % 9
+    return (a, b, a * b) if sign == "*" else (a * b, b, a)
