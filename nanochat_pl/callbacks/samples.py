@@ -1,4 +1,7 @@
-"""What the model writes at every validation: to the log and to samples.txt."""
+"""What the model writes at every validation: to the log and to samples.txt.
+
+A model that learns conversations answers the prompts, any other continues them.
+"""
 
 import logging
 import re
@@ -9,15 +12,19 @@ from lightning.pytorch import Callback, Trainer
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.evals.answers import answer_all, said
+from nanochat_pl.inference.conversation import stop_ids
+from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.generate import generate
 from nanochat_pl.inference.sampling import Sampling
 from nanochat_pl.tokenizers.base import Tokenizer
+from nanochat_pl.tokenizers.chat import render_for_completion
 
 log = logging.getLogger(__name__)
 
 
 class Samples(Callback):
-    """Continues the prompts with the same random numbers every time.
+    """Continues or answers the prompts with the same random numbers every time.
 
     Args:
         temperature: 0 takes the likeliest token.
@@ -39,12 +46,18 @@ class Samples(Callback):
             return
         tokenizer = stage.blueprint.tokenizer
         texts = [prompt for prompt in self._prompts if self._encodable(prompt, tokenizer)]
-        sampling = Sampling(self._max_new_tokens, self._temperature, stop_ids=(tokenizer.bos_id,))
-        prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
-        continuations = generate(stage.model, prompts, sampling)
+        sampling = Sampling(self._max_new_tokens, self._temperature, stop_ids=stop_ids(tokenizer, stage.is_chat))
+        if stage.is_chat:
+            prompts = [render_for_completion(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+            engine = Engine(stage.model, max(1, len(prompts)), reuse=False)
+            answers = dict(answer_all(engine, tokenizer, prompts, sampling))
+            written = [f"{text} -> {said(answers[n])}" for n, text in enumerate(texts)]
+        else:
+            prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
+            continuations = generate(stage.model, prompts, sampling)
+            written = [text + tokenizer.decode(ids) for text, ids in zip(texts, continuations)]
         with RunFolder(trainer.default_root_dir).samples.open("a", encoding="utf-8") as file:
-            for prompt, ids in zip(texts, continuations):
-                text = prompt + tokenizer.decode(ids)
+            for text in written:
                 log.info("step %d sample: %s", trainer.global_step, text)
                 file.write(f"[step {trainer.global_step}] {text}\n")
 

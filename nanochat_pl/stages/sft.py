@@ -15,12 +15,14 @@ class MidStage(BaseStage):
     """Base's objective on conversations; the BOS between two of them is not learned."""
 
     every_target_counts = False
+    is_chat = True
 
 
 class SFTStage(Stage):
     """The loss on what the assistant says; conversations that share a row don't see each other."""
 
     every_target_counts = False
+    is_chat = True
 
     def loss(self, batch: StepBatch) -> Tensor:
         return self.model(batch.inputs, batch.targets, documents=self._conversations(batch))

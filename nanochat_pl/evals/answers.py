@@ -1,0 +1,108 @@
+"""How many of a task's questions a chat model answers rightly.
+
+Generative tasks by the engine, tool calls included; choices by the likeliest of the legal letters, as nanochat does.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from nanochat_pl.evals.core import TaskScore
+from nanochat_pl.inference.answer import AnswerStream, content_of
+from nanochat_pl.inference.conversation import stop_ids
+from nanochat_pl.inference.engine import Engine
+from nanochat_pl.inference.sampling import Sampling
+from nanochat_pl.tasks.task import ChoiceTask, Content, Task
+from nanochat_pl.tokenizers.base import Tokenizer
+from nanochat_pl.tokenizers.chat import fit_for_completion
+from nanochat_pl.tools.tool_calls import ToolCalls
+
+CHOICES_AT_ONCE = 32
+
+
+def score_task(
+    model: Any,
+    tokenizer: Tokenizer,
+    task: Task,
+    indices: Sequence[int],
+    *,
+    max_new_tokens: int = 256,
+    max_rows: int = 32,
+    on_example: Callable[[int, bool], None] = lambda i, right: None,
+) -> TaskScore:
+    """Ask the questions `indices` of a task; greedy.
+
+    Args:
+        max_new_tokens: of an answer, at most.
+        max_rows: answers under way at once.
+        on_example: told of each example as it is scored.
+
+    Raises:
+        UserError: the task cannot be scored on this machine, or a question does not fit into the context.
+    """
+    task.check_scored()
+    if isinstance(task, ChoiceTask):
+        scored, baseline = _choices(model, tokenizer, task, indices), _chance(task, indices)
+    else:
+        sampling = Sampling(max_new_tokens, temperature=0.0, stop_ids=stop_ids(tokenizer, is_chat=True))
+        prompts = [_prompt(model, tokenizer, task, i, max_new_tokens) for i in indices]
+        answers = answer_all(Engine(model, max_rows), tokenizer, prompts, sampling)
+        scored, baseline = ((indices[n], task.evaluate(indices[n], content)) for n, content in answers), 0.0
+    correct = 0
+    for i, right in scored:
+        correct += right
+        on_example(i, right)
+    return TaskScore(task.name, correct, len(indices), baseline)
+
+
+def answer_all(
+    engine: Engine, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], sampling: Sampling
+) -> Iterator[tuple[int, Content]]:
+    """(number of the prompt, answer) as the answers come to their ends; the calculator runs within them."""
+    streams: dict[int, tuple[int, AnswerStream, list[Any]]] = {}
+    for n, prompt in enumerate(prompts):
+        (request,) = engine.submit(prompt, sampling, [ToolCalls(tokenizer)])
+        streams[request] = n, AnswerStream(tokenizer), []
+    for token in engine.run():
+        n, stream, parts = streams[token.request]
+        if token.id is not None:
+            parts += stream.feed(token.id)
+        if token.finish:
+            yield n, content_of([*parts, *stream.end()])
+
+
+def said(content: Content) -> str:
+    """An answer on one line, its tool calls in brackets: `[12+30 = 42] That is 42.`"""
+    if isinstance(content, str):
+        return content
+    forms = {"text": "{}", "python": "[{}", "python_output": " = {}] "}
+    return "".join(forms[part["type"]].format(part["text"]) for part in content)
+
+
+def _prompt(model: Any, tokenizer: Tokenizer, task: Task, i: int, max_new_tokens: int) -> list[int]:
+    context = model.config.sequence_len
+    room = context - min(max_new_tokens, context // 2)
+    return fit_for_completion(tokenizer, task.prompt(i), room)[0]
+
+
+def _chance(task: ChoiceTask, indices: Sequence[int]) -> float:
+    return sum(1 / len(task.letters(i)) for i in indices) / max(1, len(indices))
+
+
+@torch.inference_mode()
+def _choices(model: Any, tokenizer: Tokenizer, task: ChoiceTask, indices: Sequence[int]) -> Iterator[tuple[int, bool]]:
+    """Each question's likeliest letter; questions of about the same length together."""
+    device = next(model.parameters()).device
+    prompts = {i: _prompt(model, tokenizer, task, i, max_new_tokens=1) for i in indices}
+    order = sorted(prompts, key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), CHOICES_AT_ONCE):
+        group = order[start : start + CHOICES_AT_ONCE]
+        longest = len(prompts[group[-1]])
+        ids = torch.tensor([prompts[i] + [tokenizer.bos_id] * (longest - len(prompts[i])) for i in group])
+        logits = model.forward(ids.to(device))
+        for row, i in enumerate(group):
+            letters = task.letters(i)
+            tokens = torch.tensor([tokenizer.encode(letter)[0] for letter in letters], device=device)
+            said = letters[int(logits[row, len(prompts[i]) - 1, tokens].argmax())]
+            yield i, said == task.answer(i)
