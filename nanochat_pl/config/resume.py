@@ -82,16 +82,27 @@ def finished_message(run: RunFolder, overrides: Sequence[str]) -> str:
 
 
 def next_steps(run: RunFolder, overrides: Sequence[str]) -> str:
-    """What a finished run has made, and the next two commands."""
+    """What a finished run has made, and the next commands."""
     summary, path = run.read_summary(), os.path.relpath(run.path)
-    sample = shlex.join(["python", "-m", "nanochat_pl", "sample", path, "--prompt", "One sunny morning,"])
+    if summary.get("stage") == "base":
+        try_it = shlex.join(["python", "-m", "nanochat_pl", "sample", path, "--prompt", "One sunny morning,"])
+    else:
+        try_it = shlex.join(["python", "-m", "nanochat_pl", "chat", path])
     return (
         f"\nTrained {summary['step']:,} steps, {summary['tokens']:,} tokens in {summary['wall_seconds']:.0f} s"
         f"{_bits_per_byte(summary)}.\n"
         f"  {path}/model      the portable model\n"
         f"  {path}/loss.png   the loss curve (numbers in metrics.csv, samples in samples.txt)\n\n"
-        f"Next:\n  {sample}\n  {_longer(run, overrides)}   (train it longer)"
+        f"Next:\n  {try_it}\n  {_longer(run, overrides)}   (train it longer)" + _next_stage(summary, overrides)
     )
+
+
+def _next_stage(summary: dict[str, Any], overrides: Sequence[str]) -> str:
+    following = {"base": "sft", "mid": "sft"}.get(str(summary.get("stage")))
+    if following is None or any(override.startswith("experiment=") for override in overrides):
+        return ""
+    kept = [override for override in overrides if not override.startswith(("stage=", "stage.", "horizon."))]
+    return f"\n  {shlex.join(['python', 'train.py', f'stage={following}', *kept])}   (teach it to answer)"
 
 
 def _bits_per_byte(summary: dict[str, Any]) -> str:
