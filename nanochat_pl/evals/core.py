@@ -107,17 +107,18 @@ def evaluate_core(
         max_tokens: longer prompts lose tokens on their left, for models that can't read more; None: none is cut, as
             nanochat reads its own models' prompts.
         rank, world_size: this process takes every `world_size`-th example, from the `rank`-th on.
-        sum_over_ranks: sums a float64 tensor over all processes; called once, after the last task.
+        sum_over_ranks: sums an int64 tensor, (tasks, 2), over all processes; called once, after the last task.
         on_task: is told each task's name before it begins.
 
     Raises:
-        UserError: the bundle, or an example in it, is not in order, or max_per_task leaves too few examples.
+        UserError: the bundle or an example in it is not in order, a limit is too low for its few-shot prompts.
     """
-    if max_per_task is not None and max_per_task < 1:
-        raise UserError(f"max_per_task is {max_per_task}, but it must be at least 1 (or unset: all examples).")
+    for name, value, least in (("max_per_task", max_per_task, 1), ("max_tokens", max_tokens, 2)):
+        if value is not None and value < least:
+            raise UserError(f"{name} is {value}, but it must be at least {least} (or unset: no limit).")
     tasks = load_core_tasks(bundle)
     device = next(iter(model.parameters())).device
-    counts = torch.zeros(len(tasks), 2, dtype=torch.float64, device=device)
+    counts = torch.zeros(len(tasks), 2, dtype=torch.int64, device=device)
     for task, row in zip(tasks, counts):
         if on_task is not None:
             on_task(task.label)
@@ -129,7 +130,7 @@ def evaluate_core(
         counts = sum_over_ranks(counts)
     return CoreScore(
         tuple(
-            TaskScore(task.label, int(correct), int(count), task.baseline)
+            TaskScore(task.label, correct, count, task.baseline)
             for task, (correct, count) in zip(tasks, counts.tolist())
         )
     )
@@ -154,6 +155,6 @@ def answer_task(
     right: list[bool] = []
     for start in range(0, len(indices), QUESTIONS_AT_ONCE):
         part = indices[start : start + QUESTIONS_AT_ONCE]
-        questions = build_questions(task, examples, part, tokenizer, max_tokens)
+        questions = build_questions(task, examples, part, tokenizer, max_tokens, torch.get_num_threads())
         right += map(is_right, questions, score_tokens(model, questions, device))
     return right

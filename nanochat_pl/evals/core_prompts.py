@@ -58,18 +58,20 @@ def build_questions(
     indices: Sequence[int],
     tokenizer: Tokenizer,
     max_tokens: int | None = None,
+    num_threads: int = 1,
 ) -> list[Question]:
     """The questions of the examples with these indices.
 
     Args:
         examples: all of the task's, from which the few-shot examples are drawn.
         max_tokens: longer rows lose tokens on their left; None: they stay as they are.
+        num_threads: of the tokenizer.
     """
     texts = []
     for index in indices:
         shots = [examples[other] for other in fewshot_indices(index, len(examples), task.num_fewshot)]
         texts.append(render(task, examples[index], shots))
-    encoded = iter(tokenizer.encode_batch([text for group in texts for text in group]))
+    encoded = iter(tokenizer.encode_batch([text for group in texts for text in group], num_threads))
     questions = []
     for index, group in zip(indices, texts):
         rows = [np.concatenate(([tokenizer.bos_id], next(encoded))).astype(np.int64) for _ in group]
