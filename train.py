@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import nanochat_pl
 from nanochat_pl.config.compose import CONF_FOLDER, run_name, without_plus
-from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted
+from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted, UserError
 from nanochat_pl.core.paths import machine_error
 from nanochat_pl.core.run_folder import RunFolder
 
@@ -40,6 +40,11 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     from nanochat_pl.core.logging import logging_to
 
     specs, stage_spec = Specs.of(config), construct(config.stage, "stage")
+    if specs.data.holds != stage_spec.trains_on:
+        raise UserError(
+            f"stage={stage_spec.name} trains on {stage_spec.trains_on}, but this data= holds {specs.data.holds}. Leave "
+            "data= out, or choose another stage."
+        )
     run = RunFolder.of(run_name(config, overrides), stage_spec.name)
     with run.locked():
         if config.run.fresh:

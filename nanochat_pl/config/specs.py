@@ -27,7 +27,7 @@ SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "hw")
 INHERITED = ("total_batch_tokens", "lr_scale", "weight_decay_scale")
 """Of the horizon: a later stage has them from the model that it begins with."""
 OTHER_KEYS = (
-    "trainer", "stage", "tasks", "callbacks", "logger", "seed", "run", "recipe_name",
+    "trainer", "stage", "tasks", "task", "callbacks", "logger", "seed", "run", "recipe_name",
 )  # fmt: skip
 
 

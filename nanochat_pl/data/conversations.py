@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -112,6 +112,8 @@ class ChatDataSpec(DataSpec):
     val_tasks: tuple[TaskSpec, ...] = ()
     learned: Learned = "assistant"
     packing: Packing = "whole"
+
+    holds: ClassVar[str] = "conversations"
 
     def check(self) -> None:
         super().check()

@@ -1,7 +1,7 @@
 """The data sets as specs: what `data=...` names, and `.build(...)` makes."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
@@ -34,6 +34,8 @@ class DataSpec(Spec):
     streams: int = 16
     buffer_documents: int = 128
     val_tokens: int | None = 131_072
+
+    holds: ClassVar[str] = "text"
 
     def check(self) -> None:
         for name in ("streams", "buffer_documents", "val_tokens"):

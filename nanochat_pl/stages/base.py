@@ -1,7 +1,7 @@
 """Base pretraining: every token of a document is predicted from those before it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ class BaseStageSpec(Spec):
     """`stage=base`."""
 
     name: Literal["base"] = "base"
+
+    trains_on: ClassVar[str] = "text"
 
     def find_parent(self, *_: object) -> None:
         """The first stage begins with nothing."""

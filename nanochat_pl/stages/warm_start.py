@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -24,6 +25,8 @@ class LaterStageSpec(Spec):
     name: str = ""
     init_from: str | None = None
     momentum: bool = False
+
+    trains_on: ClassVar[str] = "conversations"
 
     def find_parent(self, run: RunFolder, recipe_name: str, overrides: Sequence[str]) -> Parent:
         """The model to begin with: the nearest earlier stage's in this run, or in the run that the recipe names.

@@ -1,0 +1,211 @@
+"""The LightningDataModule of RL: which questions a step asks. What is trained on, the answers, the stage makes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from nanochat_pl.core.errors import UserError, nearest_multiples
+from nanochat_pl.core.spec import Spec
+from nanochat_pl.tasks.mixture import Mixture
+from nanochat_pl.tasks.specs import TaskSpec
+from nanochat_pl.tasks.task import Task
+from nanochat_pl.tokenizers.base import Tokenizer
+
+
+class Asked:
+    """The questions behind a batch; an opaque object, so that Lightning's transfer does not walk into it.
+
+    Attributes:
+        step: counted over the run, from 0.
+        indices: the task's examples that this rank asks in the step.
+    """
+
+    def __init__(self, step: int, indices: list[int]):
+        self.step, self.indices = step, indices
+
+
+class PromptBatch(NamedTuple):
+    """A micro-batch of answers to be made.
+
+    Attributes:
+        part: which of the step's micro-batches; the first makes the answers of all.
+        cursor: the steps behind the end of this one.
+    """
+
+    asked: Asked
+    part: int
+    cursor: int
+
+
+class PromptModule(LightningDataModule):
+    """Endless questions of a task in an order that follows from the seed; step n asks the same ones in every run.
+
+    Args:
+        samples_per_prompt: answers to each question.
+        rows_per_step: answers of a step over all ranks.
+        micro_batch_rows: answers of one batch.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        val_task: Task,
+        samples_per_prompt: int,
+        *,
+        rows_per_step: int,
+        micro_batch_rows: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        super().__init__()
+        unit = samples_per_prompt * world_size
+        if rows_per_step % unit:
+            raise UserError(
+                f"A step has {rows_per_step} answers, which are not shared evenly by {samples_per_prompt} answers to a "
+                f"question on {world_size} devices; nearest legal: {nearest_multiples(rows_per_step, unit)} "
+                "(horizon.total_batch_tokens over the context, or data.samples_per_prompt)."
+            )
+        self.task, self.val_task, self.samples_per_prompt = task, val_task, samples_per_prompt
+        self.micro_batch_rows = micro_batch_rows
+        self.micro_batches_per_step = -(-(rows_per_step // world_size) // micro_batch_rows)
+        self._questions = rows_per_step // samples_per_prompt
+        self._rank, self._world_size, self._steps = rank, world_size, 0
+        self._order, self._seed = Mixture([(task, 1.0)], seed), seed
+
+    def check_length(self) -> None:
+        """See that answers can be rewarded here; raises `UserError` where they cannot."""
+        self.task.check_scored()
+        self.val_task.check_scored()
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Endless(self), batch_size=None, collate_fn=_unchanged)
+
+    def val_dataloader(self) -> DataLoader:
+        own = list(range(self._rank, len(self.val_task), self._world_size))
+        return DataLoader([own], batch_size=None, collate_fn=_unchanged)  # type: ignore[arg-type]
+
+    def asked(self, step: int) -> Asked:
+        """This rank's questions of a step."""
+        numbers = range(step * self._questions + self._rank, (step + 1) * self._questions, self._world_size)
+        return Asked(step, [self._order.place(n).i for n in numbers])
+
+    def batches(self) -> Iterator[PromptBatch]:
+        """From the committed step on."""
+        step = self._steps
+        while True:
+            asked = self.asked(step)
+            step += 1
+            for part in range(self.micro_batches_per_step):
+                yield PromptBatch(asked, part, step)
+
+    def commit(self, cursor: int) -> None:
+        """The optimizer has stepped on the answers of so many steps."""
+        self._steps = cursor
+
+    def interrupt(self, error: BaseException) -> None:
+        """Nothing here waits."""
+
+    def counters(self) -> dict[str, int]:
+        """Questions asked so far, over all ranks, and complete passes over the task."""
+        questions = self._steps * self._questions
+        return {"questions": questions, "epoch": questions // len(self.task)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self._steps, "fingerprint": self._fingerprint()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind the saved step.
+
+        Raises:
+            UserError: it was of other questions.
+        """
+        if state_dict["fingerprint"] != self._fingerprint():
+            raise UserError(
+                f"The checkpoint asked {state_dict['fingerprint']}, this command asks {self._fingerprint()}. Restore "
+                "what was changed, or start anew with run.fresh=true or another run.name."
+            )
+        self._steps = state_dict["steps"]
+
+    def _fingerprint(self) -> str:
+        return (
+            f"{self._questions} of {len(self.task)} questions of {self.task.name} {self.samples_per_prompt} times a "
+            f"step, seed {self._seed}"
+        )
+
+
+@dataclass(frozen=True)
+class PromptSpec(Spec):
+    """`data=prompts`: the questions of a task.
+
+    Attributes:
+        task: to train on.
+        val_task: to validate on.
+        samples_per_prompt: answers to each question, which are compared with each other.
+        streams: as many devices as divide it can share a step.
+    """
+
+    task: TaskSpec | None = None
+    val_task: TaskSpec | None = None
+    samples_per_prompt: int = 8
+    streams: int = 16
+
+    holds: ClassVar[str] = "questions"
+
+    def check(self) -> None:
+        if self.samples_per_prompt < 2:
+            raise UserError(
+                f"data.samples_per_prompt is {self.samples_per_prompt}; it must be at least 2, for answers to the same "
+                "question are compared."
+            )
+
+    def build_sources(self) -> tuple[()]:
+        """No documents."""
+        return ()
+
+    def own_tokenizer(self) -> None:
+        """The model's."""
+
+    def build(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        rows_per_step: int,
+        micro_batch_rows: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        **_: Any,
+    ) -> PromptModule:
+        """The data module of one rank; see `DataSpec.build`.
+
+        Raises:
+            UserError: no task is named, or it cannot be loaded.
+        """
+        if self.task is None or self.val_task is None:
+            raise UserError("stage=rl needs a task whose answers can be rewarded: task=tiny_math, task=gsm8k, ...")
+        return PromptModule(
+            self.task.build(),
+            self.val_task.build(),
+            self.samples_per_prompt,
+            rows_per_step=rows_per_step,
+            micro_batch_rows=micro_batch_rows,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+class _Endless(IterableDataset):
+    def __init__(self, module: PromptModule):
+        self._module = module
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        return self._module.batches()
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
