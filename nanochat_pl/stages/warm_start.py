@@ -36,7 +36,7 @@ class LaterStageSpec(Spec):
         """
         kept = [override for override in overrides if not override.startswith(("stage=", "stage."))]
         command = shlex.join(["python", "train.py", *kept])
-        return find_parent(self.name, [run.path.parent.name, recipe_name], self.init_from, command)
+        return find_parent(self.name, list(dict.fromkeys((run.path.parent.name, recipe_name))), self.init_from, command)
 
 
 def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
