@@ -12,7 +12,7 @@ LEVELS = {
     "nn": 1, "optim": 1, "tokenizers": 1, "tools": 1, "tiny_world": 1,
     "models": 2, "tasks": 2, "data": 2,
     "checkpoint": 3, "inference": 3,
-    "evals": 4, "planning": 4,
+    "evals": 4, "planning": 4, "reporting": 4,
     "stages": 5, "callbacks": 5, "config": 5,
     "cli": 6, "demo": 6,
 }  # fmt: skip

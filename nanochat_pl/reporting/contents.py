@@ -1,0 +1,288 @@
+"""What a report says of a run, in words and tables."""
+
+import re
+import shlex
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from nanochat_pl.reporting.evaluations import draw_evaluations, tables_of_evaluations
+from nanochat_pl.reporting.pictures import Picture, draw_metrics
+from nanochat_pl.reporting.records import RunRecord, StageRecord
+from nanochat_pl.reporting.tables import Cell, Table, duration, gigabytes, number
+
+_ENDINGS = {
+    "running": "It was still in training when this was written, or it was killed: the same command goes on.",
+    "interrupted": "It was interrupted, and saved: the same command goes on.",
+    "failed": "It failed.",
+    "diverged": "It diverged: the loss was no longer a finite number. The last good checkpoint is kept.",
+    "not begun": "Its training did not begin.",
+}
+"""What to say of a stage that is not finished."""
+
+_CURVE_ROWS = 8
+
+
+class Fact(NamedTuple):
+    """One line of what is known."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class StageSection:
+    """One stage.
+
+    Attributes:
+        trouble: how it ended, where that was not well; empty for a finished one.
+        last_words: the end of its log, then.
+        picture_path: of loss.png, relative to the run's folder; empty where there is none.
+    """
+
+    name: str
+    status: str
+    trouble: str
+    last_words: str
+    facts: list[Fact]
+    pictures: list[Picture]
+    validations: Table | None
+    samples: list[str]
+    samples_step: int | None
+    plan: str
+    picture_path: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of it."""
+
+    name: str
+    lead: str
+    written: str
+    overview: Table
+    evaluations: list[Table]
+    stages: list[StageSection]
+    cost: Table
+    environment: list[Fact]
+    commands: list[str]
+    changed: bool
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def build_report(run: RunRecord, price_per_hour: float | None = None) -> Report:
+    """Say all that the records hold.
+
+    Args:
+        price_per_hour: of one device; None leaves money out.
+    """
+    invocations = sorted(
+        (call for stage in run.stages for call in stage.invocations), key=lambda call: str(call.get("time", ""))
+    )
+    return Report(
+        name=run.name,
+        lead=_lead(run),
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        overview=_overview(run.stages),
+        evaluations=tables_of_evaluations(run.stages),
+        stages=[_section(stage) for stage in run.stages],
+        cost=_cost(run.stages, price_per_hour),
+        environment=_environment(run.stages, invocations),
+        commands=_commands(invocations),
+        changed=any(str(call.get("git_commit")).endswith("+changes") for call in invocations),
+        pictures=draw_evaluations(run.stages),
+    )
+
+
+def _lead(run: RunRecord) -> str:
+    names = [stage.name for stage in run.stages]
+    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    parameters = next((n for stage in run.stages[::-1] if (n := stage.summary.get("parameters"))), None)
+    tokens = sum(stage.summary.get("tokens", 0) for stage in run.stages)
+    seconds = sum(stage.summary.get("wall_seconds", 0.0) for stage in run.stages)
+    parts = [f"{number(parameters)} parameters"] if parameters else []
+    parts += [f"{number(tokens)} tokens"] if tokens else []
+    parts += [duration(seconds)] if seconds else []
+    hardware = next((found for stage in run.stages if (found := _plan_line(stage, "hardware"))), "")
+    text = f"{'Stages' if len(names) > 1 else 'Stage'} {listed}: {', '.join(parts) or 'nothing trained yet'}"
+    return f"{text} on {hardware}." if hardware else f"{text}."
+
+
+def _plan_line(stage: StageRecord, label: str) -> str:
+    match = re.search(rf"^\s*{label}  (.*)$", stage.plan, flags=re.MULTILINE)
+    return match[1] if match else ""
+
+
+def _overview(stages: list[StageRecord]) -> Table:
+    rows = []
+    for stage in stages:
+        summary = stage.summary
+        rows.append([
+            Cell(stage.name),
+            Cell(stage.status, tone="" if stage.status == "finished" else "bad"),
+            Cell(_steps(stage)),
+            Cell(_or_dash(summary.get("tokens"), number)),
+            Cell(_or_dash(summary.get("wall_seconds"), duration)),
+            Cell(_or_dash(_speed(stage), number)),
+            Cell(_or_dash(summary.get("peak_memory_bytes"), gigabytes)),
+            Cell(_or_dash(summary.get("train_loss"), lambda x: f"{x:.3f}")),
+            Cell(_or_dash(summary.get("val_bpb"), lambda x: f"{x:.3f}")),
+        ])  # fmt: skip
+    head = ["stage", "status", "steps", "tokens", "time", "tokens/s", "peak memory", "training loss", "val bpb"]
+    note = "tokens/s: the median of the training. Bits per byte of different stages are of different texts."
+    return Table("", head, rows, note)
+
+
+def _steps(stage: StageRecord) -> str:
+    done, planned = stage.summary.get("step"), stage.resolved.get("steps")
+    if done is None:
+        return f"0 of {planned:,}" if planned else "0"
+    return f"{done:,}" if planned in (None, done) else f"{done:,} of {planned:,}"
+
+
+def _speed(stage: StageRecord) -> float | None:
+    speeds = sorted(value for _, value in stage.metrics.get("speed/tokens_per_second", []))
+    return speeds[len(speeds) // 2] if speeds else stage.summary.get("tokens_per_second")
+
+
+def _or_dash(value: Any, shown: Any) -> str:
+    return "–" if value is None else shown(value)
+
+
+def _section(stage: StageRecord) -> StageSection:
+    trouble = _ENDINGS.get(stage.status, "")
+    return StageSection(
+        name=stage.name,
+        status=stage.status,
+        trouble=trouble,
+        last_words=stage.last_words if trouble else "",
+        facts=_facts(stage),
+        pictures=draw_metrics(stage.metrics, stage.name),
+        validations=_validations(stage),
+        samples=stage.samples,
+        samples_step=stage.samples_step,
+        plan=stage.plan,
+        picture_path=f"{stage.name}/{stage.folder.loss_picture.name}" if stage.has_picture else "",
+    )
+
+
+def _facts(stage: StageRecord) -> list[Fact]:
+    config, resolved, summary = stage.config, stage.resolved, stage.summary
+    facts = [Fact("recipe", str(config["recipe_name"]))] if config.get("recipe_name") else []
+    facts += [Fact("starts from", str(start))] if (start := (config.get("stage") or {}).get("init_from")) else []
+    facts += [Fact(name, value) for name, value in _data(config.get("data") or {}) if value]
+    model = resolved.get("model") or {}
+    shape = [
+        f"{model[key]:,} {label}" if after else f"{label} {model[key]:,}"
+        for key, label, after in _SHAPE
+        if isinstance(model.get(key), int)
+    ]
+    facts += [Fact("model", ", ".join(shape))] if shape else []
+    facts += [Fact("parameters", f"{summary['parameters']:,}")] if summary.get("parameters") else []
+    if total := resolved.get("total_batch_tokens"):
+        facts.append(Fact("batch", f"{total:,} tokens a step{_pieces(resolved)}"))
+    facts.append(Fact("steps", _steps(stage)))
+    facts += [Fact("tokens", f"{summary['tokens']:,}")] if summary.get("tokens") else []
+    counters = {key: n for key, n in (summary.get("data") or {}).items() if n and key not in ("tokens", "epoch")}
+    facts += [Fact("read", ", ".join(f"{n:,} {key.replace('_', ' ')}" for key, n in counters.items()))] * bool(counters)
+    if summary.get("wall_seconds") is not None:
+        first = summary.get("seconds_to_first_step")
+        facts.append(Fact("time", duration(summary["wall_seconds"]) + (f", {first:.0f} s to step 1" if first else "")))
+    return facts
+
+
+_SHAPE = (
+    ("n_layer", "layers", True), ("n_embd", "width", False), ("n_head", "heads", True),
+    ("n_kv_head", "heads of keys and values", True), ("sequence_len", "context", False),
+    ("vocab_size", "vocabulary", False),
+)  # fmt: skip
+
+
+def _pieces(resolved: dict[str, Any]) -> str:
+    rows, accumulation = resolved.get("micro_batch_rows"), resolved.get("accumulation")
+    devices = (resolved.get("hardware") or {}).get("devices")
+    return f" = {accumulation} x {rows} rows x {devices} device(s)" if rows and accumulation and devices else ""
+
+
+def _data(data: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """What was read, in the words of the config."""
+    kind = re.sub(r"(Data)?Spec$", "", str(data.get("_target_", "")).rpartition(".")[2])
+    settings = ("repo", "config", "split", "path", "files", "num_documents")
+    named = [f"{key}={data[key]}" for key in settings if data.get(key) is not None]
+    tasks = [*(data.get("tasks") or []), *([data["task"]] if data.get("task") else [])]
+    held_out = [*(data.get("val_tasks") or []), *([data["val_task"]] if data.get("val_task") else [])]
+    if not tasks:
+        yield "data", ", ".join([kind.lower(), *named]).strip(", ")
+    yield "tasks", ", ".join(map(_task, tasks))
+    yield "validated on", ", ".join(map(_task, held_out))
+
+
+def _task(task: Any) -> str:
+    if not isinstance(task, dict):
+        return str(task)
+    start, stop, epochs, split = task.get("start") or 0, task.get("stop"), task.get("epochs", 1), task.get("split")
+    text = str(task.get("name")) + (f" {task['path']}" if task.get("path") else "")
+    limits = [str(split)] if split not in (None, "train") else []
+    limits += [f"first {stop:,}" if not start else f"{start:,} to {stop:,}"] if stop else []
+    limits += [f"from {start:,} on"] if start and not stop else []
+    text += f" ({', '.join(limits)})" if limits else ""
+    return text + (f" x {epochs:g}" if epochs != 1 else "")
+
+
+def _validations(stage: StageRecord) -> Table | None:
+    """Some of the validations as numbers, the first and the last among them."""
+    names = [name for name in stage.metrics if name.startswith("val/")]
+    if not names:
+        return None
+    values = {name: dict(stage.metrics[name]) for name in names}
+    steps = sorted({step for series in values.values() for step in series})
+    count = min(_CURVE_ROWS, len(steps))
+    shown = sorted({round(i * (len(steps) - 1) / max(1, count - 1)) for i in range(count)})
+    rows = [
+        [Cell(f"{steps[i]:,}"), *(Cell(_or_dash(values[name].get(steps[i]), lambda x: f"{x:.4f}")) for name in names)]
+        for i in shown
+    ]
+    return Table("", ["step", *(name.removeprefix("val/") for name in names)], rows)
+
+
+def _cost(stages: list[StageRecord], price_per_hour: float | None) -> Table:
+    rows, totals = [], [0.0, 0.0]
+    for stage in stages:
+        seconds, devices = stage.summary.get("wall_seconds", 0.0), stage.summary.get("world_size", 1)
+        hours = seconds / 3600 * devices
+        totals = [totals[0] + seconds, totals[1] + hours]
+        rows.append([Cell(stage.name), Cell(duration(seconds)), Cell(f"{devices:,}"), *_priced(hours, price_per_hour)])
+    if len(rows) > 1:
+        rows.append([Cell("all"), Cell(duration(totals[0])), Cell(""), *_priced(totals[1], price_per_hour)])
+    head = ["stage", "wall time", "devices", "device hours"]
+    note = "Wall time is that of all commands that trained the stage, start-up and validations included."
+    if price_per_hour is not None:
+        head, note = [*head, "price"], f"{note} Price: {price_per_hour:g} for a device and hour."
+    return Table("", head, rows, note)
+
+
+def _priced(hours: float, price_per_hour: float | None) -> list[Cell]:
+    digits = 2 if hours >= 1 else 4
+    return [Cell(f"{hours:,.{digits}f}")] + ([Cell(f"{hours * price_per_hour:,.2f}")] if price_per_hour else [])
+
+
+def _environment(stages: list[StageRecord], invocations: list[dict[str, Any]]) -> list[Fact]:
+    facts = [Fact("machine", text) for text in _distinct(_plan_line(stage, "hardware") for stage in stages)]
+    facts += [Fact("memory", text) for text in _distinct(_plan_line(stage, "memory") for stage in stages)][-1:]
+    facts += [Fact("git commit", text) for text in _distinct(call.get("git_commit") for call in invocations)]
+    packages = [f"{k} {v}" for call in invocations[-1:] for k, v in (call.get("versions") or {}).items()]
+    facts += [Fact("versions", ", ".join(packages))] if packages else []
+    times = [str(call["time"]) for call in invocations if call.get("time")]
+    return facts + ([Fact("started", times[0])] if times else [])
+
+
+def _commands(invocations: list[dict[str, Any]]) -> list[str]:
+    commits = _distinct(str(call.get("git_commit") or "").removesuffix("+changes") for call in invocations)
+    checkout = [f"git checkout {commits[-1]}"] if commits else []
+    given = [call["command"] for call in invocations if isinstance(call.get("command"), list)]
+    return checkout + _distinct(shlex.join(["python", *map(str, command)]) for command in given)
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(value for value in values if value))

@@ -1,0 +1,67 @@
+"""A report as HTML and as Markdown; whatever a model or a user wrote is escaped."""
+
+import os
+import re
+from pathlib import Path
+
+from nanochat_pl.core.paths import write_text
+from nanochat_pl.reporting.contents import Report
+
+_ASSETS = Path(__file__).parent / "assets"
+_CONTROLS = {code: 0xFFFD for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0xFFFD}
+
+
+def write_report(report: Report, folder: Path, run_folder: Path) -> tuple[Path, Path]:
+    """Write report.html and report.md into `folder`.
+
+    Args:
+        run_folder: with the stages' folders, whose pictures the Markdown shows.
+
+    Returns:
+        Their paths.
+    """
+    pages = folder / "report.html", folder / "report.md"
+    for path, text in zip(pages, (html_of(report), markdown_of(report, os.path.relpath(run_folder, folder)))):
+        write_text(path, text)
+    return pages
+
+
+def html_of(report: Report) -> str:
+    """One page that asks for nothing outside of it."""
+    return _rendered("report.html", report, css=(_ASSETS / "report.css").read_text(encoding="utf-8"))
+
+
+def markdown_of(report: Report, run_folder: str) -> str:
+    """The same in Markdown; the curves are the pictures in `run_folder`, a relative path."""
+    prefix = "" if run_folder == "." else f"{run_folder}/"
+    return _rendered("report.md", report, prefix=prefix)
+
+
+def _rendered(name: str, report: Report, **more: str) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_ASSETS),
+        autoescape=name.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"cell": _cell, "fenced": _fenced}
+    text = environment.get_template(name).render(report=report, **more)
+    return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def _cell(text: str) -> str:
+    """For a place in a line of Markdown: nothing in it is markup."""
+    text = re.sub(r"[\\`*\[|#~]|\b_|_\b", r"\\\g<0>", text).replace("<", "&lt;")
+    return " ".join(text.split())
+
+
+def _fenced(text: str) -> str:
+    """As a block of code, behind a fence that the text cannot end."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,99 @@
+"""Curves as SVG that takes its colours from the page, so that light and dark are the page's own choice."""
+
+import io
+import re
+from dataclasses import dataclass
+
+Series = dict[str, list[tuple[int, float]]]
+
+INK, LINES = "#010101", "#020202"
+SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
+_VARIABLES = {INK: "var(--quiet)", LINES: "var(--line)"} | {code: f"var(--c{i})" for i, code in enumerate(SERIES, 1)}
+"""Colours that matplotlib draws with -> the page's variables that they become."""
+
+MOST_POINTS = 400
+"""Of one line; of a longer one, neighbours are averaged."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing with what it shows in words."""
+
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series that share an axis: their names in metrics.csv -> in the picture."""
+
+    title: str
+    unit: str
+    names: dict[str, str]
+
+
+PANELS = (
+    Panel("Loss", "nats per token", {"train/loss": "training", "val/loss": "validation"}),
+    Panel("Bits per byte", "bits per byte", {"val/bpb": "validation"}),
+    Panel(
+        "Reward",
+        "share",
+        {"rl/reward": "training", "val/reward": "validation"} | {f"val/pass@{k}": f"pass@{k}" for k in (1, 2, 4, 8)},
+    ),
+    Panel("Answers", "share", {"rl/ended": "ended by themselves", "rl/equal_groups": "groups of equal reward"}),
+    Panel("Length of answers", "tokens", {"rl/answer_tokens": "training"}),
+    Panel("Speed", "tokens per second", {"speed/tokens_per_second": "training"}),
+)
+
+
+def draw_metrics(metrics: Series, salt: str) -> list[Picture]:
+    """A picture of each panel that has something to show.
+
+    Args:
+        salt: other than that of any other picture on the page.
+    """
+    pictures = []
+    for panel in PANELS:
+        series = {label: metrics[name] for name, label in panel.names.items() if name in metrics}
+        if series:
+            pictures.append(draw(panel.title, panel.unit, series, f"{salt} {panel.title}"))
+    return pictures
+
+
+def draw(title: str, unit: str, series: Series, salt: str) -> Picture:
+    """Lines over the steps; a short one shows its points."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "text.color": INK, "axes.labelcolor": INK}
+    settings |= {"xtick.color": INK, "ytick.color": INK, "axes.edgecolor": LINES, "font.size": 9}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(5, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        for color, (label, points) in zip(SERIES * len(series), series.items()):
+            points = thinned(points)
+            marker = "o" if len(points) <= 20 else ""
+            axes.plot(*zip(*points), color=color, linewidth=1.6, marker=marker, markersize=3.5, label=label)
+        axes.set(xlabel="optimizer step", ylabel=unit)
+        axes.grid(color=LINES, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(series) > 1:
+            axes.legend(frameon=False, loc="best")
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return Picture(title, _for_page(buffer.getvalue()))
+
+
+def thinned(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most `MOST_POINTS` points: each the mean of as many neighbours."""
+    width = -(-len(points) // MOST_POINTS)
+    groups = [points[i : i + width] for i in range(0, len(points), width)]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def _for_page(svg: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    svg = re.sub(r' id="[a-z.\d]+_\d+"', "", svg)  # they would repeat on the page; those that are referred to have no _
+    return re.sub("|".join(_VARIABLES), lambda match: _VARIABLES[match[0]], svg)
