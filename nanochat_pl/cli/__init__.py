@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from nanochat_pl.cli import chat, checkpoints, data, plan, sample, tokenizer
+from nanochat_pl.cli import chat, checkpoints, data, plan, report, sample, tokenizer
 from nanochat_pl.core.paths import machine_error
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command("chat")(chat.chat)
 app.command("sample")(sample.sample)
 app.command("plan", context_settings={"ignore_unknown_options": True})(plan.plan)
+app.command("report")(report.report)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
