@@ -69,6 +69,6 @@ def find_parent(stage: str, names: list[str], init_from: str | None, command: st
                 return Parent(folder, earlier)
     looked_in = " or ".join(str(runs_root() / name) for name in names)
     raise UserError(
-        f"stage={stage} begins with the model of an earlier stage, but there is none in {looked_in}. Train it first:\n"
-        f"  {command}\nor name another one with stage.init_from=RUN_OR_FOLDER."
+        f"stage={stage} begins with the model of an earlier stage, but there is none in {looked_in}. Train one with "
+        f"`{command}`, or name another with stage.init_from=RUN_OR_FOLDER."
     )

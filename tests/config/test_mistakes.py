@@ -35,6 +35,16 @@ MISTAKES = [
     (["tokenizer.vocab_size=100"], "265"),
     (["data=text"], "data.files"),
     (["data=text", "data.files=nowhere/*.txt"], "nowhere"),
+    (["stage=sft", "model.depth=3"], "Train one with `python train.py model.depth=3`, or name another"),
+    (["stage=rl", "stage.init_from=nowhere"], "There is no model in"),
+    (["stage=sft", "data=tiny"], "stage=sft trains on conversations, but this data= holds text."),
+    (["data=chats"], "stage=base trains on text, but this data= holds conversations."),
+    (["stage=sft", "tasks.train=[{name: tiny_fact}]"], "There is no task 'tiny_fact'; did you mean 'tiny_facts'?"),
+    (["stage=mid", "tasks=custom"], "path=FILE"),
+    (["stage=sft", "tasks=custom", "tasks.path=nowhere.jsonl"], "nowhere.jsonl"),
+    (["stage=rl", "task=tiny_maths"], "did you mean 'tiny_math'?"),
+    (["stage=rl", "data.samples_per_prompt=1"], "data.samples_per_prompt is 1"),
+    (["stage=rl", "stage.temperature=0"], "stage.temperature is 0"),
 ]
 
 

@@ -1,0 +1,77 @@
+"""All four stages as a user runs them: real processes, one after the other, stopped and started again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.processes import start_training, train
+
+SMALL = (
+    "model.depth=2", "model.n_embd=64", "horizon.total_batch_tokens=1024", "horizon.steps=4", "hw=cpu", "hw.threads=1",
+    "trainer.validate_every_n_steps=2", "callbacks.metrics.every_n_steps=1", "run.name=test",
+)  # fmt: skip
+CUSTOM = [
+    [{"role": "user", "content": f"What follows {n}?"}, {"role": "assistant", "content": f"{n + 1}."}]
+    for n in range(40)
+]
+
+
+def summary(runs: Path, stage: str) -> dict:
+    return json.loads((runs / "test" / stage / "summary.json").read_text())
+
+
+@pytest.mark.slow
+def test_four_stages_in_one_command(tmp_path: Path) -> None:
+    code, output = train("-m", "stage=base,mid,sft,rl", *SMALL, "task=tiny_sums", runs=tmp_path)
+    assert code == 0, output
+    weights = {}
+    for stage in ("base", "mid", "sft", "rl"):
+        assert summary(tmp_path, stage)["status"] == "finished"
+        assert json.loads((tmp_path / "test" / stage / "model/model.json").read_text())["stage"] == stage
+        weights[stage] = load_file(tmp_path / "test" / stage / "model/model.safetensors")["embedding.weight"]
+    tokenizers = {(tmp_path / "test" / stage / "model/tokenizer/tokenizer.json").read_bytes() for stage in weights
+                  if (tmp_path / "test" / stage / "model/tokenizer/tokenizer.json").exists()}  # fmt: skip
+    assert len(tokenizers) <= 1
+    # Each begins where the one before it ended: a few small steps away.
+    for earlier, later in (("base", "mid"), ("mid", "sft"), ("sft", "rl")):
+        moved = (weights[later] - weights[earlier]).norm() / weights[earlier].norm()
+        assert 0 < moved < 0.5, (later, moved)
+    samples = (tmp_path / "test/sft/samples.txt").read_text()
+    assert "What is 12 plus 30? -> " in samples
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_stops_those_behind_it(tmp_path: Path) -> None:
+    broken = "tasks.train=[{name: custom, path: nowhere.jsonl}]"
+    code, output = train("-m", "stage=base,sft,rl", *SMALL, broken, runs=tmp_path)
+    assert code == 2 and "nowhere.jsonl" in output, output
+    assert summary(tmp_path, "base")["status"] == "finished"
+    assert not (tmp_path / "test/rl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_a_stage_that_is_killed_goes_on_exactly(tmp_path: Path, stage: str) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text("".join(json.dumps(chat) + "\n" for chat in CUSTOM))
+    small = (*SMALL, "callbacks.samples=null")
+    assert train(*small, runs=tmp_path / "base")[0] == 0
+    begin = [f"stage.init_from={tmp_path}/base/test/base", f"stage={stage}", "horizon.steps=6", *small[:3], *small[4:]]
+    if stage == "sft":
+        begin += ["tasks=custom", f"tasks.path={chats}"]
+    else:
+        begin += ["task=tiny_sums", "stage.max_new_tokens=16"]
+    code, output = train(*begin, runs=tmp_path / "whole")
+    assert code == 0, output
+    kill = ("+callbacks.kill._target_=tests.faults.Kill", "+callbacks.kill.micro_batch=4")
+    process = start_training(*begin, *kill, runs=tmp_path / "killed")
+    assert process.wait(timeout=300) == -9
+    process.stdout.close()
+    code, output = train(*begin, runs=tmp_path / "killed")
+    assert code == 0 and "Going on from step" in output, output
+    one, other = (
+        load_file(tmp_path / name / "test" / stage / "model/model.safetensors") for name in ("whole", "killed")
+    )
+    assert all(one[name].equal(other[name]) for name in one)
