@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from nanochat_pl.cli import chat, checkpoints, data, plan, report, sample, tokenizer
+from nanochat_pl.cli import chat, checkpoints, data, eval, plan, report, sample, tokenizer
 from nanochat_pl.core.paths import machine_error
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
 )
 app.command("chat")(chat.chat)
 app.command("sample")(sample.sample)
+app.command("eval")(eval.evaluate)
 app.command("plan", context_settings={"ignore_unknown_options": True})(plan.plan)
 app.command("report")(report.report)
 app.add_typer(checkpoints.app, name="checkpoints")

@@ -36,6 +36,13 @@ class Earlier:
     resolved: dict[str, Any]
 
 
+def load_config(run: RunFolder) -> DictConfig:
+    """The configuration that a run was trained with."""
+    config = OmegaConf.load(run.config)
+    assert isinstance(config, DictConfig)
+    return config
+
+
 def find_earlier(run: RunFolder, config: DictConfig) -> Earlier | None:
     """The earlier run in this folder; None where there is none, or it ended before its first checkpoint.
 
@@ -44,7 +51,7 @@ def find_earlier(run: RunFolder, config: DictConfig) -> Earlier | None:
     """
     if not run.config.exists() or not any(run.checkpoints.glob("step-*.ckpt")):
         return None
-    differences = _differences(OmegaConf.load(run.config), config)
+    differences = _differences(load_config(run), config)
     if differences:
         may_change = ", ".join(name.rstrip(".") for name in MAY_CHANGE)
         shown = "; ".join(f"{key} was {old!r} and is now {new!r}" for key, old, new in differences[:5])
@@ -121,7 +128,7 @@ def _command(overrides: Sequence[str], *more: str) -> str:
     return shlex.join(["python", "train.py", *kept, *more])
 
 
-def _differences(before: Any, after: DictConfig) -> list[tuple[str, Any, Any]]:
+def _differences(before: DictConfig, after: DictConfig) -> list[tuple[str, Any, Any]]:
     old, new = _flat(OmegaConf.to_container(before, resolve=True)), _flat(OmegaConf.to_container(after, resolve=True))
     keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(MAY_CHANGE))
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]

@@ -32,6 +32,7 @@ class RunFolder:
         self.loss_picture = self.path / "loss.png"
         self.samples = self.path / "samples.txt"
         self.summary = self.path / "summary.json"
+        self.evaluations = self.path / "evaluations.json"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
 
@@ -97,14 +98,32 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """The summary, or an empty dict where there is none (or an unreadable one)."""
-        try:
-            return json.loads(self.summary.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return _read_object(self.summary)
 
     def write_summary(self, **fields: Any) -> None:
         """Merge `fields` into summary.json."""
         write_text(self.summary, json.dumps(self.read_summary() | fields, indent=2) + "\n")
+
+    def read_evaluations(self) -> dict[str, dict[str, Any]]:
+        """suite -> step, as text -> its result; empty where there are none."""
+        return _read_object(self.evaluations)
+
+    def record_evaluation(self, suite: str, step: int, result: dict[str, Any], row: dict[str, Any]) -> None:
+        """Keep the result of a suite at a step, and `row` in the summary as the newest one of this suite."""
+        evaluations = self.read_evaluations()
+        evaluations.setdefault(suite, {})[str(step)] = {"time": _now()} | result
+        write_text(self.evaluations, json.dumps(evaluations, indent=2) + "\n")
+        self.write_summary(evaluations=self.read_summary().get("evaluations", {}) | {suite: {"step": step} | row})
+
+    def drop_evaluations(self, after: int) -> None:
+        """Forget the results of later steps, which are trained anew."""
+        evaluations = self.read_evaluations()
+        kept = {
+            suite: {step: result for step, result in results.items() if int(step) <= after}
+            for suite, results in evaluations.items()
+        }
+        if kept != evaluations:
+            write_text(self.evaluations, json.dumps(kept, indent=2) + "\n")
 
     def record_event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl."""
@@ -124,6 +143,13 @@ class RunFolder:
                         if name != "step" and value:
                             series.setdefault(name, []).append((int(row["step"]), float(value)))
         return series
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _append_line(path: Path, record: dict[str, Any]) -> None:

@@ -3,11 +3,13 @@
 Generative tasks by the engine, tool calls included; choices by the likeliest of the legal letters, as nanochat does.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.evals.core import TaskScore
 from nanochat_pl.inference.answer import AnswerStream, content_of
 from nanochat_pl.inference.conversation import stop_ids
@@ -15,8 +17,10 @@ from nanochat_pl.inference.engine import Engine
 from nanochat_pl.inference.sampling import Sampling
 from nanochat_pl.tasks.task import ChoiceTask, Content, Task
 from nanochat_pl.tokenizers.base import Tokenizer
-from nanochat_pl.tokenizers.chat import fit_for_completion
+from nanochat_pl.tokenizers.chat import fit_for_completion, render_for_completion
 from nanochat_pl.tools.tool_calls import ToolCalls
+
+log = logging.getLogger(__name__)
 
 CHOICES_AT_ONCE = 32
 
@@ -38,17 +42,17 @@ def score_task(
         max_rows: answers under way at once.
         on_example: told of each example as it is scored.
 
+    A question that does not fit into the context beside an answer is not answered rightly; choices are read whole.
+
     Raises:
-        UserError: the task cannot be scored on this machine, or a question does not fit into the context.
+        UserError: the task cannot be scored on this machine.
     """
     task.check_scored()
     if isinstance(task, ChoiceTask):
         scored, baseline = _choices(model, tokenizer, task, indices), _chance(task, indices)
     else:
         sampling = Sampling(max_new_tokens, temperature=0.0, stop_ids=stop_ids(tokenizer, is_chat=True))
-        prompts = [_prompt(model, tokenizer, task, i, max_new_tokens) for i in indices]
-        answers = answer_all(Engine(model, max_rows), tokenizer, prompts, sampling)
-        scored, baseline = ((indices[n], task.evaluate(indices[n], content)) for n, content in answers), 0.0
+        scored, baseline = _generated(model, tokenizer, task, indices, sampling, max_rows), 0.0
     correct = 0
     for i, right in scored:
         correct += right
@@ -80,10 +84,28 @@ def said(content: Content) -> str:
     return "".join(forms[part["type"]].format(part["text"]) for part in content)
 
 
-def _prompt(model: Any, tokenizer: Tokenizer, task: Task, i: int, max_new_tokens: int) -> list[int]:
+def _generated(
+    model: Any, tokenizer: Tokenizer, task: Task, indices: Sequence[int], sampling: Sampling, max_rows: int
+) -> Iterator[tuple[int, bool]]:
+    """Whether each question's answer is right, as the answers come."""
     context = model.config.sequence_len
-    room = context - min(max_new_tokens, context // 2)
-    return fit_for_completion(tokenizer, task.prompt(i), room)[0]
+    room = context - min(sampling.max_new_tokens, context // 2)
+    prompts: dict[int, list[int]] = {}
+    unread: dict[int, UserError] = {}
+    for i in indices:
+        try:
+            prompts[i] = fit_for_completion(tokenizer, task.prompt(i), room)[0]
+        except UserError as error:
+            unread[i] = error
+    if unread:
+        log.warning(
+            "%d of %d questions of %s can't be asked, and count as not answered rightly. The first: %s",
+            len(unread), len(indices), task.name, next(iter(unread.values())),
+        )  # fmt: skip
+    yield from ((i, False) for i in unread)
+    asked = list(prompts)
+    for n, content in answer_all(Engine(model, max_rows), tokenizer, list(prompts.values()), sampling):
+        yield asked[n], task.evaluate(asked[n], content)
 
 
 def _chance(task: ChoiceTask, indices: Sequence[int]) -> float:
@@ -94,7 +116,7 @@ def _chance(task: ChoiceTask, indices: Sequence[int]) -> float:
 def _choices(model: Any, tokenizer: Tokenizer, task: ChoiceTask, indices: Sequence[int]) -> Iterator[tuple[int, bool]]:
     """Each question's likeliest letter; questions of about the same length together."""
     device = next(model.parameters()).device
-    prompts = {i: _prompt(model, tokenizer, task, i, max_new_tokens=1) for i in indices}
+    prompts = {i: render_for_completion(tokenizer, task.prompt(i)) for i in indices}
     order = sorted(prompts, key=lambda i: len(prompts[i]))
     for start in range(0, len(order), CHOICES_AT_ONCE):
         group = order[start : start + CHOICES_AT_ONCE]

@@ -31,11 +31,17 @@ class BitsPerByte(Metric):
 
     def update(self, losses: Tensor, targets: Tensor) -> None:
         """Add (B, T) losses in nats of (B, T) targets."""
-        size = torch.where(targets == IGNORE_INDEX, 0, self.token_bytes[targets.clamp_min(0)])
-        self.nats += losses.float().where(size > 0, 0.0).sum()
+        nats, size = count_nats_and_bytes(losses, targets, self.token_bytes)
+        self.nats += nats.sum()
         self.bytes += size.sum()
         self.tokens += (size > 0).sum()
 
     def compute(self) -> Tensor:
         """Bits per byte; infinite where no byte was seen."""
         return self.nats / (math.log(2) * self.bytes)
+
+
+def count_nats_and_bytes(losses: Tensor, targets: Tensor, token_bytes: Tensor) -> tuple[Tensor, Tensor]:
+    """What each target adds: nats (float32) and bytes (int64), 0 for targets that don't count; shaped as `targets`."""
+    size = torch.where(targets == IGNORE_INDEX, 0, token_bytes[targets.clamp_min(0)])
+    return losses.float().where(size > 0, 0.0), size

@@ -36,8 +36,12 @@ class LanguageModel(Protocol):
         documents: Tensor | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, T, vocab_size) float32 without targets; with them the sum of weighted token losses, or each."""
+        """Logits (B, T, vocab_size) float32 without targets; with them the sum of weighted token losses, or each.
+
+        `at` (N,): logits (N, vocab_size) of these places of the flattened batch only.
+        """
 
     def param_roles(self) -> dict[str, str]:
         """The role, one of ROLES, of every parameter by name."""

@@ -1,0 +1,174 @@
+"""`python -m nanochat_pl eval MODEL --suite NAME`: how good a model is, in figures with their standard errors."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanochat_pl.cli.sample import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nanochat_pl.checkpoint.model_folder import LoadedModel
+    from nanochat_pl.checkpoint.named_model import NamedModel
+    from nanochat_pl.core.run_folder import RunFolder
+    from nanochat_pl.core.types import StepBatch
+    from nanochat_pl.evals.suites import SuiteScore
+
+TOKENS_AT_ONCE = 4096
+"""Of the rows that bits per byte are measured on."""
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run (runs/NAME), a stage of it, either with @STEP, or a model folder.")
+    ],
+    suite: Annotated[
+        list[str],
+        typer.Option(
+            help="bpb: bits per byte of the run's held-out data; core: CORE, for base models; chat: ChatCORE; tiny: "
+            "the tiny world's questions; tasks=NAME,NAME...: these tasks. Can be given several times.",
+            metavar="SUITE",
+        ),
+    ],
+    max_per_task: Annotated[
+        int | None, typer.Option(min=1, help="Ask so many questions of each task at most.", show_default="all")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="The folder of CORE's tasks.", show_default="downloaded once")
+    ] = None,
+    tasks_path: Annotated[
+        Path | None, typer.Option(help="A folder with the tasks' data sets, laid out as on the hub.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write the results to.", metavar="FILE.json")] = None,
+) -> None:
+    """Evaluate a model: a table, and a record in its run's evaluations.json and summary.json.
+
+    The same command gives the same figures: questions are a fixed sample, answers are greedy.
+    """
+    from rich.console import Console
+
+    from nanochat_pl.checkpoint.named_model import find_named_model
+    from nanochat_pl.cli.data_tables import bar_of_share
+    from nanochat_pl.core.hardware import HardwareSpec
+    from nanochat_pl.core.paths import write_text
+    from nanochat_pl.evals.suites import build_suites
+
+    suites = build_suites(
+        [name for name in suite if name != "bpb"],
+        max_per_task=max_per_task,
+        bundle=None if bundle is None else str(bundle),
+        tasks_path=None if tasks_path is None else str(tasks_path),
+    )
+    named = find_named_model(model)
+    run = _run_of(named)
+    where = HardwareSpec(accelerator=device.value).detect().accelerator
+    for part in suites:
+        part.prepare()
+    loaded = named.load(where)
+    measured: dict[str, Callable[..., SuiteScore]] = {}
+    if "bpb" in suite:
+        measured["bpb"] = _bits_per_byte(named, run, loaded)
+    for part in suites:
+        measured[part.name] = lambda watch, part=part: part.score(part.count(loaded.model, loaded.tokenizer, watch))
+    step, results = int(loaded.facts.get("step", 0)), {}
+    for name, measure in measured.items():
+        started = time.perf_counter()
+        with bar_of_share(name) as (bar, task):
+            score = measure(lambda label, share, task=task: bar.update(task, description=label, completed=share))
+        seconds = time.perf_counter() - started
+        results[name] = _result(score, max_per_task, where, seconds)
+        if run is not None:
+            run.record_evaluation(name, step, results[name], score.row())
+        _print(Console(), score, named.name, step, seconds)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps({"model": named.name, "step": step, "suites": results}, indent=2) + "\n")
+        print(f"Wrote {out}.")
+
+
+def _run_of(named: "NamedModel") -> "RunFolder | None":
+    """The run that made the model; None for a model folder elsewhere."""
+    from nanochat_pl.core.run_folder import RunFolder
+
+    run = RunFolder(named.path.parent if named.path.is_dir() else named.path.parent.parent)
+    is_own = named.path == run.model or named.path.parent == run.checkpoints
+    return run if is_own and run.config.exists() else None
+
+
+def _result(score: "SuiteScore", max_per_task: int | None, device: str, seconds: float) -> dict[str, Any]:
+    return score.as_dict() | {"max_per_task": max_per_task, "device": device, "seconds": round(seconds, 2)}
+
+
+def _bits_per_byte(named: "NamedModel", run: "RunFolder | None", loaded: "LoadedModel") -> "Callable[..., SuiteScore]":
+    """What measures bits per byte on the data that the model's run holds out.
+
+    Raises:
+        UserError: the model's run is not there, or was not trained on text or conversations.
+    """
+    import torch
+
+    from nanochat_pl.core.errors import UserError
+    from nanochat_pl.evals.suites import measure_bits_per_byte
+
+    if run is None:
+        raise UserError(
+            f"{named.name} has no run beside it (config.yaml), which says what data were held out for --suite bpb. "
+            "Name the run that made the model, or choose another suite."
+        )
+    batches = _held_out_batches(run, loaded)
+    sizes = torch.from_numpy(loaded.tokenizer.token_bytes()).long()
+    bos_id = loaded.tokenizer.bos_id if loaded.stage == "sft" else None
+    return lambda watch: measure_bits_per_byte(loaded.model, sizes, batches, bos_id, watch)
+
+
+def _held_out_batches(run: "RunFolder", loaded: "LoadedModel") -> "list[StepBatch]":
+    from nanochat_pl.config.resume import load_config
+    from nanochat_pl.config.specs import Specs
+    from nanochat_pl.core.errors import UserError
+    from nanochat_pl.data.specs import DataSpec
+
+    specs = Specs.of(load_config(run))
+    if not isinstance(specs.data, DataSpec):
+        raise UserError(
+            f"{run.path} learned from rewards, not from text: there are no bits per byte of its data. Evaluate an "
+            "earlier stage of the run, or choose another suite."
+        )
+    sources = specs.data.build_sources()
+    try:
+        context = loaded.model.config.sequence_len
+        rows = max(1, TOKENS_AT_ONCE // context)
+        data = specs.data.build(
+            loaded.tokenizer, sequence_len=context, rows_per_step=rows, micro_batch_rows=rows, seed=specs.seed,
+            sources=sources,
+        )  # fmt: skip
+        return list(data.val_dataloader())
+    finally:
+        for source in sources:
+            source.close()
+
+
+def _print(console: Any, score: "SuiteScore", name: str, step: int, seconds: float) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    def figure(value: float, error: float) -> str:
+        return f"{value:.4f} ± {error:.4f}"
+
+    console.print(f"{score.suite} of {escape(name)}, step {step:,} ({seconds:.1f} s)", highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task", overflow="fold")
+    is_centered = any(task.baseline for task in score.tasks)
+    for column in ("questions", "accuracy", *(["centered"] if is_centered else [])):
+        table.add_column(column, justify="right")
+    for task in score.tasks:
+        centered = [figure(task.centered, task.centered_standard_error)] if is_centered else []
+        table.add_row(task.label, f"{task.count:,}", figure(task.accuracy, task.standard_error), *centered)
+    if score.tasks:
+        console.print(table)
+    console.print(f"[bold]{score.metric}: {figure(score.value, score.standard_error)}[/]\n", highlight=False)
