@@ -1,4 +1,4 @@
-"""`python -m nanochat_pl data verify|download|stats|prepare`: what training reads, looked at and fetched beforehand."""
+"""`python -m nanochat_pl data verify|download|stats|prepare|show`: what training reads, looked at beforehand."""
 
 import functools
 import re
@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from nanochat_pl.cli import prepare
+from nanochat_pl.cli import data_show, prepare
 from nanochat_pl.cli.data_source import DEFAULT_SOURCE, Overrides, Source
 from nanochat_pl.cli.quantity import parse_quantity
 
 app = typer.Typer(
-    help="Verify, fetch, measure and prepare training data.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Verify, fetch, measure, prepare and show training data.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.command("prepare")(prepare.prepare)
+app.command("show")(data_show.show)
 
 
 @app.command()
