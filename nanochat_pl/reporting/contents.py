@@ -13,11 +13,11 @@ from nanochat_pl.reporting.records import RunRecord, StageRecord
 from nanochat_pl.reporting.tables import Cell, Table, duration, gigabytes, number
 
 _ENDINGS = {
-    "running": "It was still in training when this was written, or it was killed: the same command goes on.",
-    "interrupted": "It was interrupted, and saved: the same command goes on.",
-    "failed": "It failed.",
-    "diverged": "It diverged: the loss was no longer a finite number. The last good checkpoint is kept.",
-    "not begun": "Its training did not begin.",
+    "running": "It was in training when this was written, or it was killed: the same command goes on.",
+    "interrupted": "The state was saved: the same command goes on.",
+    "failed": "Its last good checkpoint is kept: the same command goes on from there.",
+    "diverged": "The loss was no longer a finite number. The last good checkpoint is kept.",
+    "not begun": "Nothing was trained.",
 }
 """What to say of a stage that is not finished."""
 
@@ -151,7 +151,7 @@ def _or_dash(value: Any, shown: Any) -> str:
 
 
 def _section(stage: StageRecord) -> StageSection:
-    trouble = _ENDINGS.get(stage.status, "")
+    trouble = _trouble(stage)
     return StageSection(
         name=stage.name,
         status=stage.status,
@@ -165,6 +165,13 @@ def _section(stage: StageRecord) -> StageSection:
         plan=stage.plan,
         picture_path=f"{stage.name}/{stage.folder.loss_picture.name}" if stage.has_picture else "",
     )
+
+
+def _trouble(stage: StageRecord) -> str:
+    if stage.status == "finished":
+        return ""
+    ending = _ENDINGS.get(stage.status, "It did not finish.")
+    return f"{_steps(stage)} steps are done. {ending}"
 
 
 def _facts(stage: StageRecord) -> list[Fact]:

@@ -1,82 +1,120 @@
 """The evaluations of a run: before and after each stage, and over the steps where there are several."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from nanochat_pl.reporting.pictures import Picture, draw
-from nanochat_pl.reporting.records import Scores, StageRecord
+from nanochat_pl.reporting.records import Figures, StageRecord, SuiteResult
 from nanochat_pl.reporting.tables import Cell, Table
+
+_CURVE_STEPS = 3
+"""Evaluations of a stage that are worth a picture."""
+_ON_ONE_PICTURE = 6
+
+_LESS_IS_BETTER = ("bits per byte",)
 
 
 class Moment(NamedTuple):
-    """The scores of a suite's tasks at one moment of the run."""
+    """What a suite measured at one moment of the run."""
 
     label: str
-    scores: Scores
+    result: SuiteResult
+
+
+class Row(NamedTuple):
+    """A figure at each moment, None where it was not measured.
+
+    Attributes:
+        is_share: an accuracy, to be told in per cent.
+    """
+
+    name: str
+    figures: list[Figures | None]
+    key: str
+    is_share: bool
+    less_is_better: bool = False
 
 
 def tables_of_evaluations(stages: list[StageRecord]) -> list[Table]:
-    """A table of each suite: a row a task, a column before the first stage and after each."""
-    return [_table(suite, _moments(suite, stages)) for suite in _suites(stages)]
+    """A table of each suite, with columns for before the first stage and after each; small ones are put together."""
+    tables: list[Table] = []
+    single: dict[tuple[str, ...], Table] = {}
+    for suite in dict.fromkeys(suite for stage in stages for suite in stage.evaluations):
+        table = _table(suite, _moments(suite, stages))
+        head = tuple(table.head)
+        if len(table.rows) > 1:
+            tables.append(table)
+        elif head in single:
+            single[head] = replace(single[head], title="others", rows=[*single[head].rows, *table.rows])
+        else:
+            single[head] = table
+    return [*tables, *single.values()]
 
 
 def draw_evaluations(stages: list[StageRecord]) -> list[Picture]:
-    """A picture of each suite in each stage that was evaluated at three steps or more."""
+    """A picture of the accuracies of each suite in each stage that it was measured in several times."""
     pictures = []
     for stage in stages:
         for suite, steps in stage.evaluations.items():
             series: dict[str, list[tuple[int, float]]] = {}
-            for step, scores in steps.items():
-                for task, score in scores.items():
-                    if "accuracy" in score:
-                        series.setdefault(task, []).append((step, 100 * score["accuracy"]))
-            if len(steps) >= 3 and series:
-                pictures.append(draw(f"{suite} in {stage.name}", "% right", series, f"{suite} {stage.name}"))
+            for step, result in steps.items():
+                for task, figures in result.tasks.items():
+                    if "accuracy" in figures:
+                        series.setdefault(task, []).append((step, 100 * figures["accuracy"]))
+            if len(series) > _ON_ONE_PICTURE:
+                series = {next(iter(steps.values())).metric: [(step, r.own["value"]) for step, r in steps.items()]}
+            if len(steps) >= _CURVE_STEPS and series:
+                unit = "accuracy, %" if len(series) > 1 or suite in series else next(iter(series))
+                pictures.append(draw(f"{suite} in {stage.name}", unit, series, f"{suite} {stage.name}"))
     return pictures
 
 
-def _suites(stages: list[StageRecord]) -> list[str]:
-    return list(dict.fromkeys(suite for stage in stages for suite in stage.evaluations))
-
-
 def _moments(suite: str, stages: list[StageRecord]) -> list[Moment]:
+    """After each stage; before one, too, where nothing was measured after the one before it."""
     moments: list[Moment] = []
+    measured_before = False
     for stage in stages:
         steps = stage.evaluations.get(suite, {})
-        if not steps:
-            continue
-        first, last = next(iter(steps)), next(reversed(steps))
-        if first == 0 and (not moments or stages[stages.index(stage) - 1].evaluations.get(suite) is None):
+        if 0 in steps and not measured_before:
             moments.append(Moment(f"before {stage.name}", steps[0]))
+        last = max(steps, default=0)
         if last > 0:
             is_end = last == stage.summary.get("step")
             moments.append(Moment(f"after {stage.name}" if is_end else f"{stage.name} at step {last:,}", steps[last]))
+        measured_before = last > 0
     return moments
 
 
 def _table(suite: str, moments: list[Moment]) -> Table:
-    tasks = list(dict.fromkeys(task for moment in moments for task in moment.scores))
-    rows = []
-    for task in tasks:
-        row, before = [Cell(task)], None
-        for moment in moments:
-            score = moment.scores.get(task)
-            row.append(_cell(score, before))
-            before = score or before
-        rows.append(row)
-    return Table(suite, ["task", *(moment.label for moment in moments)], rows, _NOTE)
+    results = [moment.result for moment in moments]
+    tasks = list(dict.fromkeys(task for result in results for task in result.tasks))
+    rows = [Row(task, [result.tasks.get(task) for result in results], "accuracy", is_share=True) for task in tasks]
+    if len(tasks) != 1:
+        metric = results[-1].metric
+        name = metric if tasks else f"{suite} ({metric})"
+        own: list[Figures | None] = [result.own for result in results]
+        rows.append(Row(name, own, "value", "accuracy" in metric, metric in _LESS_IS_BETTER))
+    return Table(suite, ["task", *(label for label, _ in moments)], [_cells(row) for row in rows])
 
 
-_NOTE = "Per cent right, with the standard error; below it the difference from the column before."
+def _cells(row: Row) -> list[Cell]:
+    cells, before = [Cell(row.name)], None
+    for figures in row.figures:
+        if figures is None or row.key not in figures:
+            cells.append(Cell("–"))
+            continue
+        cells.append(_cell(row, figures, before))
+        before = figures
+    return cells
 
 
-def _cell(score: dict[str, float] | None, before: dict[str, float] | None) -> Cell:
-    if not score or "accuracy" not in score:
-        return Cell("–")
-    percent, error = 100 * score["accuracy"], 100 * score.get("standard_error", 0.0)
-    text = f"{percent:.1f} ± {error:.1f}" if error else f"{percent:.1f}"
-    if not before or "accuracy" not in before:
+def _cell(row: Row, figures: Figures, before: Figures | None) -> Cell:
+    scale, digits = (100, 1) if row.is_share else (1, 4)
+    value, error = scale * figures[row.key], scale * figures.get("standard_error", 0.0)
+    text = f"{value:.{digits}f} ± {error:.{digits}f}"
+    if before is None:
         return Cell(text)
-    change = percent - 100 * before["accuracy"]
-    noise = 2 * (error**2 + (100 * before.get("standard_error", 0.0)) ** 2) ** 0.5
-    tone = "" if abs(change) <= noise else "good" if change > 0 else "bad"
-    return Cell(text, f"{change:+.1f}", tone)
+    change = value - scale * before[row.key]
+    noise = 2 * (error**2 + (scale * before.get("standard_error", 0.0)) ** 2) ** 0.5
+    is_good = (change > 0) != row.less_is_better
+    return Cell(text, f"{change:+.{digits}f}", "" if abs(change) <= noise else "good" if is_good else "bad")

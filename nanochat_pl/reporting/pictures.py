@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import dataclass
+from typing import Any
 
 Series = dict[str, list[tuple[int, float]]]
 
@@ -47,7 +48,7 @@ PANELS = (
 
 
 def draw_metrics(metrics: Series, salt: str) -> list[Picture]:
-    """A picture of each panel that has something to show.
+    """A picture of each panel in which something has changed.
 
     Args:
         salt: other than that of any other picture on the page.
@@ -55,7 +56,7 @@ def draw_metrics(metrics: Series, salt: str) -> list[Picture]:
     pictures = []
     for panel in PANELS:
         series = {label: metrics[name] for name, label in panel.names.items() if name in metrics}
-        if series:
+        if any(len(points) > 1 for points in series.values()):
             pictures.append(draw(panel.title, panel.unit, series, f"{salt} {panel.title}"))
     return pictures
 
@@ -64,16 +65,17 @@ def draw(title: str, unit: str, series: Series, salt: str) -> Picture:
     """Lines over the steps; a short one shows its points."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "text.color": INK, "axes.labelcolor": INK}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "text.color": INK, "axes.labelcolor": INK}
     settings |= {"xtick.color": INK, "ytick.color": INK, "axes.edgecolor": LINES, "font.size": 9}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(5, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for color, (label, points) in zip(SERIES * len(series), series.items()):
-            points = thinned(points)
             marker = "o" if len(points) <= 20 else ""
-            axes.plot(*zip(*points), color=color, linewidth=1.6, marker=marker, markersize=3.5, label=label)
+            axes.plot(*zip(*thinned(points)), color=color, linewidth=1.6, marker=marker, markersize=3.5, label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="optimizer step", ylabel=unit)
         axes.grid(color=LINES, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

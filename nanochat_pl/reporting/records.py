@@ -1,6 +1,7 @@
 """What the folders of a run hold, read for its report; broken or missing records are empty ones."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,26 @@ from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.core.run_folder import RunFolder
 
-EVALUATIONS = "evaluations.json"
-
 LAST_WORDS = 8
 """Lines of train.log that are shown of a stage that did not end well."""
 
-Scores = dict[str, dict[str, float]]
-"""Task -> what was measured of it (accuracy, standard_error, ...)."""
+Figures = dict[str, float]
+"""What was measured: accuracy, standard_error, ..."""
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What a suite of evaluations measured at one step.
+
+    Attributes:
+        metric: what `own` is, as CORE or bits per byte.
+        own: the suite's value with its standard_error.
+        tasks: what is behind it.
+    """
+
+    metric: str
+    own: Figures
+    tasks: dict[str, Figures]
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class StageRecord:
         name: base, mid, sft or rl.
         summary, config, resolved: the files of these names.
         metrics: as `RunFolder.read_metrics`.
-        evaluations: suite -> step -> scores, in order of steps.
+        evaluations: suite -> step -> result, in order of steps.
         invocations: the commands that trained it, the first first.
         samples: what it wrote at the last step that has samples.
         samples_step: that step; None where there are none.
@@ -45,7 +59,7 @@ class StageRecord:
     config: dict[str, Any]
     resolved: dict[str, Any]
     metrics: dict[str, list[tuple[int, float]]]
-    evaluations: dict[str, dict[int, Scores]]
+    evaluations: dict[str, dict[int, SuiteResult]]
     invocations: list[dict[str, Any]]
     samples: list[str]
     samples_step: int | None
@@ -99,7 +113,7 @@ def load_stage(run: RunFolder) -> StageRecord:
         config=_read_yaml(run.config),
         resolved=_as_dict(_parsed(_read(run.resolved))),
         metrics=run.read_metrics(),
-        evaluations=_evaluations(_parsed(_read(run.path / EVALUATIONS))),
+        evaluations=_evaluations(run.read_evaluations()),
         invocations=_records(_read(run.invocations)),
         samples=samples,
         samples_step=samples_step,
@@ -143,20 +157,26 @@ def _as_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _evaluations(value: Any) -> dict[str, dict[int, Scores]]:
-    suites: dict[str, dict[int, Scores]] = {}
-    for suite, steps in _as_dict(value).items():
-        known = {int(step): scores for step, scores in _as_dict(steps).items() if step.isdecimal()}
-        if known:
-            suites[suite] = {step: _scores(known[step]) for step in sorted(known)}
-    return suites
+def _evaluations(suites: dict[str, Any]) -> dict[str, dict[int, SuiteResult]]:
+    found = {}
+    for suite, steps in suites.items():
+        results = {int(step): _as_dict(result) for step, result in _as_dict(steps).items() if step.isdecimal()}
+        if results:
+            found[suite] = {step: _result(results[step]) for step in sorted(results)}
+    return found
 
 
-def _scores(value: Any) -> Scores:
-    return {
-        task: {key: float(x) for key, x in _as_dict(score).items() if isinstance(x, int | float)}
-        for task, score in _as_dict(value).items()
-    }
+def _result(result: dict[str, Any]) -> SuiteResult:
+    tasks = [task for task in result.get("tasks") or [] if isinstance(task, dict)]
+    return SuiteResult(
+        metric=str(result.get("metric", "value")),
+        own=_figures(result),
+        tasks={str(task.get("label")): _figures(task) for task in tasks},
+    )
+
+
+def _figures(values: dict[str, Any]) -> Figures:
+    return {key: float(x) for key, x in values.items() if isinstance(x, int | float) and math.isfinite(x)}
 
 
 def _last_samples(text: str) -> tuple[int | None, list[str]]:
