@@ -27,6 +27,11 @@ class LogMetrics(Callback):
     def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
         self._since = (trainer.global_step, time.perf_counter())
 
+    def leave_out(self, seconds: float) -> None:
+        """So much time since the last metrics was no training."""
+        step, since = self._since
+        self._since = (step, since + seconds)
+
     def on_validation_start(self, trainer: Trainer, stage: LightningModule) -> None:
         self._paused = time.perf_counter()
 

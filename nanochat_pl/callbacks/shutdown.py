@@ -29,6 +29,11 @@ class SaveOnSignal(Callback):
         self._interrupt_data: Callable[[BaseException], None] = lambda error: None
         self._no_data: Interrupted | None = None
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal came, so that training ends at the next boundary."""
+        return self._received is not None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._interrupt_data = getattr(getattr(trainer, "datamodule", None), "interrupt", self._interrupt_data)
         if threading.current_thread() is threading.main_thread():
