@@ -184,7 +184,9 @@ def build_suites(
     for name in names:
         kind, is_list, listed = name.partition("=")
         if is_list and kind == "tasks":
-            for task in filter(None, listed.split(",")):
+            if not listed:
+                raise UserError(f"The suite '{name}' names no task: tasks=NAME,NAME... Tasks: {', '.join(TASKS)}.")
+            for task in listed.split(","):
                 suites[task] = TaskSuite(task, [_spec(task, max_per_task, tasks_path)], "accuracy")
         elif name == "core":
             suites[name] = CoreSuite(max_per_task, bundle)
@@ -210,7 +212,7 @@ def _spec(name: str, max_per_task: int | None, tasks_path: str | None) -> TaskSp
         )
     if is_class and issubclass(kind, GeneratedTask):  # type: ignore[arg-type]
         return TaskSpec(name, split="test", stop=max_per_task or GENERATED_QUESTIONS)
-    return TaskSpec(name, split="test", stop=max_per_task, path=tasks_path)
+    return TaskSpec(name, split="test", stop=max_per_task, path=None if name in TINY_TASKS else tasks_path)
 
 
 @torch.inference_mode()
