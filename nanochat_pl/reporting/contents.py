@@ -270,8 +270,8 @@ def _cost(stages: list[StageRecord], price_per_hour: float | None) -> Table:
 
 
 def _priced(hours: float, price_per_hour: float | None) -> list[Cell]:
-    digits = 2 if hours >= 1 else 4
-    return [Cell(f"{hours:,.{digits}f}")] + ([Cell(f"{hours * price_per_hour:,.2f}")] if price_per_hour else [])
+    price = [] if price_per_hour is None else [Cell(f"{hours * price_per_hour:,.2f}")]
+    return [Cell(f"{hours:,.{2 if hours >= 1 else 4}f}"), *price]
 
 
 def _environment(stages: list[StageRecord], invocations: list[dict[str, Any]]) -> list[Fact]:

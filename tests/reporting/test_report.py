@@ -1,0 +1,186 @@
+"""What a report says of runs that ended well, badly, or halfway, and that nothing in it can act."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.paths import runs_root
+from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.reporting.contents import build_report
+from nanochat_pl.reporting.evaluations import tables_of_evaluations
+from nanochat_pl.reporting.page import html_of, markdown_of
+from nanochat_pl.reporting.pictures import MOST_POINTS, thinned
+from nanochat_pl.reporting.records import load_run
+from nanochat_pl.reporting.tables import duration, number
+from tests.reporting.written_runs import HOSTILE, evaluate, suite, write_stage
+
+
+class Page(HTMLParser):
+    """The tags, the addresses and the text of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(name: str, **options: float) -> Page:
+    return Page(html_of(build_report(load_run(name), **options)))
+
+
+def test_what_was_trained_on_what() -> None:
+    write_stage(
+        "one", "base", curves=True, data={"_target_": "nanochat_pl.data.specs.TinyDataSpec", "num_documents": 7}
+    )
+    tasks = [{"name": "tiny_sums"}, {"name": "custom", "path": "chats.jsonl", "stop": 200, "epochs": 2.0}]
+    write_stage(
+        "one", "sft", curves=True, data={"_target_": "x.ChatDataSpec", "tasks": tasks, "val_tasks": [{"name": "mmlu"}]}
+    )
+    html = html_of(build_report(load_run("one")))
+    page, ids = Page(html), re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids)), "no picture takes its parts from another one"
+    for said in (
+        "Stages base and sft: 1.31M parameters, 205k tokens, 1 h 00 min on 2 x Abacus 3000",
+        "tiny, num_documents=7", "tiny_sums, custom chats.jsonl (first 200) x 2", "mmlu", "width 128", "1,310,850",
+        "0.63 GB", "1,000", "30 min 00 s", "Hello -> <script>alert(1)</script>", "its second line",
+        "python train.py stage=sft 'tag=a b'", "git checkout abc123", "torch 9",
+    ):  # fmt: skip
+        assert said in page.text, said
+    assert "early" not in page.text, "only the last samples"
+    assert page.text.index("base") < page.text.index("sft")
+    assert page.tags.count("figure") == 6, "loss, bits per byte and speed of both stages"
+
+
+def test_a_page_asks_for_nothing_and_runs_nothing() -> None:
+    run = write_stage(f"x{HOSTILE[:24].replace('/', '')}", "base", recipe_name=HOSTILE)
+    evaluate(run, 50, suite(3, labels=(HOSTILE,), name=HOSTILE))
+    page = page_of(run.path.parent.name)
+    assert HOSTILE[:25] in page.text
+    assert not {"script", "iframe", "object", "img", "image"} & set(page.tags)
+    assert all(address.startswith(("#", "data:")) for address in page.addresses), page.addresses
+    assert "\x1b" not in page.text
+    rendered = Page(MarkdownIt("commonmark").enable("table").render(markdown_of(build_report(load_run(
+        run.path.parent.name)), ".")))  # fmt: skip
+    assert "script" not in rendered.tags and rendered.tags.count("img") == 0
+    assert "<script>" in rendered.text
+
+
+def test_markdown_shows_the_loss_picture_from_where_it_lies() -> None:
+    run = write_stage("one", "base", curves=True)
+    run.loss_picture.write_bytes(b"")
+    text = markdown_of(build_report(load_run("one")), "../runs/a b")
+    assert "![curves of base](../runs/a%20b/base/loss.png)" in text
+    rendered = MarkdownIt("commonmark").enable("table").render(text)
+    assert rendered.count("<table>") == 3, "overview, validations, cost"
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged", "interrupted", "running"])
+def test_a_stage_that_did_not_finish_says_so(status: str) -> None:
+    write_stage("bad", "base")
+    write_stage("bad", "sft", status)
+    page = page_of("bad")
+    assert f"sft: {status}. 50 of 100 steps are done." in " ".join(page.text.split())
+    assert "RuntimeError: the disk <broke>" in page.text
+    markdown = markdown_of(build_report(load_run("bad")), ".")
+    assert f"**sft: {status}.** 50 of 100 steps" in markdown and "<broke>" in markdown
+
+
+def test_evaluations_before_and_after_each_stage() -> None:
+    base, sft, rl = (write_stage("four", stage) for stage in ("base", "sft", "rl"))
+    for step, right in ((0, 1), (20, 5), (50, 10)):
+        evaluate(base, step, suite(right, 2 * right))
+    evaluate(sft, 0, suite(10, 20))  # the same model as after base
+    evaluate(sft, 50, suite(90, 21))
+    evaluate(rl, 40, suite(95, 1))
+    (table,) = tables_of_evaluations(load_run("four").stages)
+    assert table.head == ["task", "before base", "after base", "after sft", "rl at step 40"]
+    sums, letters, own = table.rows
+    assert [cell.text for cell in sums] == ["sums", "1.0 ± 1.0", "10.0 ± 3.0", "90.0 ± 3.0", "95.0 ± 2.2"]
+    assert [cell.note for cell in sums] == ["", "", "+9.0", "+80.0", "+5.0"]
+    assert [cell.tone for cell in sums] == ["", "", "good", "good", ""], "a change within two standard errors is none"
+    assert letters[3].tone == "" and letters[4].tone == "bad"
+    assert own[0].text == "mean accuracy" and own[3].text == "55.5 ± 1.0"
+    assert page_of("four").text.count("tiny in base") == 1, "three evaluations are a curve"
+
+
+def test_single_figures_share_a_table_and_fewer_bits_are_better() -> None:
+    from nanochat_pl.evals.suites import SuiteScore
+
+    base, sft = write_stage("two", "base"), write_stage("two", "sft")
+    for run, bits, right in ((base, 1.5, 10), (sft, 1.2, 60)):
+        evaluate(run, 50, SuiteScore("bpb", "bits per byte", bits, 0.01))
+        evaluate(run, 50, suite(right, labels=("gsm8k",), name="gsm8k"))
+    (table,) = tables_of_evaluations(load_run("two").stages)
+    assert [row[0].text for row in table.rows] == ["bpb (bits per byte)", "gsm8k"]
+    assert [row[2].note for row in table.rows] == ["-0.3000", "+50.0"]
+    assert {row[2].tone for row in table.rows} == {"good"}
+
+
+def test_cost() -> None:
+    write_stage("one", "base")
+    write_stage("one", "sft")
+    rows = [[cell.text for cell in row] for row in build_report(load_run("one")).cost.rows]
+    assert rows[-1] == ["all", "1 h 00 min", "", "2.00"], "two devices for half an hour, twice"
+    rows = [[cell.text for cell in row] for row in build_report(load_run("one"), 2.5).cost.rows]
+    assert [row[-1] for row in rows] == ["2.50", "2.50", "5.00"]
+    assert [row[-1].text for row in build_report(load_run("one"), 0.0).cost.rows] == ["0.00"] * 3
+
+
+def test_broken_and_missing_records_are_left_out() -> None:
+    run = write_stage("torn", "base")
+    for path in (run.config, run.resolved, run.evaluations, run.samples, run.plan):
+        path.write_bytes(b'{"a": \xff[')
+    with run.invocations.open("a") as file:
+        file.write('{"command": ["tra')
+    assert "python train.py stage=base" in page_of("torn").text
+    empty = RunFolder.of("empty", "mid")
+    empty.write_summary(status="failed")
+    page = page_of("empty")
+    assert "mid: failed. 0 steps are done." in " ".join(page.text.split())
+    assert "figure" not in page.tags
+
+
+def test_an_unknown_name_is_answered_with_those_there_are() -> None:
+    with pytest.raises(UserError, match=r"There are none; `python train.py` makes one"):
+        load_run("x")
+    write_stage("tiny", "base")
+    write_stage("tiny,seed=2", "base")
+    (runs_root() / "sweeps").mkdir()
+    with pytest.raises(UserError, match=r"no run 'tinny' .*did you mean 'tiny'\? Runs: [^.]*tiny,seed=2") as error:
+        load_run("tinny")
+    assert "sweeps" not in str(error.value)
+    with pytest.raises(UserError):
+        load_run("")
+
+
+def test_a_run_by_its_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = write_stage("one", "base")
+    monkeypatch.setenv("NANOCHAT_PL_RUNS", str(tmp_path / "elsewhere"))
+    assert load_run(str(run.path.parent)).name == "one"
+
+
+def test_long_curves_are_thinned() -> None:
+    points = thinned([(step, float(step % 2)) for step in range(100_000)])
+    assert len(points) <= MOST_POINTS and {y for _, y in points} == {0.5}
+    assert thinned([(3, 1.0)]) == [(3.0, 1.0)]
+
+
+def test_numbers_are_readable() -> None:
+    assert [number(x) for x in (0, 9_999, 12_345, 999_999, 1_310_850, 2.5e9)] == [
+        "0", "9,999", "12.3k", "1M", "1.31M", "2.5B",
+    ]  # fmt: skip
+    assert [duration(s) for s in (0.4, 59.9, 61, 3_599.9, 360_000)] == ["0 s", "1 min 00 s", "1 min 01 s", "1 h 00 min",
+                                                                         "100 h 00 min"]  # fmt: skip
