@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nanochat_pl.checkpoint.named_model import NamedModel
     from nanochat_pl.core.run_folder import RunFolder
     from nanochat_pl.core.types import StepBatch
-    from nanochat_pl.evals.suites import SuiteScore
+    from nanochat_pl.evals.suites import Suite, SuiteScore
 
 TOKENS_AT_ONCE = 4096
 """Of the rows that bits per byte are measured on."""
@@ -68,7 +68,7 @@ def evaluate(
     run = _run_of(named)
     where = HardwareSpec(accelerator=device.value).detect().accelerator
     for part in suites:
-        part.prepare()
+        _prepare(part)
     loaded = named.load(where)
     measured: dict[str, Callable[..., SuiteScore]] = {}
     if "bpb" in suite:
@@ -98,6 +98,15 @@ def _run_of(named: "NamedModel") -> "RunFolder | None":
     run = RunFolder(named.path.parent if named.path.is_dir() else named.path.parent.parent)
     is_own = named.path == run.model or named.path.parent == run.checkpoints
     return run if is_own and run.config.exists() else None
+
+
+def _prepare(suite: "Suite") -> None:
+    from nanochat_pl.core.errors import MachineError
+
+    try:
+        suite.prepare()
+    except MachineError as error:  # the way out of it by this command's own name
+        raise MachineError(str(error).replace("path=FOLDER", "--tasks-path FOLDER")) from error
 
 
 def _result(score: "SuiteScore", max_per_task: int | None, device: str, seconds: float) -> dict[str, Any]:
