@@ -11,7 +11,8 @@ _CURVE_STEPS = 3
 """Evaluations of a stage that are worth a picture."""
 _ON_ONE_PICTURE = 6
 
-_LESS_IS_BETTER = ("bits per byte",)
+BITS_PER_BYTE = "bits per byte"
+"""The metric whose values do not compare: each stage has held-out data of its own."""
 
 
 class Moment(NamedTuple):
@@ -26,13 +27,14 @@ class Row(NamedTuple):
 
     Attributes:
         is_share: an accuracy, to be told in per cent.
+        compares: whether a change means anything.
     """
 
     name: str
     figures: list[Figures | None]
     key: str
     is_share: bool
-    less_is_better: bool = False
+    compares: bool = True
 
 
 def tables_of_evaluations(stages: list[StageRecord]) -> list[Table]:
@@ -91,20 +93,20 @@ def _table(suite: str, moments: list[Moment]) -> Table:
     rows = [Row(task, [result.tasks.get(task) for result in results], "accuracy", is_share=True) for task in tasks]
     if len(tasks) != 1:
         metric = results[-1].metric
-        name = metric if tasks else f"{suite} ({metric})"
         own: list[Figures | None] = [result.own for result in results]
-        rows.append(Row(name, own, "value", "accuracy" in metric, metric in _LESS_IS_BETTER))
+        rows.append(Row(metric, own, "value", "accuracy" in metric, metric != BITS_PER_BYTE))
     return Table(suite, ["task", *(label for label, _ in moments)], [_cells(row) for row in rows])
 
 
 def _cells(row: Row) -> list[Cell]:
-    cells, before = [Cell(row.name)], None
+    counts = [int(figures["count"]) for figures in row.figures if figures and "count" in figures]
+    cells, before = [Cell(row.name, f"{counts[-1]:,} questions" if counts else "")], None
     for figures in row.figures:
         if figures is None or row.key not in figures:
             cells.append(Cell("–"))
             continue
         cells.append(_cell(row, figures, before))
-        before = figures
+        before = figures if row.compares else None
     return cells
 
 
@@ -116,5 +118,4 @@ def _cell(row: Row, figures: Figures, before: Figures | None) -> Cell:
         return Cell(text)
     change = value - scale * before[row.key]
     noise = 2 * (error**2 + (scale * before.get("standard_error", 0.0)) ** 2) ** 0.5
-    is_good = (change > 0) != row.less_is_better
-    return Cell(text, f"{change:+.{digits}f}", "" if abs(change) <= noise else "good" if is_good else "bad")
+    return Cell(text, f"{change:+.{digits}f}", "" if abs(change) <= noise else "good" if change > 0 else "bad")

@@ -1,6 +1,7 @@
 """Curves as SVG that takes its colours from the page, so that light and dark are the page's own choice."""
 
 import io
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -47,22 +48,27 @@ PANELS = (
 )
 
 
-def draw_metrics(metrics: Series, salt: str) -> list[Picture]:
+def draw_metrics(metrics: Series, stage: str) -> list[Picture]:
     """A picture of each panel in which something has changed.
 
     Args:
-        salt: other than that of any other picture on the page.
+        stage: whose metrics they are; the loss of rl is weighted by advantages and has no unit.
     """
     pictures = []
     for panel in PANELS:
         series = {label: metrics[name] for name, label in panel.names.items() if name in metrics}
         if any(len(points) > 1 for points in series.values()):
-            pictures.append(draw(panel.title, panel.unit, series, f"{salt} {panel.title}"))
+            unit = "policy loss" if (stage, panel.title) == ("rl", "Loss") else panel.unit
+            pictures.append(draw(panel.title, unit, series, f"{stage} {panel.title}"))
     return pictures
 
 
 def draw(title: str, unit: str, series: Series, salt: str) -> Picture:
-    """Lines over the steps; a short one shows its points."""
+    """Lines over the steps, with gaps where a value is not finite; a short one shows its points.
+
+    Args:
+        salt: other than that of any other picture on the page.
+    """
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -75,7 +81,7 @@ def draw(title: str, unit: str, series: Series, salt: str) -> Picture:
         for color, (label, points) in zip(SERIES * len(series), series.items()):
             marker = "o" if len(points) <= 20 else ""
             axes.plot(*zip(*thinned(points)), color=color, linewidth=1.6, marker=marker, markersize=3.5, label=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set(xlabel="optimizer step", ylabel=unit)
         axes.grid(color=LINES, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -91,7 +97,8 @@ def thinned(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
     """At most `MOST_POINTS` points: each the mean of as many neighbours."""
     width = -(-len(points) // MOST_POINTS)
     groups = [points[i : i + width] for i in range(0, len(points), width)]
-    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+    means = [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    return [(x, y if math.isfinite(y) else math.nan) for x, y in means]
 
 
 def _for_page(svg: str) -> str:

@@ -83,12 +83,14 @@ class RunRecord:
 
 
 def load_run(name: str) -> RunRecord:
-    """The records of the run `name`, a folder under the runs root or a path.
+    """The records of the run `name`: a folder under the runs root or a path, or a stage of one (of all stages then).
 
     Raises:
         UserError: there is no such run; the message names those that there are.
     """
-    path = next((path for path in (runs_root() / name, Path(name).expanduser()) if _stages_of(path)), None)
+    places = runs_root() / name, Path(name).expanduser()
+    places += tuple(place.parent for place in places if place.name in STAGES)
+    path = next((place for place in places if _stages_of(place)), None)
     if path is None:
         names = run_names()
         there = f"Runs: {', '.join(names)}." if names else "There are none; `python train.py` makes one."

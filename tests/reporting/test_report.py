@@ -1,5 +1,6 @@
 """What a report says of runs that ended well, badly, or halfway, and that nothing in it can act."""
 
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.reporting.contents import build_report
 from nanochat_pl.reporting.evaluations import tables_of_evaluations
 from nanochat_pl.reporting.page import html_of, markdown_of
-from nanochat_pl.reporting.pictures import MOST_POINTS, thinned
+from nanochat_pl.reporting.pictures import MOST_POINTS, draw_metrics, thinned
 from nanochat_pl.reporting.records import load_run
 from nanochat_pl.reporting.tables import duration, number
 from tests.reporting.written_runs import HOSTILE, evaluate, suite, write_stage
@@ -109,14 +110,14 @@ def test_evaluations_before_and_after_each_stage() -> None:
     assert table.head == ["task", "before base", "after base", "after sft", "rl at step 40"]
     sums, letters, own = table.rows
     assert [cell.text for cell in sums] == ["sums", "1.0 ± 1.0", "10.0 ± 3.0", "90.0 ± 3.0", "95.0 ± 2.2"]
-    assert [cell.note for cell in sums] == ["", "", "+9.0", "+80.0", "+5.0"]
+    assert [cell.note for cell in sums] == ["100 questions", "", "+9.0", "+80.0", "+5.0"]
     assert [cell.tone for cell in sums] == ["", "", "good", "good", ""], "a change within two standard errors is none"
     assert letters[3].tone == "" and letters[4].tone == "bad"
     assert own[0].text == "mean accuracy" and own[3].text == "55.5 ± 1.0"
     assert page_of("four").text.count("tiny in base") == 1, "three evaluations are a curve"
 
 
-def test_single_figures_share_a_table_and_fewer_bits_are_better() -> None:
+def test_single_figures_share_a_table_and_bits_of_different_data_do_not_compare() -> None:
     from nanochat_pl.evals.suites import SuiteScore
 
     base, sft = write_stage("two", "base"), write_stage("two", "sft")
@@ -124,9 +125,9 @@ def test_single_figures_share_a_table_and_fewer_bits_are_better() -> None:
         evaluate(run, 50, SuiteScore("bpb", "bits per byte", bits, 0.01))
         evaluate(run, 50, suite(right, labels=("gsm8k",), name="gsm8k"))
     (table,) = tables_of_evaluations(load_run("two").stages)
-    assert [row[0].text for row in table.rows] == ["bpb (bits per byte)", "gsm8k"]
-    assert [row[2].note for row in table.rows] == ["-0.3000", "+50.0"]
-    assert {row[2].tone for row in table.rows} == {"good"}
+    assert [row[0].text for row in table.rows] == ["bits per byte", "gsm8k"]
+    assert [row[2].note for row in table.rows] == ["", "+50.0"]
+    assert [row[2].tone for row in table.rows] == ["", "good"]
 
 
 def test_cost() -> None:
@@ -169,7 +170,12 @@ def test_an_unknown_name_is_answered_with_those_there_are() -> None:
 def test_a_run_by_its_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = write_stage("one", "base")
     monkeypatch.setenv("NANOCHAT_PL_RUNS", str(tmp_path / "elsewhere"))
-    assert load_run(str(run.path.parent)).name == "one"
+    assert load_run(str(run.path.parent)).name == load_run(str(run.path)).name == "one"
+
+
+def test_what_is_not_finite_is_a_gap() -> None:
+    series = {"train/loss": [(1, 1.0), (2, math.inf), (3, 2.0), (4, math.nan)], "val/bpb": [(1, math.nan)] * 2}
+    assert [picture.svg.count("<svg") for picture in draw_metrics(series, "base")] == [1, 1]
 
 
 def test_long_curves_are_thinned() -> None:
