@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import write_text
@@ -37,9 +38,16 @@ class Earlier:
 
 
 def load_config(run: RunFolder) -> DictConfig:
-    """The configuration that a run was trained with."""
-    config = OmegaConf.load(run.config)
-    assert isinstance(config, DictConfig)
+    """The configuration that a run was trained with.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        config = OmegaConf.load(run.config)
+        assert isinstance(config, DictConfig), "it is no mapping"
+    except (YAMLError, AssertionError) as error:
+        raise UserError(f"{run.config} is damaged: {error}. Restore it, or train anew with run.fresh=true.") from error
     return config
 
 

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,10 @@ class Watched(Callback):
         self.seen.append((weights, torch.get_rng_state(), stage.model.training))
 
 
-def fit(folder: Path, *callbacks: Callback, steps: int = 3) -> tuple[Watched, RunFolder]:
-    watched, data = Watched(), data_module(ROWS)
+def fit(
+    folder: Path, *callbacks: Callback, steps: int = 3, rank: int = 0, devices: int = 1, **trainer: Any
+) -> tuple[Watched, RunFolder]:
+    watched, data = Watched(), data_module(ROWS, rank, devices)
     blueprint = Blueprint(
         CONFIG, MuonAdamWSpec(), ScheduleSpec(), Horizon(steps, ROWS * T, 1, 0.1, 0.1), 1, TOKENIZER, seed=0
     )
@@ -48,9 +52,10 @@ def fit(folder: Path, *callbacks: Callback, steps: int = 3) -> tuple[Watched, Ru
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(7)
     Trainer(
-        accelerator="cpu", max_steps=steps, callbacks=[*callbacks, watched], logger=MetricsCSV(run.metrics),
-        default_root_dir=folder, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, limit_val_batches=0, val_check_interval=99, use_distributed_sampler=False,
+        accelerator="cpu", devices=devices, max_steps=steps, callbacks=[*callbacks, watched],
+        logger=MetricsCSV(run.metrics), default_root_dir=folder, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, val_check_interval=99,
+        use_distributed_sampler=False, **trainer,
     ).fit(RandomizedSFTStage(blueprint), datamodule=data)  # fmt: skip
     return watched, run
 
@@ -140,6 +145,23 @@ def test_a_signal_breaks_an_evaluation_off(tmp_path: Path, caplog: pytest.LogCap
 def test_mistakes_are_known_at_once(arguments: tuple, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Evaluate(*arguments)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_questions_and_leave_out_the_same(tmp_path: Path, test_data: Path) -> None:
+    command = [sys.executable, "-m", "tests.callbacks.two_processes", str(tmp_path), str(test_data / "hub")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr[-3000:]
+    run = RunFolder(tmp_path)
+    evaluations = run.read_evaluations()
+    assert {suite: list(steps) for suite, steps in evaluations.items()} == {
+        "simple_spelling": ["2", "3"],
+        "tiny": ["2", "3"],
+    }
+    assert [task["count"] for task in evaluations["tiny"]["3"]["tasks"]] == [5] * 5
+    (failed,) = [event for event in events(run) if event["event"] == "evaluation_failed"]
+    assert failed["suite"] == "arc_easy" and "There is no folder" in failed["error"]
+    assert run.read_metrics()["eval/tiny"][-1] == (3, evaluations["tiny"]["3"]["value"])
 
 
 @pytest.mark.slow

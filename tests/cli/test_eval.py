@@ -88,6 +88,13 @@ def test_mistakes(run: RunFolder, arguments: tuple[str, ...], message: str) -> N
     assert not run.evaluations.exists()
 
 
+@pytest.mark.parametrize("text", ["stage: [", "- 1"])
+def test_a_damaged_configuration(run: RunFolder, text: str) -> None:
+    run.config.write_text(text)
+    with pytest.raises(UserError, match=r"config.yaml is damaged"):
+        call("mine", "--suite", "bpb")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("suite", "code", "message"),
