@@ -122,9 +122,9 @@ def _choices(model: Any, tokenizer: Tokenizer, task: ChoiceTask, indices: Sequen
         group = order[start : start + CHOICES_AT_ONCE]
         longest = len(prompts[group[-1]])
         ids = torch.tensor([prompts[i] + [tokenizer.bos_id] * (longest - len(prompts[i])) for i in group])
-        logits = model.forward(ids.to(device))
-        for row, i in enumerate(group):
+        places = torch.tensor([row * longest + len(prompts[i]) - 1 for row, i in enumerate(group)])
+        logits = model.forward(ids.to(device), at=places.to(device)).cpu()
+        for row, i in zip(logits, group):
             letters = task.letters(i)
-            tokens = torch.tensor([tokenizer.encode(letter)[0] for letter in letters], device=device)
-            said = letters[int(logits[row, len(prompts[i]) - 1, tokens].argmax())]
-            yield i, said == task.answer(i)
+            tokens = [tokenizer.encode(letter)[0] for letter in letters]
+            yield i, letters[int(row[tokens].argmax())] == task.answer(i)

@@ -9,11 +9,15 @@ import torch
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
 from nanochat_pl.evals import suites
+from nanochat_pl.evals.answers import score_task
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.evals.core import TaskScore
 from nanochat_pl.evals.suites import CHAT_TASKS, TINY_TASKS, SuiteScore, build_suites, measure_bits_per_byte
 from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.tasks.specs import TaskSpec
+from nanochat_pl.tasks.task import ChoiceTask
 from nanochat_pl.tokenizers.byte import ByteTokenizer
+from nanochat_pl.tokenizers.chat import render_for_completion
 from tests.models.test_nanochat import randomized
 
 TOKENIZER = ByteTokenizer()
@@ -142,3 +146,16 @@ def test_what_is_missing_is_said_before_anything_is_computed(
         core.prepare()
     with pytest.raises(UserError, match="There is no folder"):
         gsm8k.prepare()
+
+
+def test_a_choice_is_the_likeliest_of_its_letters(model: torch.nn.Module, test_data: Path) -> None:
+    task = TaskSpec("arc_challenge", split="test", stop=40, path=str(test_data / "hub")).build()
+    assert isinstance(task, ChoiceTask)
+    found: dict[int, bool] = {}
+    score = score_task(model, TOKENIZER, task, range(40), on_example=found.__setitem__)
+    for i in range(40):
+        with torch.no_grad():
+            logits = model.forward(torch.tensor([render_for_completion(TOKENIZER, task.prompt(i))]))[0, -1]
+        likeliest = max(task.letters(i), key=lambda letter: logits[TOKENIZER.encode(letter)[0]].item())
+        assert found[i] == (likeliest == task.answer(i))
+    assert score.correct == sum(found.values()) > 0
