@@ -88,8 +88,8 @@ def load_run(name: str) -> RunRecord:
     Raises:
         UserError: there is no such run; the message names those that there are.
     """
-    places = runs_root() / name, Path(name).expanduser()
-    places += tuple(place.parent for place in places if place.name in STAGES)
+    places = [runs_root() / name, Path(name).expanduser()]
+    places += [place.parent for place in places if place.name in STAGES]
     path = next((place for place in places if _stages_of(place)), None)
     if path is None:
         names = run_names()
