@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from nanochat_pl.checkpoint.header import FORMAT, FORMAT_VERSION, facts_of, find_model_folder, read_header
+from nanochat_pl.checkpoint.header import FORMAT, FORMAT_VERSION, check_sizes, facts_of, find_model_folder, read_header
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import replacing, write_text
 from nanochat_pl.models.contract import architecture_of, build_config, build_model
@@ -85,6 +85,7 @@ def load_model_folder(where: Path | str, device: str = "cpu", compute_dtype: str
 
     folder = find_model_folder(where)
     header = read_header(folder)
+    check_sizes(folder, header.config)
     values = header.config | ({"compute_dtype": compute_dtype} if compute_dtype else {})
     model = build_model(build_config(header.architecture, values), device, seed=None)
     try:
