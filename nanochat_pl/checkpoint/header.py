@@ -63,7 +63,7 @@ def read_header(folder: Path) -> ModelHeader:
         header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         version = header["format_version"] if header.get("format") == FORMAT else None
         config = dict(header["config"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder}/model.json is damaged or not one of {FORMAT}'s: {error}.") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise UserError(

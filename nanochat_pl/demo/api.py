@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from nanochat_pl.demo.job import AnswerRequest, Delta
+from nanochat_pl.demo.models import ModelInfo
 from nanochat_pl.demo.refused import Refused
 from nanochat_pl.demo.schemas import (
     ChatRequest,
@@ -81,10 +82,13 @@ def _routes(service: Service) -> APIRouter:
     @router.post("/tokenize")
     async def tokenize(request: Request) -> JSONResponse:
         body = _parse(TokenizeRequest, await request.body())
-        model, ids = await service.tokenize(body.answer_request())
-        if body.prompt is not None and not body.add_special_tokens:
-            ids = ids[1:]
-        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.context_tokens})
+
+        def shown(model: ModelInfo, ids: list[int]) -> JSONResponse:
+            if body.prompt is not None and not body.add_special_tokens:
+                ids = ids[1:]
+            return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.context_tokens})
+
+        return await service.tokenize(body.answer_request(), shown)
 
     @router.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
     async def unknown(path: str, request: Request) -> Response:
@@ -124,7 +128,7 @@ async def _answer(
     stream = service.stream(asked)
     try:
         first = await _while_connected(request, anext(stream))
-        reply = kind(await service.tokenizer(first.usage.model), first.usage, logprobs)
+        reply = kind(first.usage.tokenizer, first.usage, logprobs)
         headers = {DROPPED_TURNS_HEADER: str(first.usage.dropped_turns)} if first.usage.dropped_turns else {}
         if body.stream:
             return _EventStream(reply, first, stream, body.include_usage, headers)
@@ -143,9 +147,9 @@ async def _events(
 ) -> AsyncGenerator[str, None]:
     """The server-sent events of an answer; an error after the first one is an event too."""
     usage = first.usage
-    if chunk := reply.chunk(first):
-        yield chunk
     try:
+        if chunk := reply.chunk(first):
+            yield chunk
         async for delta in stream:
             usage = delta.usage
             if chunk := reply.chunk(delta):

@@ -76,7 +76,8 @@ def is_loopback(host: str) -> bool:
 
 def _without_port(host: str) -> str:
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        address, _, port = host[1:].partition("]")
+        return address if port.startswith(":") or not port else host
     return host.partition(":")[0]
 
 

@@ -39,12 +39,14 @@ class Usage(NamedTuple):
 
     Attributes:
         model: the name of the model that answers.
+        tokenizer: that of the export that answers.
         prompt_tokens: of the prompt, read once however many answers there are.
         answer_tokens: sampled, in all answers.
         dropped_turns: the oldest messages that were left out because the conversation is longer than the context.
     """
 
     model: str
+    tokenizer: Tokenizer
     prompt_tokens: int
     answer_tokens: int
     dropped_turns: int
@@ -81,12 +83,12 @@ class Job:
         began: `time.monotonic()` when it was accepted.
     """
 
-    def __init__(self, submit: Submit, usage: Usage, tokenizer: Tokenizer, stop: Sequence[str]):
+    def __init__(self, submit: Submit, usage: Usage, stop: Sequence[str]):
         self.submit, self.usage = submit, usage
         self.open = {key: index for index, key in enumerate(submit.keys)}
         self.events: asyncio.Queue[list[NewToken] | Refused | None] = asyncio.Queue()
         self.began = time.monotonic()
-        self._answers = [AnswerStream(tokenizer, stop) for _ in submit.keys]
+        self._answers = [AnswerStream(usage.tokenizer, stop) for _ in submit.keys]
 
     def take(self, tokens: list[NewToken]) -> Iterator[Delta]:
         """What these tokens add to each answer."""

@@ -147,7 +147,6 @@ class WorkerPool:
                 try:
                     message = worker.connection.recv()
                 except (EOFError, OSError):
-                    worker.connection.close()
                     worker.process.kill()
                     worker.process.join()
                     self._loop.call_soon_threadsafe(self._on_death, worker)
@@ -198,6 +197,7 @@ class WorkerPool:
         self._on_room()
 
     def _on_death(self, worker: _Worker) -> None:
+        worker.connection.close()  # here and not in its reader: this thread may be writing to it
         if self._closed or self._workers[worker.number] is not worker:
             return
         code = worker.process.exitcode

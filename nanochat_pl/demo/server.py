@@ -92,9 +92,10 @@ def serve(spec: ServeSpec) -> int:
     given = _given(spec.model, root) if spec.model is not None else None
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nanochat_pl").setLevel(logging.INFO)
-    models = find_models(root, given).models
+    models, problems = find_models(root, given)
     if not models:
-        raise UserError(NO_MODEL.format(where=f" in {root}"))
+        damaged = f" {next(iter(problems.values()))}" if problems else ""
+        raise UserError(NO_MODEL.format(where=f" in {root}") + damaged)
     _allow_many_connections()
     with _listening(spec.host, spec.port) as listener:
         first = given or models[0].folder
@@ -102,15 +103,19 @@ def serve(spec: ServeSpec) -> int:
         pool.start()  # the workers load the model while the libraries of the web are imported here
         try:
             service = Service(pool, root, given, spec.max_queue, spec.time_limit_seconds)
-            app = build_app(service, spec)
+            app = build_app(service, spec, listener.getsockname()[0])
             gc.freeze()  # what has been imported stays; to look through it again and again would stall the answers
             return asyncio.run(_run(app, service, pool, listener, spec))
         finally:
             pool.close()
 
 
-def build_app(service: Service, spec: ServeSpec) -> "FastAPI":
-    """The API, and the page at / behind it."""
+def build_app(service: Service, spec: ServeSpec, address: str) -> "FastAPI":
+    """The API, and the page at / behind it.
+
+    Args:
+        address: where it listens.
+    """
     from fastapi import FastAPI
     from starlette.middleware.cors import CORSMiddleware
 
@@ -122,16 +127,16 @@ def build_app(service: Service, spec: ServeSpec) -> "FastAPI":
     app.add_middleware(BodyGate, max_bytes=MAX_BODY_BYTES)
     if spec.api_key is not None:
         app.add_middleware(KeyGate, api_key=spec.api_key)
-    elif is_loopback(spec.host):
+    elif is_loopback(address):
         app.add_middleware(HostGate)
-    if spec.cors_origins:  # the outermost: preflight requests have no key
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(spec.cors_origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=[DROPPED_TURNS_HEADER, "Retry-After"],
-        )
+    # The outermost: preflight requests have no key. Where no origin is allowed too: Gradio's own allows any.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(spec.cors_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=[DROPPED_TURNS_HEADER, "Retry-After"],
+    )
     add_api(app, service)
     if spec.page:
         from nanochat_pl.demo.page import mount_page

@@ -8,9 +8,9 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.demo.job import AnswerRequest, Delta, Job, Usage
@@ -22,6 +22,7 @@ from nanochat_pl.inference.conversation import max_prompt_tokens, prompt_of, sto
 from nanochat_pl.tokenizers.base import Tokenizer
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 LOOK_AGAIN_SECONDS = 1.0
 """How old the list of models may be."""
@@ -51,7 +52,7 @@ class Service:
         self._given_name = None if given is None else name_of(given, runs_root)
         self._found = Found([], {})
         self._looked = float("-inf")
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Future[None] | None = None
         self._preparing = 0
         self._keys = itertools.count()
         self._waiting: deque[Job] = deque()
@@ -75,11 +76,17 @@ class Service:
 
     async def models(self) -> list[ModelInfo]:
         """All models there are, the newest export first."""
-        async with self._looking:
-            if time.monotonic() - self._looked > LOOK_AGAIN_SECONDS:
-                self._found = await asyncio.to_thread(find_models, self._root, self._given)
-                self._looked = time.monotonic()
+        if self._looking is None and time.monotonic() - self._looked > LOOK_AGAIN_SECONDS:
+            self._looking = asyncio.ensure_future(self._look())
+        if self._looking is not None:
+            await asyncio.shield(self._looking)  # one look for all: who gives up must not begin another
         return self._found.models
+
+    async def _look(self) -> None:
+        try:
+            self._found = await asyncio.to_thread(find_models, self._root, self._given)
+        finally:
+            self._looking, self._looked = None, time.monotonic()
 
     async def default_model(self) -> str | None:
         """The name of the model that answers where none is named; None: there is no model."""
@@ -102,14 +109,6 @@ class Service:
         names = ", ".join(model.name for model in models)
         unknown = f"There is no model {str(name)[:100]!r}; there are: {names}."
         raise Refused(404, unknown if names else NO_MODEL.format(where=""), code="model_not_found", param="model")
-
-    async def tokenizer(self, name: str) -> Tokenizer:
-        """The tokenizer of a model.
-
-        Raises:
-            Refused: as `model`.
-        """
-        return await asyncio.to_thread(_tokenizer, await self.model(name))
 
     async def stream(self, request: AnswerRequest) -> AsyncGenerator[Delta, None]:
         """The answers as they come; to close the generator is to cancel them.
@@ -159,15 +158,16 @@ class Service:
                 self._waiting.remove(job)
             self._pool.cancel(job.submit.keys)
 
-    async def tokenize(self, request: AnswerRequest) -> tuple[ModelInfo, list[int]]:
-        """The model, and the tokens of all that it is asked, also where these are more than it can read.
+    async def tokenize(self, request: AnswerRequest, shown: Callable[[ModelInfo, list[int]], Result]) -> Result:
+        """What `shown` makes of the model and the tokens of all that it is asked, also where these are more than it can
+        read; in a thread, for there may be a million.
 
         Raises:
             Refused: 400, 404, 429 and 500, as `stream`.
         """
         model = await self.model(request.model)
         with self._preparation():
-            return model, await asyncio.to_thread(self._tokenize, model, request)
+            return await asyncio.to_thread(lambda: shown(model, self._tokenize(model, request)))
 
     def health(self) -> dict[str, Any]:
         """What there is to know of the server: "status" is ok, starting (no worker is ready yet) or draining."""
@@ -212,7 +212,8 @@ class Service:
 
     def _busy(self) -> Refused:
         seconds = min(60.0, self._mean_seconds * (1 + self.waiting / self._pool.rows))
-        message = f"The server is busy: {self.running} requests are under way. Please try again a little later."
+        under_way = self.running + self.waiting + self._preparing
+        message = f"The server is busy: {under_way} requests are under way. Please try again a little later."
         return Refused(429, message, retry_after_seconds=seconds, code="queue_full")
 
     def _prepare(self, model: ModelInfo, request: AnswerRequest) -> Job:
@@ -242,7 +243,7 @@ class Service:
             submit = Submit(
                 tuple(next(self._keys) for _ in range(request.num_samples)), model.folder, ids, sampling, is_chat
             )
-            return Job(submit, Usage(model.name, len(ids), 0, dropped), tokenizer, request.stop)
+            return Job(submit, Usage(model.name, tokenizer, len(ids), 0, dropped), request.stop)
         except UserError as error:
             raise Refused(400, str(error)) from error
 
