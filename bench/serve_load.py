@@ -65,7 +65,8 @@ class Server:
         prompt, new_tokens = request
         asked = {"prompt": prompt, "max_tokens": new_tokens, "stream": True, "stream_options": {"include_usage": True}}
         body = json.dumps(asked).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        fields = f"Host: localhost\r\nConnection: close\r\nContent-Length: {len(body)}"
+        head = f"POST /v1/completions HTTP/1.1\r\n{fields}\r\n\r\n"
         began = time.perf_counter()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(head.encode() + body)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ FORMAT = "nanochat_pl"
 FORMAT_VERSION = 1
 STAGES = ("rl", "sft", "mid", "base")
 """The latest first."""
+MAX_CONTEXT_TOKENS = 1 << 22
+"""Of a model: its tables of positions are made for so many before its weights are read."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def read_header(folder: Path) -> ModelHeader:
         header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         version = header["format_version"] if header.get("format") == FORMAT else None
         config = dict(header["config"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder}/model.json is damaged or not one of {FORMAT}'s: {error}.") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise UserError(
@@ -70,19 +73,41 @@ def read_header(folder: Path) -> ModelHeader:
     return ModelHeader(str(header.get("architecture")), config, str(header.get("stage", "base")))
 
 
+def check_sizes(folder: Path, config: dict[str, Any]) -> None:
+    """See that a model of these sizes can be in the folder's weights file, before one is built.
+
+    That the weights fit exactly is seen when they are loaded; a damaged model.json must not cost hours or all memory.
+
+    Raises:
+        UserError: model.json tells of more than there is, or the weights are damaged.
+    """
+    with _weights(folder) as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
+    values = sum(map(math.prod, shapes))
+    n_layer, n_embd, vocab_size, sequence_len = (
+        _whole(config.get(name)) for name in ("n_layer", "n_embd", "vocab_size", "sequence_len")
+    )
+    for size, is_possible in (
+        (f"n_layer={n_layer}", len(shapes) >= n_layer),
+        (f"n_embd={n_embd}", values >= n_layer * n_embd**2),
+        (f"vocab_size={vocab_size}", values >= vocab_size * n_embd),
+        (f"sequence_len={sequence_len}", sequence_len <= MAX_CONTEXT_TOKENS),
+    ):
+        if not is_possible:
+            raise UserError(
+                f"{folder}/model.json is damaged: it says {size[:60]}, but model.safetensors has {len(shapes)} tensors "
+                f"of {values:,} values, and no context is longer than {MAX_CONTEXT_TOKENS:,} tokens. Export it again."
+            )
+
+
 def read_facts(folder: Path) -> dict[str, float]:
     """The numbers in the header of the folder's weights file, such as step, tokens, val_bpb.
 
     Raises:
         UserError: the file is missing, damaged, or no safetensors file (a pickle, for one).
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(folder / "model.safetensors", framework="numpy") as file:
-            return facts_of(file.metadata())
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder}/model.safetensors is missing or damaged: {error}.") from error
+    with _weights(folder) as file:
+        return facts_of(file.metadata())
 
 
 def facts_of(metadata: dict[str, str] | None) -> dict[str, float]:
@@ -93,3 +118,20 @@ def facts_of(metadata: dict[str, str] | None) -> dict[str, float]:
             if math.isfinite(number := float(value)):
                 facts[name] = number
     return facts
+
+
+def _whole(size: Any) -> int:
+    """A size of a config; 1 for what is none, of which the config itself says what is wrong."""
+    return int(size) if isinstance(size, int) or (isinstance(size, float) and size.is_integer()) else 1
+
+
+@contextlib.contextmanager
+def _weights(folder: Path) -> Iterator[Any]:
+    """The folder's weights file, of which only the header is read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / "model.safetensors", framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder}/model.safetensors is missing or damaged: {error}.") from error

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nanochat_pl.checkpoint.header import FORMAT, FORMAT_VERSION, facts_of, find_model_folder, read_header
+from nanochat_pl.checkpoint.header import FORMAT, FORMAT_VERSION, check_sizes, facts_of, find_model_folder, read_header
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import replacing, write_text
 from nanochat_pl.models.contract import architecture_of, build_config, build_model
@@ -84,6 +84,7 @@ def load_model_folder(where: Path | str, device: str = "cpu", compute_dtype: str
     """
     folder = find_model_folder(where)
     header = read_header(folder)
+    check_sizes(folder, header.config)
     values = header.config | ({"compute_dtype": compute_dtype} if compute_dtype else {})
     model = build_model(build_config(header.architecture, values), device, seed=None)
     facts = load_weights(model, folder, device)

@@ -1,5 +1,7 @@
 """A model by the name that a user gives: a run, a stage of it, either at a step, a model folder; or the newest."""
 
+import contextlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +58,17 @@ def find_named_model(name: str | None = None) -> NamedModel:
 
 
 def model_folders(root: Path) -> list[Path]:
-    """All model folders under a folder of runs; those whose weights were written last come first."""
-    weights = [path for path in root.rglob("model.safetensors") if (path.parent / "model.json").is_file()]
-    return [path.parent for path in sorted(weights, key=lambda path: path.stat().st_mtime, reverse=True)]
+    """All model folders under a folder of runs; those whose weights were written last come first.
+
+    What cannot be read, or goes while it is looked at, is left out.
+    """
+    found = []
+    for place, _, names in os.walk(root):
+        if "model.json" in names and "model.safetensors" in names:
+            folder = Path(place)
+            with contextlib.suppress(OSError):
+                found.append(((folder / "model.safetensors").stat().st_mtime, folder))
+    return [folder for _, folder in sorted(found, key=lambda one: one[0], reverse=True)]
 
 
 def _newest() -> NamedModel:

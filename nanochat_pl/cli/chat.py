@@ -60,7 +60,10 @@ def chat(
     )
     accelerator = HardwareSpec(accelerator=device.value if device else None).detect().accelerator
     session = ChatSession(found, sampling, accelerator)
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # the terminal's encoding may lack characters
+    # What is typed or piped may be no text in the terminal's encoding, and that may lack characters of the answer.
+    if prompt is None:
+        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     if interactive:
         from nanochat_pl.cli.chat_terminal import ChatTerminal
 

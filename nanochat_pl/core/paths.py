@@ -67,8 +67,8 @@ def machine_error(error: BaseException) -> MachineError | None:
     """The `MachineError` for an error that the disk or the memory is behind; None for any other."""
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return MachineError(
-            f"The memory is full: {error}. Make the micro-batches smaller with hw.tokens_per_device=N (the training "
-            "stays the same), or the model."
+            f"The memory is full: {error}. A training needs less with hw.tokens_per_device=N, and "
+            "stays the same; else take a smaller model."
         )
     if isinstance(error, OSError) and is_disk_error(error):
         return MachineError(f"The disk failed: {error}. Free some space or choose another folder, and run it again.")

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from nanochat_pl.demo.job import AnswerRequest, Delta
+from nanochat_pl.demo.models import ModelInfo
 from nanochat_pl.demo.refused import Refused
 from nanochat_pl.demo.schemas import (
     ChatRequest,
@@ -62,11 +63,11 @@ def _routes(service: Service) -> APIRouter:
 
     @router.get("/models")
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [model_object(model) for model in service.models()]})
+        return JSONResponse({"object": "list", "data": [model_object(model) for model in await service.models()]})
 
     @router.get("/models/{name:path}")
     async def model(name: str) -> JSONResponse:
-        return JSONResponse(model_object(service.model(name)))
+        return JSONResponse(model_object(await service.model(name)))
 
     @router.post("/chat/completions")
     async def chat(request: Request) -> Response:
@@ -81,10 +82,13 @@ def _routes(service: Service) -> APIRouter:
     @router.post("/tokenize")
     async def tokenize(request: Request) -> JSONResponse:
         body = _parse(TokenizeRequest, await request.body())
-        model, ids = await service.prompt_ids(body.answer_request())
-        if body.prompt is not None and not body.add_special_tokens:
-            ids = ids[1:]
-        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.context_tokens})
+
+        def shown(model: ModelInfo, ids: list[int]) -> JSONResponse:
+            if body.prompt is not None and not body.add_special_tokens:
+                ids = ids[1:]
+            return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.context_tokens})
+
+        return await service.tokenize(body.answer_request(), shown)
 
     @router.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
     async def unknown(path: str, request: Request) -> Response:
@@ -124,7 +128,7 @@ async def _answer(
     stream = service.stream(asked)
     try:
         first = await _while_connected(request, anext(stream))
-        reply = kind(service.model(first.usage.model).tokenizer(), first.usage, logprobs)
+        reply = kind(first.usage.tokenizer, first.usage, logprobs)
         headers = {DROPPED_TURNS_HEADER: str(first.usage.dropped_turns)} if first.usage.dropped_turns else {}
         if body.stream:
             return _EventStream(reply, first, stream, body.include_usage, headers)
@@ -143,15 +147,19 @@ async def _events(
 ) -> AsyncGenerator[str, None]:
     """The server-sent events of an answer; an error after the first one is an event too."""
     usage = first.usage
-    if chunk := reply.chunk(first):
-        yield chunk
     try:
+        if chunk := reply.chunk(first):
+            yield chunk
         async for delta in stream:
             usage = delta.usage
             if chunk := reply.chunk(delta):
                 yield chunk
     except Refused as error:
         yield event(error.as_dict())
+        return
+    except Exception:
+        log.exception("An answer failed in the middle of its stream.")
+        yield event(_unforeseen().as_dict())
         return
     if include_usage:
         yield reply.usage_chunk(usage)
@@ -224,4 +232,8 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 async def _on_exception(request: Request, error: Exception) -> Response:
     """Of what nobody foresaw the client learns that it happened; the log has the rest."""
-    return _error(Refused(500, "The server failed at this request; its log says why.", code="internal_error"))
+    return _error(_unforeseen())
+
+
+def _unforeseen() -> Refused:
+    return Refused(500, "The server failed at this request; its log says why.", code="internal_error")

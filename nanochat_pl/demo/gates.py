@@ -1,8 +1,9 @@
-"""What every request passes before anything reads it: the key and the size of its body."""
+"""What every request passes before anything reads it: the key, or who was asked; and the size of its body."""
 
 import base64
 import binascii
 import hmac
+import ipaddress
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,6 +42,43 @@ class KeyGate:
         elif scheme.lower() != b"bearer":
             return False
         return hmac.compare_digest(credentials.strip(), self._key)
+
+
+class HostGate:
+    """Lets only requests pass that were sent to localhost by that name, or by its number.
+
+    Any web page can point a name of its own to 127.0.0.1, and then ask from the browser of whoever looks at it; only
+    the Host header tells. /health is open.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1") if scope["type"] == "http" else ""
+        if scope["type"] != "http" or scope["path"] in PUBLIC or is_loopback(_without_port(host)):
+            return await self._app(scope, receive, send)
+        message = (
+            f"This server listens on its own machine and answers what is sent to localhost; this was sent to "
+            f"{host[:100]!r}. Start it with api_key=KEY to reach it by another name."
+        )
+        refused = Refused(403, message, code="unknown_host")
+        await JSONResponse(refused.as_dict(), refused.status)(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name localhost, is one that only this machine itself reaches."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        address, _, port = host[1:].partition("]")
+        return address if port.startswith(":") or not port else host
+    return host.partition(":")[0]
 
 
 class BodyGate:

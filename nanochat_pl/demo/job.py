@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nanochat_pl.demo.refused import Refused
-from nanochat_pl.demo.worker import Answered, Submit
+from nanochat_pl.demo.worker import NewToken, Submit
 from nanochat_pl.inference.answer import AnswerStream, Part
 from nanochat_pl.inference.sampling import Sampling
 from nanochat_pl.tokenizers.base import Tokenizer
@@ -39,12 +39,14 @@ class Usage(NamedTuple):
 
     Attributes:
         model: the name of the model that answers.
+        tokenizer: that of the export that answers.
         prompt_tokens: of the prompt, read once however many answers there are.
         answer_tokens: sampled, in all answers.
         dropped_turns: the oldest messages that were left out because the conversation is longer than the context.
     """
 
     model: str
+    tokenizer: Tokenizer
     prompt_tokens: int
     answer_tokens: int
     dropped_turns: int
@@ -71,11 +73,6 @@ class Delta:
     finish: str | None
     usage: Usage
 
-    @property
-    def dropped_turns(self) -> int:
-        """Of the whole request."""
-        return self.usage.dropped_turns
-
 
 class Job:
     """The answers to one request.
@@ -86,16 +83,16 @@ class Job:
         began: `time.monotonic()` when it was accepted.
     """
 
-    def __init__(self, submit: Submit, usage: Usage, tokenizer: Tokenizer, stop: Sequence[str]):
+    def __init__(self, submit: Submit, usage: Usage, stop: Sequence[str]):
         self.submit, self.usage = submit, usage
         self.open = {key: index for index, key in enumerate(submit.keys)}
-        self.events: asyncio.Queue[list[Answered] | Refused | None] = asyncio.Queue()
+        self.events: asyncio.Queue[list[NewToken] | Refused | None] = asyncio.Queue()
         self.began = time.monotonic()
-        self._answers = [AnswerStream(tokenizer, stop) for _ in submit.keys]
+        self._answers = [AnswerStream(usage.tokenizer, stop) for _ in submit.keys]
 
-    def take(self, tokens: list[Answered]) -> Iterator[Delta]:
+    def take(self, tokens: list[NewToken]) -> Iterator[Delta]:
         """What these tokens add to each answer."""
-        of_key: dict[int, list[Answered]] = {}
+        of_key: dict[int, list[NewToken]] = {}
         for token in tokens:
             of_key.setdefault(token.key, []).append(token)
         for key, own in of_key.items():
@@ -108,7 +105,7 @@ class Job:
             yield Delta(index, self._answers[index].end(), [], [], "length", self.usage)
         self.open.clear()
 
-    def _take(self, key: int, tokens: list[Answered]) -> Delta:
+    def _take(self, key: int, tokens: list[NewToken]) -> Delta:
         index, parts, finish, sampled = self.open[key], [], None, 0
         answer = self._answers[index]
         ids, logprobs = [], []

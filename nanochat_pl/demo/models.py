@@ -1,18 +1,16 @@
 """The models that can be served: what lies under the runs root, read anew where an export has replaced an older one."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from nanochat_pl.checkpoint.header import read_facts, read_header
+from nanochat_pl.checkpoint.header import check_sizes, read_facts, read_header
 from nanochat_pl.checkpoint.named_model import model_folders
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.tokenizers.base import HEADER_FILE, Tokenizer
 from nanochat_pl.tokenizers.load import load_tokenizer
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,32 +84,34 @@ def name_of(folder: Path, root: Path) -> str:
     return place.relative_to(root).as_posix() if place.is_relative_to(root) else place.name
 
 
-def find_models(root: Path, given: Path | None = None) -> list[ModelInfo]:
-    """All models under the runs root that can be read, and the given one, the newest export first.
+class Found(NamedTuple):
+    """What a look at the disk has found.
+
+    Attributes:
+        models: that can be asked, the newest export first.
+        problems: name of each model that cannot be used -> what is wrong with it.
+    """
+
+    models: list[ModelInfo]
+    problems: dict[str, str]
+
+
+def find_models(root: Path, given: Path | None = None) -> Found:
+    """All models under the runs root, and the given one.
 
     Args:
         given: another model folder, which may lie elsewhere; of two with the same name it is the one.
     """
     models: dict[str, ModelInfo] = {}
+    problems: dict[str, str] = {}
     for folder in _folders(root, given):
         try:
             model = read_model(folder, root)
         except UserError as error:
-            log.debug("Left out: %s", error)
+            problems.setdefault(name_of(folder, root), str(error))
         else:
             models.setdefault(model.name, model)
-    return sorted(models.values(), key=lambda model: model.exported_seconds, reverse=True)
-
-
-def why_not(name: str, root: Path, given: Path | None = None) -> str | None:
-    """What is wrong with the model of this name, which `find_models` does not list; None: there is none."""
-    for folder in _folders(root, given):
-        if name_of(folder, root) == name:
-            try:
-                read_model(folder, root)
-            except UserError as error:
-                return str(error)
-    return None
+    return Found(sorted(models.values(), key=lambda model: model.exported_seconds, reverse=True), problems)
 
 
 def _folders(root: Path, given: Path | None) -> Iterator[Path]:
@@ -128,6 +128,7 @@ def _description(folder: Path, version: tuple[int, int]) -> tuple[str, dict[str,
     context_tokens = header.config.get("sequence_len")
     if not isinstance(context_tokens, int):
         raise UserError(f"{folder}/model.json is damaged: its sequence_len is {context_tokens!r}.")
+    check_sizes(folder, header.config)
     return header.stage, read_facts(folder), context_tokens
 
 

@@ -44,7 +44,7 @@ OPEN_OR_CLOSE_SETTINGS = """() => {
 }"""
 
 
-def mount_page(app: FastAPI, service: Service, runs_root: Path) -> FastAPI:
+def mount_page(app: FastAPI, service: Service) -> FastAPI:
     """Mount the page at /; to be called after the app's other routes are there."""
 
     @app.post("/gradio_api/upload")
@@ -52,7 +52,7 @@ def mount_page(app: FastAPI, service: Service, runs_root: Path) -> FastAPI:
         # Gradio would keep whatever it is sent.
         raise HTTPException(404, "The page takes no files.")
 
-    page = build_page(service, runs_root)
+    page = build_page(service)
     page._queue.sleep_when_free = 0.02  # seconds; Gradio's 0.001 takes a tenth of a core from the models
     return gr.mount_gradio_app(
         app,
@@ -74,16 +74,16 @@ def mount_page(app: FastAPI, service: Service, runs_root: Path) -> FastAPI:
     )
 
 
-def build_page(service: Service, runs_root: Path) -> gr.Blocks:
-    """The page over what `service` serves; `runs_root` is where it says that models come from."""
-    return _Page(service, runs_root).blocks
+def build_page(service: Service) -> gr.Blocks:
+    """The page over what `service` serves."""
+    return _Page(service).blocks
 
 
 class _Page:
     """The parts of the page, and what happens when they are used."""
 
-    def __init__(self, service: Service, runs_root: Path):
-        self._service, self._runs_root = service, runs_root
+    def __init__(self, service: Service):
+        self._service = service
         self._answers = Answers(service)
         with gr.Blocks(title="nanochat-pl", fill_height=True, fill_width=True, analytics_enabled=False) as self.blocks:
             self._lay_out()
@@ -151,13 +151,14 @@ class _Page:
     ) -> AsyncGenerator[Any, None]:  # fmt: skip
         """Answer what was typed, or, where the conversation asked, `text` after its first `keep` turns."""
         by_chat = isinstance(event._data, dict)
+        info = await self._find(model)  # before it is asked whether it is too early: nothing may come between
         keep, text = (event.keep, event.text) if by_chat else (len(chat["turns"]), typed)
         session = str(request.session_hash)
         if not text.strip() or self._answers.is_too_early(session, chat["turns"]):
             yield gr.skip(), gr.skip()
             return
         turns = [*chat["turns"][:keep], {"role": "user", "text": text}]
-        answer = new_answer(self._find(model))
+        answer = new_answer(info)
 
         def build_request() -> AnswerRequest:
             sampling = Sampling(
@@ -181,19 +182,19 @@ class _Page:
 
     async def clear(self, model: str | None, request: gr.Request) -> Any:
         """Begin a new conversation."""
-        empty = {"turns": [], "welcome": welcome(self._find(model), self._runs_root)}
+        empty = {"turns": [], "welcome": welcome(await self._find(model))}
         was_running = await self._answers.stop(str(request.session_hash), instead=empty)
         return gr.skip() if was_running else empty
 
     async def undo(self, chat: Chat, model: str | None) -> tuple[Chat, Any]:
         """Take back the last question with its answer; the question returns to the input."""
         *turns, question, _ = chat["turns"]
-        return {"turns": turns, "welcome": welcome(self._find(model), self._runs_root)}, question["text"]
+        return {"turns": turns, "welcome": welcome(await self._find(model))}, question["text"]
 
     async def look(self, chat: Chat, selected: str | None) -> tuple[Any, ...]:
         """Look for models; what was chosen stays chosen if it is still there."""
-        models = self._service.models()
-        default = self._service.default_model()
+        models = await self._service.models()
+        default = await self._service.default_model()
         names = [model.name for model in models]
         selected = selected if selected in names else default
         choices = [(choice_label(model, model.name == default), model.name) for model in models]
@@ -201,9 +202,9 @@ class _Page:
 
     async def describe(self, chat: Chat, selected: str | None) -> tuple[Any, ...]:
         """What the page says about the chosen model: in the empty conversation, in the input, and under it."""
-        info = self._find(selected)
-        greeted = gr.skip() if chat["turns"] else {"turns": [], "welcome": welcome(info, self._runs_root)}
+        info = await self._find(selected)
+        greeted = gr.skip() if chat["turns"] else {"turns": [], "welcome": welcome(info)}
         return greeted, gr.Textbox(placeholder=placeholder(info)), html.escape(note(info))
 
-    def _find(self, name: str | None) -> ModelInfo | None:
-        return next((model for model in self._service.models() if model.name == name), None)
+    async def _find(self, name: str | None) -> ModelInfo | None:
+        return next((model for model in await self._service.models() if model.name == name), None)

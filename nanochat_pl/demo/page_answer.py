@@ -19,7 +19,7 @@ from nanochat_pl.demo.models import ModelInfo
 from nanochat_pl.demo.page_text import left_out, status
 from nanochat_pl.demo.refused import Refused
 from nanochat_pl.demo.service import Service
-from nanochat_pl.inference.answer import Part, content_of
+from nanochat_pl.inference.answer import Part, append_part, content_of
 
 MAX_SEED = 2**31 - 1
 SECONDS_BETWEEN_UPDATES = 0.06
@@ -149,12 +149,8 @@ class _Writer:
         self._first_at = self._last_at = 0.0
 
     def add(self, delta: Delta) -> None:
-        content = self._answer["content"]
-        for kind, text in delta.parts:
-            if content and content[-1]["type"] == kind:
-                content[-1]["text"] += text
-            else:
-                content.append({"type": kind, "text": text})
+        for part in delta.parts:
+            append_part(self._answer["content"], part)
         self._last_at = time.monotonic()
         if not self._tokens:
             self._first_at = self._last_at

@@ -18,13 +18,12 @@ def choice_label(info: ModelInfo, is_default: bool) -> str:
     return " · ".join(words)
 
 
-def welcome(info: ModelInfo | None, runs_root: Any) -> dict[str, Any]:
+def welcome(info: ModelInfo | None) -> dict[str, Any]:
     """What stands where the conversation will be: title, text, and a command or examples to begin with."""
     if info is None:
         return {
             "title": "There is no model yet",
-            "text": f"Nothing that can be talked to lies under {runs_root}. Train a small model in a few minutes, then "
-            "look again with the button beside the list of models:",
+            "text": "Train a small model in a few minutes, then look again with the button beside the list of models:",
             "command": "python train.py",
         }
     if info.stage == "base":

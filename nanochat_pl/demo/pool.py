@@ -13,14 +13,14 @@ from typing import Any
 
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.demo.refused import Refused
-from nanochat_pl.demo.worker import Answered, Cancel, Failed, Ready, Submit, WorkerSpec, work
+from nanochat_pl.demo.worker import Cancel, Failed, NewToken, Ready, Submit, WorkerSpec, work
 
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_SECONDS = 30.0
 """Before a worker that keeps dying is started again."""
 
-Listener = Callable[[list[Answered] | Refused], None]
+Listener = Callable[[list[NewToken] | Refused], None]
 """Takes a step's tokens of a request's answers, or the reason why they will not come."""
 
 
@@ -47,12 +47,6 @@ class _Worker:
             self.connection.send(message)
         except OSError:  # it has just died, which its reader is about to tell
             log.debug("Worker %d did not get a message.", self.number)
-
-    def end(self) -> None:
-        """It has nothing to save."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
 
 
 class WorkerPool:
@@ -130,11 +124,13 @@ class WorkerPool:
                 self._on_room()
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, which have nothing to save."""
         self._closed = True
-        for worker in self._workers:
-            if worker:
-                worker.end()
+        workers = [worker for worker in self._workers if worker]
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
 
     def _start(self, number: int) -> _Worker:
         # On a CPU the workers share the cores.
@@ -151,6 +147,8 @@ class WorkerPool:
                 try:
                     message = worker.connection.recv()
                 except (EOFError, OSError):
+                    worker.process.kill()
+                    worker.process.join()
                     self._loop.call_soon_threadsafe(self._on_death, worker)
                     return
                 self._loop.call_soon_threadsafe(self._on_message, worker, message)
@@ -168,8 +166,8 @@ class WorkerPool:
         else:
             self._on_answered(worker, message)
 
-    def _on_answered(self, worker: _Worker, answered: list[Answered]) -> None:
-        tokens: dict[Listener, list[Answered]] = {}
+    def _on_answered(self, worker: _Worker, answered: list[NewToken]) -> None:
+        tokens: dict[Listener, list[NewToken]] = {}
         ended = False
         for token in answered:
             if listener := worker.answers.get(token.key):  # else it has been cancelled meanwhile
@@ -199,9 +197,9 @@ class WorkerPool:
         self._on_room()
 
     def _on_death(self, worker: _Worker) -> None:
+        worker.connection.close()  # here and not in its reader: this thread may be writing to it
         if self._closed or self._workers[worker.number] is not worker:
             return
-        worker.end()
         code = worker.process.exitcode
         self._workers[worker.number] = None
         if not self._up:

@@ -25,6 +25,8 @@ from nanochat_pl.tokenizers.base import Tokenizer
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1000
+LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+"""For `str.splitlines`, beside the control characters, which JSON escapes always."""
 TO_THE_END = 1 << 30
 """Tokens of an answer that may be as long as the context allows."""
 
@@ -158,7 +160,9 @@ class CompletionRequest(_Asked):
             Refused: 400: several prompts.
         """
         sampling = self.sampling(16 if self.max_tokens is None else self.max_tokens, self.logprobs is not None)
-        return AnswerRequest(self.model, None, one_prompt(self.prompt), sampling, self.stop_strings(), self.num_samples)
+        return AnswerRequest(
+            self.model, None, _one_prompt(self.prompt), sampling, self.stop_strings(), self.num_samples
+        )
 
 
 class TokenizeRequest(_Body):
@@ -180,7 +184,7 @@ class TokenizeRequest(_Body):
         return AnswerRequest(self.model, messages, self.prompt, Sampling(max_new_tokens=1))
 
 
-def one_prompt(prompt: Any) -> Any:
+def _one_prompt(prompt: Any) -> Any:
     """The prompt, where it may stand in a list by itself.
 
     Raises:
@@ -294,8 +298,9 @@ class TextReply(Reply):
 
 
 def event(content: dict[str, Any]) -> str:
-    """A server-sent event."""
-    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    """A server-sent event; whatever a client takes for the end of a line is escaped."""
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return f"data: {data.translate(LINE_ENDS)}\n\n"
 
 
 def _content(parts: list[Part]) -> dict[str, Any]:

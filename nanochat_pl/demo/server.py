@@ -92,9 +92,10 @@ def serve(spec: ServeSpec) -> int:
     given = _given(spec.model, root) if spec.model is not None else None
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nanochat_pl").setLevel(logging.INFO)
-    models = find_models(root, given)
+    models, problems = find_models(root, given)
     if not models:
-        raise UserError(NO_MODEL.format(root=root))
+        damaged = f" {next(iter(problems.values()))}" if problems else ""
+        raise UserError(NO_MODEL.format(where=f" in {root}") + damaged)
     _allow_many_connections()
     with _listening(spec.host, spec.port) as listener:
         first = given or models[0].folder
@@ -102,39 +103,45 @@ def serve(spec: ServeSpec) -> int:
         pool.start()  # the workers load the model while the libraries of the web are imported here
         try:
             service = Service(pool, root, given, spec.max_queue, spec.time_limit_seconds)
-            app = build_app(service, spec, root)
+            app = build_app(service, spec, listener.getsockname()[0])
             gc.freeze()  # what has been imported stays; to look through it again and again would stall the answers
             return asyncio.run(_run(app, service, pool, listener, spec))
         finally:
             pool.close()
 
 
-def build_app(service: Service, spec: ServeSpec, root: Path) -> "FastAPI":
-    """The API, and the page at / behind it."""
+def build_app(service: Service, spec: ServeSpec, address: str) -> "FastAPI":
+    """The API, and the page at / behind it.
+
+    Args:
+        address: where it listens.
+    """
     from fastapi import FastAPI
     from starlette.middleware.cors import CORSMiddleware
 
     from nanochat_pl.demo.api import DROPPED_TURNS_HEADER, add_api
-    from nanochat_pl.demo.gates import BodyGate, KeyGate
+    from nanochat_pl.demo.gates import BodyGate, HostGate, KeyGate, is_loopback
 
     # Without FastAPI's own pages, which load scripts from elsewhere.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyGate, max_bytes=MAX_BODY_BYTES)
     if spec.api_key is not None:
         app.add_middleware(KeyGate, api_key=spec.api_key)
-    if spec.cors_origins:  # the outermost: preflight requests have no key
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(spec.cors_origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=[DROPPED_TURNS_HEADER, "Retry-After"],
-        )
+    elif is_loopback(address):
+        app.add_middleware(HostGate)
+    # The outermost: preflight requests have no key. Where no origin is allowed too: Gradio's own allows any.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(spec.cors_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=[DROPPED_TURNS_HEADER, "Retry-After"],
+    )
     add_api(app, service)
     if spec.page:
         from nanochat_pl.demo.page import mount_page
 
-        mount_page(app, service, root)
+        mount_page(app, service)
     return app
 
 
@@ -182,7 +189,7 @@ async def _run(app: "FastAPI", service: Service, pool: WorkerPool, listener: soc
     for kind in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(kind, stop, kind)
     pool.failed.add_done_callback(lambda _: setattr(server, "should_exit", True))
-    _announce(service, listener, spec)
+    await _announce(service, listener, spec)
     await server.serve([listener])
     for task in draining:
         task.cancel()
@@ -191,15 +198,15 @@ async def _run(app: "FastAPI", service: Service, pool: WorkerPool, listener: soc
     return 128 + received[0] if received else 0
 
 
-def _announce(service: Service, listener: socket.socket, spec: ServeSpec) -> None:
+async def _announce(service: Service, listener: socket.socket, spec: ServeSpec) -> None:
     host, port = listener.getsockname()[:2]
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    others = len(service.models()) - 1
+    others = len(await service.models()) - 1
     and_others = f" and {others} other{'s' if others > 1 else ''}" if others > 0 else ""
     if spec.page:
         print(f"Chat page: http://{shown}:{port}")
     print(f"API: http://{shown}:{port}/v1")
-    print(f"Model: {service.default_model()}{and_others}. Ctrl-C stops.", flush=True)
+    print(f"Model: {await service.default_model()}{and_others}. Ctrl-C stops.", flush=True)
     if not ipaddress.ip_address(host).is_loopback and spec.api_key is None:
         log.warning(
             "WARNING: everybody who reaches %s can use this server, and nobody is asked for a key. Set api_key=KEY, or "

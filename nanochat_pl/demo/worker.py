@@ -3,7 +3,7 @@
 It talks to the web process over a pipe, so that HTTP never waits for a step of the model and the reverse:
 
     in    Submit, Cancel                     the end of the pipe is the end of the worker
-    out   Ready, Failed, list[Answered]      the new tokens of all answers, together
+    out   Ready, Failed, list[NewToken]      the new tokens of all answers, together
 
 Importing this module costs no torch: the web process needs the messages.
 """
@@ -76,7 +76,7 @@ class Failed(NamedTuple):
     message: str
 
 
-class Answered(NamedTuple):
+class NewToken(NamedTuple):
     """A token of an answer (`inference.engine.Token`, under the answer's key)."""
 
     key: int
@@ -116,7 +116,7 @@ def work(connection: Connection, spec: WorkerSpec) -> None:
     except UserError as error:
         connection.send(Failed((), str(error)))
         return
-    models = Models(device, compute_dtype, spec.max_rows)
+    models = HeldModels(device, compute_dtype, spec.max_rows)
     problem = None
     if spec.first is not None:
         try:
@@ -134,13 +134,14 @@ def work(connection: Connection, spec: WorkerSpec) -> None:
                 continue
             try:
                 models.submit(message)
-            except UserError as error:
-                connection.send(Failed(message.keys, str(error)))
+            except Exception as error:  # the answers under way go on
+                log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
+                connection.send(Failed(message.keys, "The model cannot be used; the server's log says why."))
         answered, failed = models.step()
         outbox.add(answered)
         if failed:
             outbox.forget(failed)
-            connection.send(Failed(failed, "The model failed while it answered; the server's messages say why."))
+            connection.send(Failed(failed, "The model failed while it answered; the server's log says why."))
 
 
 def _receive(connection: Connection, inbox: queue.SimpleQueue) -> None:
@@ -157,11 +158,11 @@ class Outbox:
 
     def __init__(self, connection: Connection):
         self._connection = connection
-        self._tokens: list[Answered] = []
+        self._tokens: list[NewToken] = []
         self._begun: set[int] = set()
         self._sent = time.monotonic()
 
-    def add(self, tokens: list[Answered]) -> None:
+    def add(self, tokens: list[NewToken]) -> None:
         """Take the tokens of a step."""
         self._tokens += tokens
         urgent = time.monotonic() - self._sent > SECONDS_BETWEEN_MESSAGES
@@ -205,7 +206,7 @@ class _Held:
         self.keys: dict[int, int] = {}  # request -> key
 
 
-class Models:
+class HeldModels:
     """The models that were used last, each with its engine."""
 
     def __init__(self, device: str, compute_dtype: str, max_rows: int):
@@ -264,13 +265,13 @@ class Models:
                 held.engine.cancel(request)
                 del held.keys[request]
 
-    def step(self) -> tuple[list[Answered], tuple[int, ...]]:
+    def step(self) -> tuple[list[NewToken], tuple[int, ...]]:
         """One step of every engine that has something to do.
 
         Returns:
             The new tokens, and the keys of answers that will not come: an engine that fails is let go with its model.
         """
-        answered: list[Answered] = []
+        answered: list[NewToken] = []
         failed: tuple[int, ...] = ()
         for held in self._all():
             if not held.engine.busy:
@@ -285,9 +286,9 @@ class Models:
         self._replaced = [held for held in self._replaced if held.engine.busy]
         return answered, failed
 
-    def _answered(self, held: _Held, token: "Token") -> Answered:
+    def _answered(self, held: _Held, token: "Token") -> NewToken:
         key = held.keys.pop(token.request) if token.finish else held.keys[token.request]
-        return Answered(key, token.id, token.forced, token.logprob, token.finish)
+        return NewToken(key, token.id, token.forced, token.logprob, token.finish)
 
     def _all(self) -> list[_Held]:
         return [*self._held.values(), *self._replaced]

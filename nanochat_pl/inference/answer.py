@@ -89,14 +89,19 @@ class AnswerStream:
         return [Part(self._kind, text)] if text else []
 
 
+def append_part(content: list[dict[str, str]], part: Part) -> None:
+    """Add a part to an answer's content, to its last one where that is of the same kind."""
+    if content and content[-1]["type"] == part.kind:
+        content[-1]["text"] += part.text
+    else:
+        content.append({"type": part.kind, "text": part.text})
+
+
 def content_of(parts: Iterable[Part]) -> str | list[dict[str, str]]:
     """The content of the assistant's message that these parts make: text, or a list where there are tool calls."""
     joined: list[dict[str, str]] = []
-    for kind, text in parts:
-        if joined and joined[-1]["type"] == kind:
-            joined[-1]["text"] += text
-        else:
-            joined.append({"type": kind, "text": text})
+    for part in parts:
+        append_part(joined, part)
     if all(part["type"] == "text" for part in joined):
         return "".join(part["text"] for part in joined)
     return joined

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat_pl.nn.few_rows import WideWeight, blocks, product
+from nanochat_pl.nn.few_rows import WideWeight, in_blocks, product
 from nanochat_pl.nn.kv_cache import KVCache
 from nanochat_pl.nn.layers import rms_norm
 from nanochat_pl.nn.position import rotate_and_normalize_heads
@@ -44,10 +44,10 @@ class NanoChatDecoder:
             embedded = layer in config.value_embedding_layers
             self.layers.append(
                 _Layer(
-                    qkv=blocks(torch.cat((attn.query.weight, attn.key.weight, attn.value.weight)).to(dtype)),
-                    proj=blocks(attn.proj.weight.to(dtype)),
+                    qkv=in_blocks(torch.cat((attn.query.weight, attn.key.weight, attn.value.weight)).to(dtype)),
+                    proj=in_blocks(attn.proj.weight.to(dtype)),
                     fc=WideWeight(mlp.fc.weight.to(dtype)),
-                    mlp_proj=blocks(mlp.proj.weight.to(dtype)),
+                    mlp_proj=in_blocks(mlp.proj.weight.to(dtype)),
                     value_gate=turned(attn.value_gate.weight) if embedded else None,
                     value_embedding=model.get_parameter(f"value_embeddings.{layer}.weight") if embedded else None,
                     window=attn.window,

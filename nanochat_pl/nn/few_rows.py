@@ -1,7 +1,8 @@
 """Matrix products with few rows on a CPU, as decoding and short prompts need them.
 
-MKL computes x W^T with a few rows on one thread, or badly on several. The same product in blocks of outputs, which
-`bmm` gives to all threads, takes 0.4 to 0.9 of the time.
+MKL computes x W^T in float32 with a few rows on one thread, or badly on several. The same product in blocks of outputs,
+which `bmm` gives to all threads, takes 0.4 to 0.9 of the time (docs/benchmarks.md). For other dtypes and without MKL
+there is one block, and nothing is gained.
 """
 
 import torch
@@ -11,18 +12,18 @@ MAX_ROWS = 128
 """With more, MKL's own way is as fast."""
 
 
-def blocks(weight: Tensor, count: int | None = None) -> Tensor:
+def in_blocks(weight: Tensor, count: int | None = None) -> Tensor:
     """A view of a weight (N, K) as blocks (S, K, N / S).
 
     Args:
         count: of blocks at most; None: 8, and not fewer than there are threads.
     """
     N, K = weight.shape
-    if not torch.backends.mkl.is_available():  # other libraries' own way is as good
+    if not _is_mkls(weight):
         return weight.t().unsqueeze(0)
     most = count or max(8, torch.get_num_threads())
-    size = next(parts for parts in range(min(most, N), 0, -1) if N % parts == 0)
-    return weight.view(size, N // size, K).transpose(1, 2)
+    S = next(parts for parts in range(min(most, N), 0, -1) if N % parts == 0)
+    return weight.view(S, N // S, K).transpose(1, 2)
 
 
 def product(x: Tensor, blocks: Tensor) -> Tensor:
@@ -34,14 +35,20 @@ def product(x: Tensor, blocks: Tensor) -> Tensor:
 
 
 class WideWeight:
-    """A weight (N, K) with N > K, for products with any number of rows.
+    """A weight (N, K), for products with any number of rows.
 
     For one row it holds a copy that is read along the inputs: 1.3 to 2 times as fast where N is large.
     """
 
     def __init__(self, weight: Tensor):
-        self._blocks = blocks(weight)
-        self._turned = blocks(weight, torch.get_num_threads()).contiguous()
+        self._blocks = in_blocks(weight)
+        self._turned = self._blocks
+        if _is_mkls(weight):
+            self._turned = in_blocks(weight, torch.get_num_threads()).contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
         return product(x, self._turned if x.size(0) == 1 else self._blocks)
+
+
+def _is_mkls(weight: Tensor) -> bool:
+    return torch.backends.mkl.is_available() and weight.dtype == torch.float32

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanochat_pl.nn.few_rows import MAX_ROWS, blocks, product
+from nanochat_pl.nn.few_rows import MAX_ROWS, in_blocks, product
 
 _WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 
@@ -24,8 +24,9 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight if self.weight.dtype == x.dtype else self.weight.to(x.dtype)
-        if x.is_cpu and x.ndim > 1 and not torch.is_grad_enabled() and x.numel() <= MAX_ROWS * self.in_features:
-            return product(x.flatten(0, -2), blocks(weight)).view(*x.shape[:-1], self.out_features)
+        few = x.numel() <= MAX_ROWS * self.in_features and x.ndim > 1
+        if few and x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return product(x.flatten(0, -2), in_blocks(weight)).view(*x.shape[:-1], self.out_features)
         return F.linear(x, weight)
 
 

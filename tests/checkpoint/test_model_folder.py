@@ -41,6 +41,18 @@ def test_new_weights_replace_the_old_ones(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors", "tokenizer"]
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("n_layer", 10**9), ("n_embd", 10**9), ("vocab_size", 10**400), ("sequence_len", 10**12), ("n_layer", 1e9)],
+)
+def test_sizes_that_cannot_be_are_said_before_a_model_is_built(folder: Path, name: str, size: float) -> None:
+    header = json.loads((folder / "model.json").read_text())
+    header["config"][name] = size
+    (folder / "model.json").write_text(json.dumps(header))
+    with pytest.raises(UserError, match=name):
+        load_model_folder(folder)
+
+
 def test_what_cannot_be_loaded_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no model in"):
         load_model_folder(tmp_path / "nothing")

@@ -60,6 +60,14 @@ def test_the_newest_model_is_the_default(runs: Path) -> None:
     assert [folder.parent.name for folder in model_folders(runs)] == ["sft", "base", "base"]
 
 
+def test_what_goes_while_models_are_looked_for_is_left_out(runs: Path) -> None:
+    weights = runs / "old/sft/model/model.safetensors"
+    weights.unlink()
+    weights.symlink_to(runs / "gone")  # it is in its folder, and cannot be looked at
+    assert [folder.parent.name for folder in model_folders(runs)] == ["base", "base"]
+    assert model_folders(runs / "gone") == []
+
+
 def test_a_step_is_its_checkpoint(runs: Path) -> None:
     for name in (runs / "new", runs / "new/base", "new"):
         model = find_named_model(f"{name}@40")

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -228,6 +229,16 @@ def test_one_prompt_gives_plain_text(runs: Path) -> None:
     os.utime(runs / "taught/sft/model/model.safetensors")
     newest = answer_once(runs, "--prompt", "What is my name?", "--temperature", "0.1", "--top-k", "5", "--top-p", "0.9")
     assert newest.stdout == "I do not know.\n"
+
+
+@pytest.mark.slow
+def test_what_is_no_utf_8_is_read_with_replacements(runs: Path) -> None:
+    command = [*COMMAND, "taught/sft", "--temperature", "0", "--max-new-tokens", "20"]
+    options: dict[str, Any] = {"cwd": REPOSITORY, "env": environment(runs), "capture_output": True}
+    as_argument = subprocess.run([*command, "-p", b"\xff"], **options)
+    piped = subprocess.run(command, input=b"My name is Ada\xff\xc3", **options)
+    for result in (as_argument, piped):
+        assert result.returncode == 0 and result.stdout and not result.stderr
 
 
 @pytest.mark.slow

@@ -6,8 +6,9 @@ import torch
 
 from nanochat_pl.checkpoint.model_folder import save_model_folder
 from nanochat_pl.models.contract import build_model
-from nanochat_pl.models.nanochat import NanoChatConfig
+from nanochat_pl.models.nanochat import NanoChat, NanoChatConfig
 from nanochat_pl.tokenizers.char import CharTokenizer
+from tests.models.test_nanochat import randomized
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 TOKENIZER = CharTokenizer("\n" + "".join(map(chr, range(32, 127))) + "é€")
@@ -46,6 +47,17 @@ def save_model(folder: Path, following: dict[str, str], context_tokens: int, sta
             model.head.weight[token_id("?"), token_id(token)] = 0.1
             model.head.weight[token_id(next_token), token_id(token)] = 1.0
     save_model_folder(folder, model, config, TOKENIZER, {"step": step, "val_bpb": 1.25}, stage)
+
+
+def save_random_model(folder: Path, context_tokens: int) -> NanoChat:
+    """A base model whose next token depends on all tokens before; what it says only a full forward tells."""
+    config = NanoChatConfig(
+        vocab_size=TOKENIZER.vocab_size, sequence_len=context_tokens, n_layer=3, n_head=4, n_kv_head=2, n_embd=64,
+        window_pattern="SL", short_window=7,
+    )  # fmt: skip
+    model = randomized(config)
+    save_model_folder(folder, model, config, TOKENIZER, {"step": 1}, "base")
+    return model.eval()
 
 
 def alphabet(start: str, length: int) -> str:

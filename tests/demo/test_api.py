@@ -1,6 +1,9 @@
 """Requests that get no answer: refused with OpenAI's errors, without a worker being asked."""
 
+import asyncio
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from nanochat_pl.demo.job import AnswerRequest
 from nanochat_pl.demo.pool import WorkerPool
+from nanochat_pl.demo.refused import Refused
+from nanochat_pl.demo.schemas import event
 from nanochat_pl.demo.server import MAX_BODY_BYTES, ServeSpec, build_app
 from nanochat_pl.demo.service import Service
 from tests.demo.served_models import ALPHABET, TOKENIZER, save_model, token_id
@@ -16,10 +22,14 @@ from tests.demo.served_models import ALPHABET, TOKENIZER, save_model, token_id
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
 
-def client_of(root: Path, spec: ServeSpec) -> TestClient:
+def service_of(root: Path, spec: ServeSpec) -> Service:
     pool = WorkerPool(spec.workers, spec.device, spec.max_rows, first=root, first_required=False)
-    service = Service(pool, root, None, spec.max_queue, spec.time_limit_seconds)
-    return TestClient(build_app(service, spec, root), raise_server_exceptions=False)
+    return Service(pool, root, None, spec.max_queue, spec.time_limit_seconds)
+
+
+def client_of(root: Path, spec: ServeSpec, address: str = "127.0.0.1") -> TestClient:
+    app = build_app(service_of(root, spec), spec, address)
+    return TestClient(app, "http://localhost:8000", raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +149,19 @@ def test_an_unknown_model_is_told_those_there_are(client: TestClient) -> None:
 
 def test_without_a_model_one_is_told_how_to_train_one(tmp_path: Path) -> None:
     with client_of(tmp_path, ServeSpec(page=False)) as client:
-        assert "python train.py" in error_of(client.post("/v1/chat/completions", json=CHAT), 404)["message"]
+        message = error_of(client.post("/v1/chat/completions", json=CHAT), 404)["message"]
+        assert "python train.py" in message and str(tmp_path) not in message
         assert client.get("/v1/models").json() == {"object": "list", "data": []}
 
 
-def test_a_damaged_model_is_named_and_the_others_are_served(client: TestClient) -> None:
-    error = error_of(client.post("/v1/chat/completions", json=CHAT | {"model": "damaged/sft"}), 500)
-    assert error["code"] == "model_unusable" and "damaged" in error["message"]
+def test_a_damaged_model_is_named_and_the_others_are_served(
+    root: Path, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = client.post("/v1/chat/completions", json=CHAT | {"model": "damaged/sft"})
+    error = error_of(response, 500)
+    assert error["code"] == "model_unusable" and "damaged/sft" in error["message"]
+    assert "model.safetensors is missing or damaged" in caplog.text and str(root) in caplog.text
+    assert str(root) not in response.text, "where models lie is nobody's business"
     models = client.get("/v1/models").json()["data"]
     assert sorted(model["id"] for model in models) == ["alphabet/base", "alphabet/sft"]
     one = client.get("/v1/models/alphabet/sft").json()
@@ -197,6 +213,90 @@ def test_text_never_becomes_special_tokens(client: TestClient) -> None:
     assert "either" in error_of(client.post("/v1/tokenize", json={}), 400)["message"]
 
 
+def test_a_slow_disk_holds_nobody_up(tmp_path: Path) -> None:
+    for name in ("slow", "quick"):
+        save_model(tmp_path / name / "sft/model", ALPHABET, 64)
+    header = tmp_path / "slow/sft/model/model.json"
+    header.unlink()
+    os.mkfifo(header)  # who reads it waits until somebody writes
+    service = service_of(tmp_path, ServeSpec())
+
+    def unblock() -> None:  # whatever the server does, the test ends
+        while True:
+            header.write_text("{")
+
+    async def look() -> list[str]:
+        looking = [asyncio.ensure_future(service.models()) for _ in range(4)]
+        await asyncio.sleep(0.2)
+        assert service.health()["status"] == "starting" and not any(look.done() for look in looking)
+        looking.pop().cancel()  # who gives up does not begin another look
+        looking.append(asyncio.ensure_future(service.models()))
+        await asyncio.to_thread(header.write_text, "{")
+        return [model.name for models in await asyncio.gather(*looking) for model in models]
+
+    rescue = threading.Timer(20, unblock)
+    rescue.daemon = True
+    rescue.start()
+    assert asyncio.run(look()) == ["quick/sft"] * 4
+    assert not rescue.finished.is_set(), "one look is enough for all"
+    rescue.cancel()
+
+
+@pytest.mark.parametrize("host", ["[::1]:8000", "localhost:8000", "my.lan:8000"])
+def test_no_foreign_page_may_read_what_this_one_may(root: Path, host: str) -> None:
+    spec = ServeSpec()
+    address = "0.0.0.0" if host.startswith("my.lan") else "127.0.0.1"
+    client = TestClient(build_app(service_of(root, spec), spec, address), f"http://{host}")
+    for path in ("/config", "/v1/models"):
+        answer = client.get(path, headers={"Origin": "https://evil.example"})
+        assert answer.status_code == 200 and "access-control-allow-origin" not in answer.headers, path
+    asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    answer = client.options("/gradio_api/queue/join", headers=asked)
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_gate_goes_by_the_address(root: Path) -> None:
+    spec = ServeSpec(host="127.1")
+    client = TestClient(build_app(service_of(root, spec), spec, "127.0.0.1"), "http://evil.example")
+    assert error_of(client.get("/v1/models"), 403)["code"] == "unknown_host"
+    headers = {"Host": "[::1].evil.example"}
+    assert error_of(client.get("/v1/models", headers=headers), 403)["code"] == "unknown_host"
+
+
+def test_any_text_can_be_tokenized(client: TestClient) -> None:
+    turns = [{"role": ("user", "assistant")[i % 2], "content": f"turn {i}"} for i in range(41)]
+    for name, body in (
+        ("alphabet/sft", {"prompt": "x" * 500}),
+        ("alphabet/sft", {"messages": turns}),
+        ("alphabet/base", {"messages": turns}),
+    ):
+        answer = client.post("/v1/tokenize", json=body | {"model": name}).json()
+        assert answer["count"] == len(answer["tokens"]) > 200 > answer["max_model_len"]
+        text = TOKENIZER.decode(answer["tokens"])
+        assert all(turn["content"] in text for turn in turns) or "prompt" in body
+
+
+def test_what_is_being_prepared_counts_with_what_waits(root: Path) -> None:
+    service = service_of(root, ServeSpec(max_rows=1, max_queue=3))
+
+    async def all_at_once() -> list[Any]:
+        await service.models()
+        request = AnswerRequest("alphabet/sft", prompt="x" * 10_000)
+        asked = (service.tokenize(request, lambda model, ids: len(ids)) for _ in range(10))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    prepared, refused = (results := asyncio.run(all_at_once()))[:4], results[4:]
+    assert prepared == [10_001] * 4
+    assert all(isinstance(error, Refused) and error.status == 429 for error in refused)
+    assert asyncio.run(all_at_once())[:4] == [10_001] * 4, "there is room again"
+
+
+def test_no_client_takes_a_character_for_the_end_of_a_line() -> None:
+    text = "a\x85b\u2028c\u2029d\ne\x0bf\x0cg\x1ch\r\té"
+    line, *rest = event({"text": text}).splitlines()
+    assert json.loads(line.removeprefix("data: ")) == {"text": text} and rest == [""] and "é" in line
+
+
 def test_tool_calls_that_a_client_sends_back_are_read_as_such(client: TestClient) -> None:
     parts = [
         {"type": "python", "text": "1+2"},
@@ -224,6 +324,26 @@ def test_the_key_is_asked_for(root: Path) -> None:
         assert client.get("/v1/models", headers={"Authorization": "Bearer sesame"}).status_code == 200
         assert client.get("/v1/models", auth=("me", "sesame")).status_code == 200
         assert client.get("/v1/models", auth=("sesame", "me")).status_code == 401
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:80", "127.0.0.1:8000", "127.0.0.2", "[::1]:8000", "[::1]"])
+def test_localhost_may_be_asked_by_its_names(client: TestClient, host: str) -> None:
+    assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+
+
+def test_a_page_that_calls_localhost_by_a_name_of_its_own_is_refused(root: Path) -> None:
+    names = ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.0.1",
+             "[::2]:80", "[", "", "\xff")  # fmt: skip
+    with client_of(root, ServeSpec(page=False)) as client:
+        for name in names:
+            for path in ("/v1/models", "/"):
+                error = error_of(client.get(path, headers={"Host": name.encode("latin-1")}), 403)
+                assert error["code"] == "unknown_host" and "api_key" in error["message"]
+        assert client.get("/health", headers={"Host": "x"}).json()["status"] == "starting"
+    for key, address in ((None, "0.0.0.0"), ("sesame", "127.0.0.1")):
+        with client_of(root, ServeSpec(page=False, api_key=key), address) as client:
+            headers = {"Host": "my.example", "Authorization": "Bearer sesame"}
+            assert client.get("/v1/models", headers=headers).status_code == 200
 
 
 def test_other_origins_are_allowed_by_name_only(root: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.demo.models import find_models, name_of, read_model, why_not
+from nanochat_pl.demo.models import find_models, name_of, read_model
 from tests.demo.served_models import ALPHABET, SUM, TOKENIZER, save_model
 
 
@@ -20,7 +20,7 @@ def test_models_are_named_by_their_run_and_stage_the_newest_first(tmp_path: Path
     for age, folder in enumerate(reversed(folders)):
         save_model(folder, ALPHABET, 32, stage=folder.parent.name, step=age)
         os.utime(folder / "model.safetensors", (1000 - age, 1000 - age))
-    models = find_models(root)
+    models = find_models(root).models
     assert [model.name for model in models] == ["tries/third/rl", "tiny,model.depth=6/sft", "tiny/base"]
     assert [model.is_chat for model in models] == [True, True, False]
     newest = models[0]
@@ -43,26 +43,34 @@ def test_a_model_elsewhere_is_served_too(tmp_path: Path) -> None:
     save_model(elsewhere / "mine/model", SUM, 32)
     save_model(elsewhere / "export", SUM, 32)
     assert [name_of(elsewhere / name, root) for name in ("mine/model", "export")] == ["mine", "export"]
-    names = {model.name: model.folder for model in find_models(root, elsewhere / "export")}
+    names = {model.name: model.folder for model in find_models(root, elsewhere / "export").models}
     assert names == {"tiny/sft": root / "tiny/sft/model", "export": elsewhere / "export"}
-    again = find_models(root, root / "tiny/../tiny/sft/model")
+    again = find_models(root, root / "tiny/../tiny/sft/model").models
     assert [model.name for model in again] == ["tiny/sft"]
 
 
 def test_what_is_no_model_of_ours_is_left_out_and_told_by_name(tmp_path: Path) -> None:
-    ours, foreign, newer, cut, pickled = (tmp_path / f"{name}/sft/model" for name in "abcde")
-    for folder in (ours, foreign, newer, cut, pickled):
+    ours, foreign, newer, cut, pickled, endless = (tmp_path / f"{name}/sft/model" for name in "abcdef")
+    for folder in (ours, foreign, newer, cut, pickled, endless):
         save_model(folder, ALPHABET, 32)
     header = json.loads((ours / "model.json").read_text())
     (foreign / "model.json").write_text(json.dumps({"model_type": "llama", "config": {}}))
     (newer / "model.json").write_text(json.dumps(header | {"format_version": 99}))
+    (endless / "model.json").write_text(json.dumps(header | {"config": header["config"] | {"n_layer": 10**9}}))
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     (pickled / "model.safetensors").write_bytes(pickle.dumps({"embedding.weight": [1.0]}))
-    assert [model.name for model in find_models(tmp_path)] == ["a/sft"]
-    assert why_not("nothing/sft", tmp_path) is None
-    for name, said in (("b/sft", "format"), ("c/sft", "version 99"), ("d/sft", "damaged"), ("e/sft", "damaged")):
-        assert said in (why_not(name, tmp_path) or "")
+    found = find_models(tmp_path)
+    assert [model.name for model in found.models] == ["a/sft"]
+    assert sorted(found.problems) == ["b/sft", "c/sft", "d/sft", "e/sft", "f/sft"]
+    for name, said in (
+        ("b/sft", "format"),
+        ("c/sft", "version 99"),
+        ("d/sft", "damaged"),
+        ("e/sft", "damaged"),
+        ("f/sft", "n_layer"),
+    ):
+        assert said in found.problems[name]
     with pytest.raises(UserError, match="damaged"):
         read_model(pickled, tmp_path)
 

@@ -7,7 +7,7 @@ import pytest
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.demo import worker
-from nanochat_pl.demo.worker import Answered, Models, Submit
+from nanochat_pl.demo.worker import HeldModels, NewToken, Submit
 from nanochat_pl.inference.sampling import Sampling
 from tests.demo.served_models import ALPHABET, LETTERS, SUM, TOKENIZER, alphabet, save_model, token_id
 
@@ -15,31 +15,31 @@ BACKWARDS = {letter: before for before, letter in zip(LETTERS, LETTERS[1:] + LET
 
 
 @pytest.fixture
-def models() -> Models:
-    return Models("cpu", "float32", max_rows=4)
+def models() -> HeldModels:
+    return HeldModels("cpu", "float32", max_rows=4)
 
 
-def text_of(answered: list[Answered]) -> str:
+def text_of(answered: list[NewToken]) -> str:
     return TOKENIZER.decode([token.id for token in answered if token.id is not None])
 
 
-def submit(models: Models, folder: Path, *keys: int, prompt: str = "", max_new_tokens: int = 5, **options) -> None:
+def submit(models: HeldModels, folder: Path, *keys: int, prompt: str = "", max_new_tokens: int = 5, **options) -> None:
     ids = [TOKENIZER.bos_id, *TOKENIZER.encode(prompt)]
     models.submit(
         Submit(keys, folder, ids, Sampling(max_new_tokens=max_new_tokens, temperature=0), **{"tools": False} | options)
     )
 
 
-def drained(models: Models) -> dict[int, list[Answered]]:
+def drained(models: HeldModels) -> dict[int, list[NewToken]]:
     """All tokens until nothing is left to do, by key."""
-    answers: dict[int, list[Answered]] = {}
+    answers: dict[int, list[NewToken]] = {}
     while models.busy:
         for token in models.step()[0]:
             answers.setdefault(token.key, []).append(token)
     return answers
 
 
-def test_answers_of_several_models_come_under_their_keys(tmp_path: Path, models: Models) -> None:
+def test_answers_of_several_models_come_under_their_keys(tmp_path: Path, models: HeldModels) -> None:
     save_model(tmp_path / "a", ALPHABET, 64)
     save_model(tmp_path / "b", BACKWARDS, 64)
     submit(models, tmp_path / "a", 7, prompt="k")
@@ -49,7 +49,7 @@ def test_answers_of_several_models_come_under_their_keys(tmp_path: Path, models:
     assert all(tokens[-1].finish == "length" for tokens in answers.values())
 
 
-def test_tools_are_run_where_they_are_asked_for(tmp_path: Path, models: Models) -> None:
+def test_tools_are_run_where_they_are_asked_for(tmp_path: Path, models: HeldModels) -> None:
     save_model(tmp_path / "s", SUM, 64)
     prompt = [TOKENIZER.bos_id, token_id("<|assistant_start|>")]
     sampling = Sampling(max_new_tokens=20, temperature=0, stop_ids=(token_id("<|assistant_end|>"),))
@@ -61,7 +61,7 @@ def test_tools_are_run_where_they_are_asked_for(tmp_path: Path, models: Models) 
     assert answer[-1].finish == "stop"
 
 
-def test_a_newer_export_answers_while_the_older_one_finishes(tmp_path: Path, models: Models) -> None:
+def test_a_newer_export_answers_while_the_older_one_finishes(tmp_path: Path, models: HeldModels) -> None:
     folder = tmp_path / "a"
     save_model(folder, ALPHABET, 64)
     submit(models, folder, 1, prompt="k", max_new_tokens=6)
@@ -73,7 +73,7 @@ def test_a_newer_export_answers_while_the_older_one_finishes(tmp_path: Path, mod
     assert text_of(begun + answers[1]) == alphabet("k", 6)
 
 
-def test_a_damaged_newer_export_does_not_end_the_service(tmp_path: Path, models: Models) -> None:
+def test_a_damaged_newer_export_does_not_end_the_service(tmp_path: Path, models: HeldModels) -> None:
     folder = tmp_path / "a"
     save_model(folder, ALPHABET, 64)
     models.load(folder)
@@ -81,12 +81,12 @@ def test_a_damaged_newer_export_does_not_end_the_service(tmp_path: Path, models:
     submit(models, folder, 1, prompt="k")
     assert text_of(drained(models)[1]) == "lmnop"
     with pytest.raises(UserError, match="damaged"):
-        Models("cpu", "float32", 4).load(folder)
+        HeldModels("cpu", "float32", 4).load(folder)
     with pytest.raises(UserError, match="incomplete"):
         models.load(tmp_path / "nothing")
 
 
-def test_the_models_used_last_are_kept(tmp_path: Path, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_models_used_last_are_kept(tmp_path: Path, models: HeldModels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "MAX_MODELS", 2)
     for name in "abc":
         save_model(tmp_path / name, ALPHABET, 64)
@@ -101,7 +101,7 @@ def test_the_models_used_last_are_kept(tmp_path: Path, models: Models, monkeypat
     assert models.load(tmp_path / "a") is held["a"], "one with an answer under way is kept"
 
 
-def test_cancelled_answers_say_nothing_more(tmp_path: Path, models: Models) -> None:
+def test_cancelled_answers_say_nothing_more(tmp_path: Path, models: HeldModels) -> None:
     save_model(tmp_path / "a", ALPHABET, 64)
     submit(models, tmp_path / "a", 1, 2, 3, prompt="k", max_new_tokens=20)
     models.step()
@@ -117,12 +117,12 @@ def test_tokens_are_sent_together_but_first_and_last_ones_at_once(monkeypatch: p
     outbox = worker.Outbox(theirs)
     monkeypatch.setattr(worker, "SECONDS_BETWEEN_MESSAGES", 1000)
 
-    def sent(*tokens: Answered) -> list[tuple[int, int | None]]:
+    def sent(*tokens: NewToken) -> list[tuple[int, int | None]]:
         outbox.add(list(tokens))
         return [(token.key, token.id) for token in ours.recv()] if ours.poll() else []
 
-    def token(key: int, id: int | None, finish: str | None = None) -> Answered:
-        return Answered(key, id, False, None, finish)
+    def token(key: int, id: int | None, finish: str | None = None) -> NewToken:
+        return NewToken(key, id, False, None, finish)
 
     assert sent(token(1, 10)) == [(1, 10)]
     assert sent(token(1, 11)) == [] == sent(token(1, 12))
@@ -138,7 +138,7 @@ def test_tokens_are_sent_together_but_first_and_last_ones_at_once(monkeypatch: p
     assert sent(token(2, 24)) == [(2, 24)], "a key that is cancelled is not remembered"
 
 
-def test_a_model_that_fails_takes_only_its_own_answers_with_it(tmp_path: Path, models: Models) -> None:
+def test_a_model_that_fails_takes_only_its_own_answers_with_it(tmp_path: Path, models: HeldModels) -> None:
     for name in "ab":
         save_model(tmp_path / name, ALPHABET, 64)
         submit(models, tmp_path / name, ord(name), prompt="k")
