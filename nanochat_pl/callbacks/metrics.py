@@ -11,7 +11,8 @@ from nanochat_pl.core.errors import DivergedError, UserError
 
 
 class LogMetrics(Callback):
-    """Logs `train/loss` (of this step's tokens), `train/lr_multiplier`, `train/tokens`, `speed/tokens_per_second`.
+    """Logs `train/loss` (of this step's tokens), `train/lr_multiplier`, `train/tokens`, `speed/tokens_per_second`, and
+    what the stage has to say of the step.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
@@ -57,6 +58,7 @@ class LogMetrics(Callback):
             "train/lr_multiplier": schedule.multiplier_at(step - 1),
             "train/tokens": float(step * tokens),
             "speed/tokens_per_second": (step - before_step) * tokens / (now - before),
+            **stage.step_metrics,
         }
         stage.latest.update(metrics)
         for logger in trainer.loggers:

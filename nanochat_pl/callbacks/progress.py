@@ -58,6 +58,8 @@ class Progress(Callback):
         formats = {
             "train/loss": "loss {:.4f}",
             "val/bpb": "val bpb {:.4f}",
+            "rl/reward": "reward {:.3f}",
+            "val/pass@1": "val pass@1 {:.3f}",
             "speed/tokens_per_second": "{:,.0f} tok/s",
         }
         return "  ".join(text.format(stage.latest[name]) for name, text in formats.items() if name in stage.latest)

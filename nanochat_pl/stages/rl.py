@@ -96,7 +96,6 @@ class RLStage(Stage):
         self.latest.update(metrics)
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.trainer.global_step)
-        log.info("step %d: %s", self.trainer.global_step, "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
 
     def _answer(self, task: Task, asked: Asked, samples: int) -> list[list[Answer]]:
         """The answers to each question; which ones follows from seed, step and question alone."""
@@ -128,11 +127,11 @@ class RLStage(Stage):
         """Log what the answers were like, and say what keeps the model from learning."""
         answers = [answer for group in groups for answer in group]
         rewards = [answer.reward for answer in answers]
-        self.latest["rl/reward"] = sum(rewards) / len(rewards)
-        self.latest["rl/ended"] = sum(answer.ended for answer in answers) / len(answers)
-        self.latest["rl/answer_tokens"] = sum(sum(answer.sampled) for answer in answers) / len(answers)
+        self.step_metrics["rl/reward"] = sum(rewards) / len(rewards)
+        self.step_metrics["rl/ended"] = sum(answer.ended for answer in answers) / len(answers)
+        self.step_metrics["rl/answer_tokens"] = sum(sum(answer.sampled) for answer in answers) / len(answers)
         even = [len({answer.reward for answer in group}) == 1 for group in groups]
-        self.latest["rl/equal_groups"] = sum(even) / len(groups)
+        self.step_metrics["rl/equal_groups"] = sum(even) / len(groups)
         if not all(map(math.isfinite, rewards)):
             raise DivergedError(f"A reward is not a finite number at step {self.trainer.global_step}.")
         self._tell(

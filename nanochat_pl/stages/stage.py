@@ -58,6 +58,7 @@ class Stage(LightningModule):
         model: the network (`nn.Module` and `models.contract.LanguageModel`), there after `configure_model`.
         step_loss: 0-d tensor, the mean loss per token of the last complete optimizer step; on the device.
         latest: the newest value of each logged metric.
+        step_metrics: what a stage measures in each step, to be logged with the others.
     """
 
     model: Any
@@ -69,6 +70,7 @@ class Stage(LightningModule):
         self.blueprint = blueprint
         self.step_loss = torch.tensor(float("nan"))
         self.latest: dict[str, float] = {}
+        self.step_metrics: dict[str, float] = {}
         self._step_loss_sum = torch.tensor(0.0)
         self._step_targets = torch.tensor(0.0)
         self._cursor: Any = None

@@ -140,7 +140,7 @@ def test_rewards_rise(tmp_path: Any) -> None:
         seen: ClassVar[list[float]] = []
 
         def on_train_batch_end(self, trainer: Trainer, stage: RLStage, *rest: object) -> None:
-            self.seen.append(stage.latest["rl/reward"])
+            self.seen.append(stage.step_metrics["rl/reward"])
 
     Trainer(**trainer_options(tmp_path, 40, 1), callbacks=[Rewards()]).fit(stage, datamodule=data)
     assert 0 < 2 * sum(Rewards.seen[:8]) < sum(Rewards.seen[-8:])
