@@ -263,11 +263,16 @@ class Engine:
         rows = self._rows[: self._decoding]
         if not rows:
             return []
-        assert all(row.cached == len(row.tokens) - 1 for row in rows), "a token of each row waits to be read"
+        assert all(row.cached < len(row.tokens) for row in rows), "a token of each row waits to be read"
         ids = torch.tensor([[row.tokens[row.cached]] for row in rows], device=self._cache.last_ids.device)
         logits = self._decode(ids, self._cache.rows(0, self._decoding))[:, 0]
         for row in rows:
             row.cached += 1
+        read = [slot for slot, row in enumerate(rows) if row.cached == len(row.tokens)]  # no forced token waits there
+        if len(read) < len(rows):
+            rows, logits = [rows[slot] for slot in read], logits[read]
+        if not rows:
+            return []
         return [token for row, answer in zip(rows, self._sample(rows, logits)) for token in self._take(row, *answer)]
 
     def _sample(self, rows: list[_Row], logits: torch.Tensor) -> Iterator[tuple[int, float | None]]:
@@ -294,7 +299,7 @@ class Engine:
         if finish:
             tokens[-1] = tokens[-1]._replace(finish=finish)
             self._leave(self._rows.index(row))
-        elif forced:
+        elif forced and self._decoding == 1:  # beside others, forced tokens are read one in each of their steps
             self._read_again(self._rows.index(row))
         return tokens
 

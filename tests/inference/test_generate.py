@@ -105,10 +105,10 @@ def test_requests_join_and_leave_between_steps():
     model = randomized(dataclasses.replace(TINY, sequence_len=48))
     seen = {"preempted": 0, "reused": 0, "forced": 0, "cancelled": 0}
 
-    @settings(max_examples=12, deadline=None, derandomize=True)
+    @settings(max_examples=14, deadline=None, derandomize=True)
     @given(st.data())
     def any_order(data):
-        prompts = [prompt for prompt in many_prompts(5, 40) for _ in range(data.draw(st.integers(1, 2)))]
+        prompts = [prompt for prompt in many_prompts(4, 40) for _ in range(data.draw(st.integers(1, 3)))]
         prompts = [prompt[: data.draw(st.integers(1, 40))] for prompt in prompts]
         rows, cache_tokens = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([48, 60, 100, 1000]))
         engine = Watched(model, rows, cache_tokens, reuse=data.draw(st.booleans()))
