@@ -48,7 +48,8 @@ class HostGate:
     """Lets only requests pass that were sent to localhost by that name, or by its number.
 
     Any web page can point a name of its own to 127.0.0.1, and then ask from the browser of whoever looks at it; only
-    the Host header tells. /health is open.
+    the Host header tells. Starlette's TrustedHostMiddleware knows neither all of 127.0.0.0/8 nor the API's form of
+    errors, nor a path that stays open: /health.
     """
 
     def __init__(self, app: ASGIApp):

@@ -94,8 +94,7 @@ def serve(spec: ServeSpec) -> int:
     logging.getLogger("nanochat_pl").setLevel(logging.INFO)
     models, problems = find_models(root, given)
     if not models:
-        damaged = f" {next(iter(problems.values()))}" if problems else ""
-        raise UserError(NO_MODEL.format(where=f" in {root}") + damaged)
+        raise UserError(next(iter(problems.values()), NO_MODEL.format(where=f" in {root}")))
     _allow_many_connections()
     with _listening(spec.host, spec.port) as listener:
         first = given or models[0].folder

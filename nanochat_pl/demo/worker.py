@@ -249,7 +249,7 @@ class HeldModels:
         """Begin answers.
 
         Raises:
-            UserError: the model cannot be loaded, or its cache cannot hold the prompt.
+            UserError: the model cannot be loaded, or does not know an id of the prompt.
         """
         from nanochat_pl.tools.tool_calls import ToolCalls
 

@@ -19,7 +19,7 @@ def in_blocks(weight: Tensor, count: int | None = None) -> Tensor:
         count: of blocks at most; None: 8, and not fewer than there are threads.
     """
     N, K = weight.shape
-    if not _is_mkls(weight):
+    if not _multiplied_by_mkl(weight):
         return weight.t().unsqueeze(0)
     most = count or max(8, torch.get_num_threads())
     S = next(parts for parts in range(min(most, N), 0, -1) if N % parts == 0)
@@ -43,12 +43,12 @@ class WideWeight:
     def __init__(self, weight: Tensor):
         self._blocks = in_blocks(weight)
         self._turned = self._blocks
-        if _is_mkls(weight):
+        if _multiplied_by_mkl(weight):
             self._turned = in_blocks(weight, torch.get_num_threads()).contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
         return product(x, self._turned if x.size(0) == 1 else self._blocks)
 
 
-def _is_mkls(weight: Tensor) -> bool:
+def _multiplied_by_mkl(weight: Tensor) -> bool:
     return torch.backends.mkl.is_available() and weight.dtype == torch.float32

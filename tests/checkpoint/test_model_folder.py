@@ -64,7 +64,7 @@ def test_what_cannot_be_loaded_is_said(folder: Path, tmp_path: Path) -> None:
     (folder / "model.json").write_text(json.dumps(header | {"format_version": 99}))
     with pytest.raises(UserError, match="version 99"):
         load_model_folder(folder)
-    for text in ("{", "[]", '{"format": "other"}'):
+    for text in ("{", "[]", '{"format": "other"}', "[" * 100_000):
         (folder / "model.json").write_text(text)
         with pytest.raises(UserError):
             load_model_folder(folder)

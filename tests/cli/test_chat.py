@@ -64,6 +64,14 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._keyboard, text.encode())
 
+    def interrupt(self) -> None:
+        """Ctrl-C at the prompt, a moment after it is there, as people press it.
+
+        Python sees a signal between readline's prompt and its wait for a key only when the next key comes.
+        """
+        time.sleep(0.3)
+        self.type(CTRL_C)
+
     def until(self, pattern: str, seconds: float = 60) -> str:
         """Wait until `pattern` comes; what is on the screen since the last one, without colours."""
         deadline = time.monotonic() + seconds
@@ -197,12 +205,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(runs: Path) -> None:
         for _ in range(2):  # a line that is thrown away ends nothing
             chat.type("half a line")
             chat.until("half a line")
-            chat.type(CTRL_C)
+            chat.interrupt()
             chat.until("\n> $")
-        chat.type(CTRL_C)
+        chat.interrupt()
         chat.until(r"Ctrl-C again.*\n> $")
         stop_an_answer(chat)
-        chat.type(CTRL_C)
+        chat.interrupt()
         assert chat.ended() == 0
     finally:
         chat.close()

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.demo.job import AnswerRequest
 from nanochat_pl.demo.pool import WorkerPool
 from nanochat_pl.demo.refused import Refused
 from nanochat_pl.demo.schemas import event
-from nanochat_pl.demo.server import MAX_BODY_BYTES, ServeSpec, build_app
+from nanochat_pl.demo.server import MAX_BODY_BYTES, ServeSpec, build_app, serve
 from nanochat_pl.demo.service import Service
 from tests.demo.served_models import ALPHABET, TOKENIZER, save_model, token_id
 
@@ -253,6 +254,16 @@ def test_no_foreign_page_may_read_what_this_one_may(root: Path, host: str) -> No
     asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     answer = client.options("/gradio_api/queue/join", headers=asked)
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_where_all_models_are_damaged_the_damage_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOCHAT_PL_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match=r"There is no model in .* Train one"):
+        serve(ServeSpec())
+    save_model(tmp_path / "run/sft/model", ALPHABET, 64)
+    (tmp_path / "run/sft/model/model.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"model\.safetensors is missing or damaged"):
+        serve(ServeSpec())
 
 
 def test_the_gate_goes_by_the_address(root: Path) -> None:
