@@ -85,7 +85,7 @@ def fit(
         at_the_end.callback(source.close)  # or a thread that waits for the network would hold the process up
     parent = stage_spec.find_parent(run, config.recipe_name, overrides)
     tokenizer = parent.tokenizer() if parent else specs.build_tokenizer(sources)
-    plan = specs.plan(tokenizer.vocab_size, hardware, parent)
+    plan = specs.plan(tokenizer.vocab_size, hardware, parent, sources)
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
         return log.info(finished_message(run, overrides))
     plan.check_memory()

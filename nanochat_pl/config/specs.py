@@ -60,21 +60,31 @@ class Specs:
         sections = {name: construct(config[name], name) for name in SECTIONS}
         return cls(**sections, seed=config.seed)
 
-    def plan(self, vocab_size: int, hardware: Hardware, parent: Parent | None = None) -> Plan:
+    def plan(
+        self, vocab_size: int, hardware: Hardware, parent: Parent | None = None, sources: Sources | None = None
+    ) -> Plan:
         """The plan for a vocabulary on this machine, whose speed is measured.
 
         Args:
             parent: the model to begin with; what the horizon leaves open is as it was there.
+            sources: what `data.build_sources` returned, where it was called before.
         """
-        reference, horizon = self.model.reference(vocab_size), self.horizon
+        reference, horizon, epoch_tokens = self.model.reference(vocab_size), self.horizon, None
         if parent is None:
+            if horizon.epochs is not None:
+                raise UserError(
+                    "horizon.epochs counts passes over conversations or questions, but stage=base reads text, whose "
+                    "length is not known beforehand; set horizon.steps, flops or tokens_per_parameter instead."
+                )
             model = self.model.config(vocab_size, hardware.compute_dtype)
         else:
             model, before = parent.config(hardware.compute_dtype), parent.resolved()
             inherited: dict[str, Any] = {name: before.get(name) for name in INHERITED if getattr(horizon, name) is None}
             horizon = dataclasses.replace(horizon, **inherited)
+            if horizon.epochs is not None:
+                epoch_tokens = self.data.epoch_tokens(parent.tokenizer(), model.sequence_len, sources)
         speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, model.n_embd)
-        return make_plan(model, reference, horizon, hardware, self.data.streams, speed)
+        return make_plan(model, reference, horizon, hardware, self.data.streams, speed, epoch_tokens)
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:
         """The tokenizer of this data: the one that made the tokens, from the cache, else trained now.

@@ -31,6 +31,8 @@ Learned = Literal["assistant", "all"]
 
 _CHUNK = 32
 _SAMPLES = 16
+_MEASURED = 2000
+"""Conversations, at random, from whose length that of all is estimated."""
 
 
 class ConversationSource(DocumentSource):
@@ -88,6 +90,12 @@ class ConversationSource(DocumentSource):
             "context (model.sequence_len of stage=base), or give shorter conversations."
         )
 
+    def epoch_tokens(self, tokenizer: Tokenizer) -> int:
+        """Tokens of one pass over the mixture, BOS included, padding not; an estimate where there are thousands."""
+        measured = min(len(self.mixture), _MEASURED)
+        lengths = (len(self._rendered(tokenizer, self.mixture.conversation(n))) for n in range(measured))
+        return sum(length + 1 for length in lengths if length) * len(self.mixture) // measured
+
     def _rendered(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> np.ndarray:
         rendered = render_conversation(tokenizer, messages, self._max_tokens)
         ids, mask = np.array(rendered.ids[1:], dtype=np.int64), np.array(rendered.mask[1:], dtype=np.int64)
@@ -127,7 +135,14 @@ class ChatDataSpec(DataSpec):
 
     def build(self, tokenizer: Tokenizer, *, sources: Sources | None = None, **how: Any) -> "TextDataModule":
         """As `DataSpec.build`; a conversation is cut to what a row holds."""
+        cut = [source.of_length(how["sequence_len"] + 1) for source in self._conversations(sources)]
+        return super().build(tokenizer, sources=(cut[0], cut[1]), **how)
+
+    def epoch_tokens(self, tokenizer: Tokenizer, sequence_len: int, sources: Sources | None = None) -> int:
+        """Of the training conversations, see `ConversationSource.epoch_tokens`."""
+        return self._conversations(sources)[0].of_length(sequence_len + 1).epoch_tokens(tokenizer)
+
+    def _conversations(self, sources: Sources | None) -> tuple[ConversationSource, ConversationSource]:
         train, val = sources or self.build_sources()
         assert isinstance(train, ConversationSource) and isinstance(val, ConversationSource)
-        longest = how["sequence_len"] + 1
-        return super().build(tokenizer, sources=(train.of_length(longest), val.of_length(longest)), **how)
+        return train, val

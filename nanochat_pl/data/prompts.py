@@ -161,6 +161,8 @@ class PromptSpec(Spec):
                 f"data.samples_per_prompt is {self.samples_per_prompt}; it must be at least 2, for answers to the same "
                 "question are compared."
             )
+        if self.task is None or self.val_task is None:
+            raise UserError("stage=rl needs a task whose answers can be rewarded: task=tiny_math, task=gsm8k, ...")
 
     def build_sources(self) -> tuple[()]:
         """No documents."""
@@ -183,10 +185,9 @@ class PromptSpec(Spec):
         """The data module of one rank; see `DataSpec.build`.
 
         Raises:
-            UserError: no task is named, or it cannot be loaded.
+            UserError: the task cannot be loaded.
         """
-        if self.task is None or self.val_task is None:
-            raise UserError("stage=rl needs a task whose answers can be rewarded: task=tiny_math, task=gsm8k, ...")
+        assert self.task is not None and self.val_task is not None
         return PromptModule(
             self.task.build(),
             self.val_task.build(),
@@ -197,6 +198,11 @@ class PromptSpec(Spec):
             rank=rank,
             world_size=world_size,
         )
+
+    def epoch_tokens(self, tokenizer: Tokenizer, sequence_len: int, sources: tuple[()] | None = None) -> int:
+        """Of the answers to each question once, each counted as a whole row."""
+        assert self.task is not None
+        return len(self.task.build()) * self.samples_per_prompt * sequence_len
 
 
 class _Endless(IterableDataset):

@@ -35,16 +35,18 @@ class HorizonSpec(Spec):
     """How long to train, in which batches. What is None follows from the laws.
 
     Attributes:
-        steps: optimizer steps; wins over `flops`, which wins over `tokens_per_parameter`.
+        steps: optimizer steps.
+        epochs: passes over the conversations or questions.
         flops: training FLOPs to spend.
-        tokens_per_parameter: tokens for each parameter of matrices and head; sets the nominal horizon, from which batch
-            and weight decay follow even where steps or flops are set.
+        tokens_per_parameter: tokens for each parameter of matrices and head, where none of these is set; sets the
+            nominal horizon, from which batch and weight decay follow in any case.
         total_batch_tokens: tokens of one optimizer step over all devices.
         lr_scale: factor on all learning rates.
         weight_decay_scale: factor on the matrices' weight decay.
     """
 
     steps: int | None = None
+    epochs: float | None = None
     flops: float | None = None
     tokens_per_parameter: float = 12.0
     total_batch_tokens: int | None = None
@@ -52,7 +54,13 @@ class HorizonSpec(Spec):
     weight_decay_scale: float | None = None
 
     def check(self) -> None:
-        for name in ("steps", "flops", "tokens_per_parameter", "total_batch_tokens", "lr_scale"):
+        given = [name for name in ("steps", "epochs", "flops") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UserError(
+                f"horizon.{given[0]} and horizon.{given[1]} are both set, and each says how long to train; leave one "
+                f"of them out, or set it to null (horizon.{given[0]}=null)."
+            )
+        for name in ("steps", "epochs", "flops", "tokens_per_parameter", "total_batch_tokens", "lr_scale"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"horizon.{name} is {value}; it must be above 0, or null to follow the scaling laws.")
@@ -92,6 +100,7 @@ def resolve_horizon(
     flops_per_token: float,
     sequence_len: int,
     devices: int = 1,
+    epoch_tokens: int | None = None,
 ) -> Horizon:
     """Apply the laws where `spec` leaves values open.
 
@@ -101,6 +110,7 @@ def resolve_horizon(
         flops_per_token: training FLOPs.
         sequence_len: the batch is a whole number of rows of this length.
         devices: the rows of a batch are a multiple of it.
+        epoch_tokens: of one pass over the data; needed where `spec.epochs` is set.
 
     Raises:
         UserError: the given batch cannot be divided so (names the nearest that can), or `flops` is less than a step.
@@ -117,7 +127,7 @@ def resolve_horizon(
         )
     lr_scale = math.sqrt(batch / REFERENCE_BATCH_TOKENS)
     return Horizon(
-        steps=_steps(spec, nominal_tokens, batch, flops_per_token),
+        steps=_steps(spec, nominal_tokens, batch, flops_per_token, epoch_tokens),
         total_batch_tokens=batch,
         nominal_tokens=nominal_tokens,
         lr_scale=lr_scale if spec.lr_scale is None else spec.lr_scale,
@@ -134,9 +144,12 @@ def _best_batch(horizon_ratio: float, sequence_len: int, devices: int) -> int:
     return math.ceil(rows / devices) * devices * sequence_len
 
 
-def _steps(spec: HorizonSpec, nominal_tokens: int, batch: int, flops_per_token: float) -> int:
+def _steps(spec: HorizonSpec, nominal_tokens: int, batch: int, flops_per_token: float, epoch_tokens: int | None) -> int:
     if spec.steps is not None:
         return spec.steps
+    if spec.epochs is not None:
+        assert epoch_tokens is not None
+        return math.ceil(spec.epochs * epoch_tokens / batch)
     if spec.flops is None:
         return max(1, nominal_tokens // batch)
     steps = round(spec.flops / (flops_per_token * batch))

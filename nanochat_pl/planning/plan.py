@@ -106,7 +106,13 @@ STATE = ("weights", "gradients", "optimizer")
 
 
 def make_plan(
-    model: Any, reference: Any, horizon: HorizonSpec, hardware: Hardware, streams: int, flops_per_second: float
+    model: Any,
+    reference: Any,
+    horizon: HorizonSpec,
+    hardware: Hardware,
+    streams: int,
+    flops_per_second: float,
+    epoch_tokens: int | None = None,
 ) -> Plan:
     """Check that everything divides, and decide what was left open.
 
@@ -115,6 +121,7 @@ def make_plan(
         reference: the config of the model that the scaling laws refer to, with the same vocabulary.
         streams: virtual streams of the data.
         flops_per_second: matrix-multiply speed of one device.
+        epoch_tokens: of one pass over the data, where the horizon counts them.
 
     Raises:
         UserError: a combination that cannot be; the message names the nearest that can.
@@ -127,6 +134,7 @@ def make_plan(
         flops_per_token=cost.training_flops_per_token,
         sequence_len=sequence_len,
         devices=devices,
+        epoch_tokens=epoch_tokens,
     )
     rows = resolved.total_batch_tokens // sequence_len
     if streams % devices:

@@ -54,13 +54,14 @@ def test_batch_and_steps_are_nanochats(depth: int, batch: int, steps: int) -> No
     assert horizon.tokens == batch * steps
 
 
-def test_steps_win_over_flops_and_flops_over_the_ratio() -> None:
+def test_steps_epochs_or_flops_win_over_the_ratio() -> None:
     ratio = horizon_of(12)
     per_step = 6.0 * scaling_parameters(12) * 2**19
     by_flops = horizon_of(12, HorizonSpec(flops=100.4 * per_step))
-    by_steps = horizon_of(12, HorizonSpec(steps=7, flops=100.4 * per_step))
-    assert (by_flops.steps, by_steps.steps) == (100, 7)
-    for other in (by_flops, by_steps):
+    by_steps = horizon_of(12, HorizonSpec(steps=7))
+    by_epochs = horizon_of(12, HorizonSpec(epochs=1.5), epoch_tokens=3 * 2**19)
+    assert (by_flops.steps, by_steps.steps, by_epochs.steps) == (100, 7, 5)
+    for other in (by_flops, by_steps, by_epochs):
         assert other.total_batch_tokens == ratio.total_batch_tokens
         assert other.weight_decay_scale == ratio.weight_decay_scale == pytest.approx(1.0)
 
