@@ -43,6 +43,18 @@ def their_name(name: str) -> str:
     return name
 
 
+def their_model(stored: dict[str, Any]) -> Any:
+    """nanochat's GPT with our `config` and `weights`, in evaluation mode."""
+    from nanochat.gpt import GPT, GPTConfig
+
+    with torch.device("meta"):
+        model = GPT(GPTConfig(**{key: stored["config"][key] for key in GPTConfig.__dataclass_fields__}))
+    model.to_empty(device="cpu")
+    model.init_weights()
+    model.load_state_dict({their_name(name): value for name, value in stored["weights"].items()})
+    return model.eval()
+
+
 class Ours:
     def __init__(self, weights: Path, tokenizer: Path, bundle: Path):
         stored = torch.load(weights)
@@ -65,17 +77,9 @@ class Theirs:
     """Its evaluate_task, on its model with our weights."""
 
     def __init__(self, weights: Path, tokenizer: Path, bundle: Path):
-        from nanochat.gpt import GPT, GPTConfig
         from nanochat.tokenizer import get_tokenizer
 
-        stored = torch.load(weights)
-        names = GPTConfig.__dataclass_fields__
-        with torch.device("meta"):
-            self.model: Any = GPT(GPTConfig(**{key: stored["config"][key] for key in names}))
-        self.model.to_empty(device="cpu")
-        self.model.init_weights()
-        self.model.load_state_dict({their_name(name): value for name, value in stored["weights"].items()})
-        self.model.eval()
+        self.model = their_model(torch.load(weights))
         self.tokenizer = get_tokenizer()
         self.tasks = {task.label: task for task in load_core_tasks(bundle)}
 

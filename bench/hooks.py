@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import SimpleProfiler
 from timing import parent
 
 from nanochat_pl.callbacks.cadence import stepped
@@ -25,6 +26,37 @@ class Pace(Callback):
             self._parent.send(time.perf_counter() - self._since)
             self._left = self._parent.recv()
             self._since = time.perf_counter()
+
+
+class Shares(Callback):
+    """Tells the parent, when the training ends, the seconds of all steps but the first, of waiting for batches in them,
+    and of the model's forward and backward passes.
+    """
+
+    def __init__(self) -> None:
+        self._parent = parent()
+        self._profiler = SimpleProfiler()
+        self._since = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._since or not stepped(trainer):
+            return
+        trainer.profiler = self._profiler
+        forward, profiler = stage.model.forward, self._profiler
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with profiler.profile("forward"):
+                return forward(*args, **kwargs)
+
+        stage.model.forward = timed
+        self._since = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, stage: Any) -> None:
+        total = time.perf_counter() - self._since
+        seconds = {name: sum(durations) for name, durations in self._profiler.recorded_durations.items()}
+        model = sum(value for name, value in seconds.items() if name == "forward" or name.endswith("Strategy.backward"))
+        waiting = sum(value for name, value in seconds.items() if name.endswith("train_dataloader_next"))
+        self._parent.send((total, waiting, model))
 
 
 class Validations(Callback):

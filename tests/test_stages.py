@@ -75,3 +75,30 @@ def test_a_stage_that_is_killed_goes_on_exactly(tmp_path: Path, stage: str) -> N
         load_file(tmp_path / name / "test" / stage / "model/model.safetensors") for name in ("whole", "killed")
     )
     assert all(one[name].equal(other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_the_stages_on_real_data(tmp_path: Path, test_data: Path) -> None:
+    hub = test_data / "hub"
+    small = (
+        "hw=cpu", "hw.threads=1", "run.name=test", "horizon.steps=3", "horizon.total_batch_tokens=4096",
+        "trainer.validate_every_n_steps=3", "callbacks.samples=null", "callbacks.metrics.every_n_steps=1",
+    )  # fmt: skip
+    shape = ("model.depth=2", "model.n_embd=64", "model.head_dim=32", "model.sequence_len=512", "data.val_tokens=4096")
+    text = ("data=fineweb_edu", f"data.path={hub}/HuggingFaceFW/fineweb-edu")
+    code, output = train(*small, *shape, *text, runs=tmp_path)
+    assert code == 0, output
+    assert """python train.py stage=sft hw=cpu hw.threads=1 'run.name="test"'   (teach it to answer)""" in output
+    code, output = train(
+        "-m", "stage=mid,sft,rl", *small, "tasks=chat_sft", f"tasks.path={hub}", "task=gsm8k", f"task.path={hub}",
+        "task.val.stop=2", "callbacks.evaluate.suites=[chat]",
+        "callbacks.evaluate.max_per_task=1", f"callbacks.evaluate.tasks_path={hub}", runs=tmp_path,
+    )  # fmt: skip
+    assert code == 0, output
+    for stage in ("base", "mid", "sft", "rl"):
+        assert (summary(tmp_path, stage)["status"], summary(tmp_path, stage)["step"]) == ("finished", 3)
+    for stage in ("mid", "sft"):
+        assert 0.5 < summary(tmp_path, stage)["val_bpb"] < 6
+    evaluations = json.loads((tmp_path / "test/rl/evaluations.json").read_text())
+    labels = {task["label"] for task in evaluations["chat"]["3"]["tasks"]}
+    assert labels == {"arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee"}

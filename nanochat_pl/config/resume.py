@@ -16,8 +16,8 @@ from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.planning.plan import Plan
 
 MAY_CHANGE = (
-    "run.", "trainer.", "callbacks.", "logger.", "schedule.", "horizon.steps", "horizon.flops", "hw.accelerator",
-    "hw.devices", "hw.tokens_per_device", "hw.compile", "hw.threads", "hw.loader_threads", "data.mode",
+    "run.", "trainer.", "callbacks.", "logger.", "schedule.", "horizon.steps", "horizon.epochs", "horizon.flops",
+    "hw.accelerator", "hw.devices", "hw.tokens_per_device", "hw.compile", "hw.threads", "hw.loader_threads", "data.mode",
     "data.cache_gigabytes", "data.on_bad_shard",
 )  # fmt: skip
 """Options (or sections) that an unfinished run may be resumed with in another setting: none changes which rows a step
@@ -108,16 +108,19 @@ def next_steps(run: RunFolder, overrides: Sequence[str]) -> str:
         f"{_bits_per_byte(summary)}.\n"
         f"  {path}/model      the portable model\n"
         f"  {path}/loss.png   the loss curve (numbers in metrics.csv, samples in samples.txt)\n\n"
-        f"Next:\n  {try_it}\n  {_longer(run, overrides)}   (train it longer)" + _next_stage(summary, overrides)
+        f"Next:\n  {try_it}\n  {_longer(run, overrides)}   (train it longer)" + _next_stage(run, overrides)
     )
 
 
-def _next_stage(summary: dict[str, Any], overrides: Sequence[str]) -> str:
-    following = {"base": "sft", "mid": "sft"}.get(str(summary.get("stage")))
+def _next_stage(run: RunFolder, overrides: Sequence[str]) -> str:
+    following = {"base": ("sft", "teach it to answer"), "mid": ("sft", "teach it to answer"),
+                 "sft": ("rl", "reward its right answers")}.get(run.path.name)  # fmt: skip
     if following is None or any(override.startswith("experiment=") for override in overrides):
         return ""
-    kept = [override for override in overrides if not override.startswith(("stage=", "stage.", "horizon."))]
-    return f"\n  {shlex.join(['python', 'train.py', f'stage={following}', *kept])}   (teach it to answer)"
+    own = [override for override in overrides if not override.startswith("stage=")]
+    kept = [override for override in own if override.startswith(("recipe=", "hw=", "hw."))]
+    name = [_quoted_name(run)] if kept != own else []
+    return f"\n  {shlex.join(['python', 'train.py', f'stage={following[0]}', *kept, *name])}   ({following[1]})"
 
 
 def _bits_per_byte(summary: dict[str, Any]) -> str:
@@ -125,10 +128,19 @@ def _bits_per_byte(summary: dict[str, Any]) -> str:
 
 
 def _longer(run: RunFolder, overrides: Sequence[str]) -> str:
+    epochs = load_config(run).horizon.get("epochs")
+    longer = f"horizon.epochs={2 * epochs:g}" if epochs else f"horizon.steps={2 * run.read_summary()['step']}"
+    kept = [
+        override
+        for override in overrides
+        if not override.startswith(("horizon.steps=", "horizon.epochs=", "horizon.flops="))
+    ]
+    return _command(kept, _quoted_name(run), longer)
+
+
+def _quoted_name(run: RunFolder) -> str:
     # Quoted for Hydra, which reads commas and equals signs, and then by shlex for the shell.
-    steps, name = 2 * run.read_summary()["step"], f'run.name="{run.path.parent.name}"'
-    kept = [override for override in overrides if not override.startswith(("horizon.steps=", "horizon.flops="))]
-    return _command(kept, name, f"horizon.steps={steps}")
+    return f'run.name="{run.path.parent.name}"'
 
 
 def _command(overrides: Sequence[str], *more: str) -> str:

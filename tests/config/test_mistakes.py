@@ -28,6 +28,8 @@ MISTAKES = [
     (["model.window_pattern=XL"], "model.window_pattern"),
     (["horizon.total_batch_tokens=1000"], "Nearest legal values: 896 or 1024."),
     (["horizon.steps=0"], "horizon.steps is 0"),
+    (["horizon.flops=1e15"], "horizon.steps and horizon.flops are both set"),
+    (["horizon.steps=null", "horizon.epochs=2"], "horizon.epochs counts passes over conversations or questions"),
     (["hw=cpu", "hw.devices=3"], "hw.devices is 3"),
     (["callbacks.checkpoints.keep_last=0"], "callbacks.checkpoints.keep_last is 0"),
     (["trainer.validate_every_n_steps=0"], "trainer.validate_every_n_steps is 0"),

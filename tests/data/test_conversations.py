@@ -143,3 +143,15 @@ def test_too_long_conversations_are_cut_at_a_turn_counted_or_left_out() -> None:
     data.check_length()
     with pytest.raises(UserError, match=r"None of the 3 conversations .* longer context"):
         module([(Echoes("z" * 80, 3), 1.0)]).check_length()
+
+
+def test_tokens_of_an_epoch() -> None:
+    def all_and_estimated(count: int) -> tuple[int, int]:
+        mixture = Mixture([(Echoes("a", count), 1.0), (Echoes("b", count), 1.0)])
+        lengths = [len(render_conversation(TOKENIZER, mixture.conversation(n)).ids) for n in range(len(mixture))]
+        return sum(lengths), ConversationSource(mixture, "assistant", 1000).epoch_tokens(TOKENIZER)
+
+    exact, counted = all_and_estimated(100)
+    assert counted == exact
+    exact, estimated = all_and_estimated(2000)
+    assert estimated == pytest.approx(exact, rel=0.02)
