@@ -40,7 +40,8 @@ def shares(bench: Bench, stage: str, steps: int) -> tuple[float, float, float]:
     parent = bench.options.runs.resolve() / "tiny" / ("sft" if stage == "rl" else "base")
     arguments = [
         "train.py", f"stage={stage}", f"stage.init_from={parent}", f"horizon.steps={steps + 1}",
-        "callbacks.samples=null", "callbacks.evaluate=null", "callbacks.export=null", f"trainer.validate_every_n_steps={10 * steps}",
+        "callbacks.samples=null", "callbacks.evaluate=null", "callbacks.export=null",
+        f"trainer.validate_every_n_steps={10 * steps}",
         "+callbacks.shares._target_=hooks.Shares",
     ]  # fmt: skip
     with closing(Worker(arguments, bench.env, bench.log())) as worker:

@@ -1,5 +1,7 @@
 """The LightningDataModule of RL: which questions a step asks. What is trained on, the answers, the stage makes."""
 
+import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -13,18 +15,38 @@ from nanochat_pl.tasks.mixture import Mixture
 from nanochat_pl.tasks.specs import TaskSpec
 from nanochat_pl.tasks.task import Task
 from nanochat_pl.tokenizers.base import Tokenizer
+from nanochat_pl.tokenizers.chat import fit_for_completion
+
+log = logging.getLogger(__name__)
+
+
+MEASURED_QUESTIONS = 256
+"""That are looked at before the first step, to see whether there are any that fit."""
+
+
+class Question(NamedTuple):
+    """One question of a step.
+
+    Attributes:
+        number: counted over the run and all ranks.
+        i: the task's example.
+        prompt: its ids, with the answer to follow.
+    """
+
+    number: int
+    i: int
+    prompt: list[int]
 
 
 class Asked:
     """The questions behind a batch; an opaque object, so that Lightning's transfer does not walk into it.
 
     Attributes:
-        step: counted over the run, from 0.
-        indices: the task's examples that this rank asks in the step.
+        questions: that this rank asks in the step.
     """
 
-    def __init__(self, step: int, indices: list[int]):
-        self.step, self.indices = step, indices
+    def __init__(self, questions: list[Question]):
+        self.questions = questions
 
 
 class PromptBatch(NamedTuple):
@@ -43,7 +65,10 @@ class PromptBatch(NamedTuple):
 class PromptModule(LightningDataModule):
     """Endless questions of a task in an order that follows from the seed; step n asks the same ones in every run.
 
+    A question may take half of the context; longer ones are left out.
+
     Args:
+        sequence_len: the context.
         samples_per_prompt: answers to each question.
         rows_per_step: answers of a step over all ranks.
         micro_batch_rows: answers of one batch.
@@ -53,6 +78,8 @@ class PromptModule(LightningDataModule):
         self,
         task: Task,
         val_task: Task,
+        tokenizer: Tokenizer,
+        sequence_len: int,
         samples_per_prompt: int,
         *,
         rows_per_step: int,
@@ -70,6 +97,7 @@ class PromptModule(LightningDataModule):
                 "(horizon.total_batch_tokens over the context, or data.samples_per_prompt)."
             )
         self.task, self.val_task, self.samples_per_prompt = task, val_task, samples_per_prompt
+        self.tokenizer, self.longest_prompt = tokenizer, sequence_len // 2
         self.micro_batch_rows = micro_batch_rows
         self.micro_batches_per_step = -(-(rows_per_step // world_size) // micro_batch_rows)
         self._questions = rows_per_step // samples_per_prompt
@@ -77,21 +105,55 @@ class PromptModule(LightningDataModule):
         self._order, self._seed = Mixture([(task, 1.0)], seed), seed
 
     def check_length(self) -> None:
-        """See that answers can be rewarded here; raises `UserError` where they cannot."""
-        self.task.check_scored()
-        self.val_task.check_scored()
+        """See that answers can be rewarded here and questions fit; raises `UserError` where they don't."""
+        for task in (self.task, self.val_task):
+            task.check_scored()
+        measured = min(len(self.task), MEASURED_QUESTIONS)
+        fitting = sum(self._prompt(self.task, self._order.place(n).i) is not None for n in range(measured))
+        val_fitting = len(self._val_questions())
+        if not fitting or not val_fitting:
+            kind, count = ("questions", measured) if not fitting else ("held-out questions", len(self.val_task))
+            raise UserError(
+                f"The {kind} of {self.task.name} are too long: of {count} none fits into {self.longest_prompt} tokens, "
+                "half of this model's context. Train a model with a longer context (model.sequence_len of stage=base), "
+                "or choose another task."
+            )
+        if fitting < measured:
+            log.warning(
+                "%d of %d questions of %s don't fit into %d tokens, half of the context; such are not asked.",
+                measured - fitting, measured, self.task.name, self.longest_prompt,
+            )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_Endless(self), batch_size=None, collate_fn=_unchanged)
 
     def val_dataloader(self) -> DataLoader:
-        own = list(range(self._rank, len(self.val_task), self._world_size))
+        own = Asked(self._val_questions()[self._rank :: self._world_size])
         return DataLoader([own], batch_size=None, collate_fn=_unchanged)  # type: ignore[arg-type]
 
     def asked(self, step: int) -> Asked:
         """This rank's questions of a step."""
         numbers = range(step * self._questions + self._rank, (step + 1) * self._questions, self._world_size)
-        return Asked(step, [self._order.place(n).i for n in numbers])
+        return Asked([self._question(number) for number in numbers])
+
+    def _question(self, number: int) -> Question:
+        """Where that one is too long, the question at the same place of a later epoch, which is any other."""
+        for n in itertools.count(number, len(self.task)):
+            i = self._order.place(n).i
+            if (prompt := self._prompt(self.task, i)) is not None:
+                return Question(number, i, prompt)
+        raise AssertionError
+
+    def _val_questions(self) -> list[Question]:
+        prompts = ((i, self._prompt(self.val_task, i)) for i in range(len(self.val_task)))
+        return [Question(i, i, prompt) for i, prompt in prompts if prompt is not None]
+
+    def _prompt(self, task: Task, i: int) -> list[int] | None:
+        """None where it is too long."""
+        try:
+            return fit_for_completion(self.tokenizer, task.prompt(i), self.longest_prompt)[0]
+        except UserError:
+            return None
 
     def batches(self) -> Iterator[PromptBatch]:
         """From the committed step on."""
@@ -175,6 +237,7 @@ class PromptSpec(Spec):
         self,
         tokenizer: Tokenizer,
         *,
+        sequence_len: int,
         rows_per_step: int,
         micro_batch_rows: int,
         seed: int,
@@ -191,6 +254,8 @@ class PromptSpec(Spec):
         return PromptModule(
             self.task.build(),
             self.val_task.build(),
+            tokenizer,
+            sequence_len,
             self.samples_per_prompt,
             rows_per_step=rows_per_step,
             micro_batch_rows=micro_batch_rows,

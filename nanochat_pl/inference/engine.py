@@ -41,6 +41,7 @@ class Token(NamedTuple):
         forced: it was not sampled.
         logprob: of a sampled token, where it was asked for.
         finish: "stop" at a stop token (which is not part of the answer), "length" after max_new_tokens.
+        stop_id: that stop token.
     """
 
     request: int
@@ -48,6 +49,7 @@ class Token(NamedTuple):
     forced: bool = False
     logprob: float | None = None
     finish: str | None = None
+    stop_id: int | None = None
 
 
 class _Row:
@@ -289,7 +291,7 @@ class Engine:
             return [Token(row.request, None, finish="length")]
         if token in sampling.stop_ids:
             self._leave(self._rows.index(row))
-            return [Token(row.request, None, finish="stop")]
+            return [Token(row.request, None, finish="stop", stop_id=token)]
         row.tokens.append(token)
         row.sampled += 1
         forced = list(row.tool.feed(token)) if row.tool else []

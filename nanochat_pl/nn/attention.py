@@ -1,4 +1,7 @@
-"""Causal attention with an optional sliding window, without a T x T mask or a T x T matrix of scores."""
+"""Causal attention with an optional sliding window, without a T x T mask or a T x T matrix of scores.
+
+Only documents that don't see each other need a mask of bits.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,14 +40,14 @@ def attention(
     B, H, T, D = q.shape
     if scale is None:
         scale = D**-0.5
-    if seen is not None:
-        return F.scaled_dot_product_attention(q, k, v, seen, scale=scale, enable_gqa=k.size(1) != H)
     if window is not None and window >= T - 1:
         window = None
-    if q.device.type != "cpu" and window is None:
+    if q.device.type != "cpu" and window is None and seen is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=k.size(1) != H)
     if k.size(1) != H:
         k, v = (x.repeat_interleave(H // x.size(1), dim=1) for x in (k, v))
+    if seen is not None:  # with enable_gqa, CUDA's efficient kernels take no mask
+        return F.scaled_dot_product_attention(q, k, v, seen, scale=scale)
     q, k, v = (x.reshape(B * H, T, D) for x in (q, k, v))
     return _BlockedAttention.apply(q, k, v, T - 1 if window is None else window, scale).view(B, H, T, D)
 

@@ -193,6 +193,8 @@ class MuonAdamW(torch.optim.Optimizer):
         if self.param_clip is None and self.grad_clip is None:
             return
         grads = _grads([p for group in self.param_groups for p in group["params"]])
+        if not grads:
+            return
         norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
         if self.param_clip is not None:
             scales = [(self.param_clip / (norm + 1e-6)).clamp_(max=1.0) for norm in norms]

@@ -55,6 +55,7 @@ class Stage(LightningModule):
         every_target_counts: False where batches have ignored targets, so that those that count are counted in each
             step.
         is_chat: the model learns conversations.
+        fixed_shapes: False where batches differ in shape, so that compiling would never end.
         model: the network (`nn.Module` and `models.contract.LanguageModel`), there after `configure_model`.
         step_loss: 0-d tensor, the mean loss per token of the last complete optimizer step; on the device.
         latest: the newest value of each logged metric.
@@ -64,6 +65,7 @@ class Stage(LightningModule):
     model: Any
     every_target_counts = True
     is_chat = False
+    fixed_shapes = True
 
     def __init__(self, blueprint: Blueprint):
         super().__init__()
@@ -91,7 +93,7 @@ class Stage(LightningModule):
         self.model = build_model(blueprint.model, device, None if blueprint.parent else blueprint.seed)
         if blueprint.parent:
             load_weights(self.model, blueprint.parent, device)
-        if self.blueprint.compile_model:
+        if self.blueprint.compile_model and self.fixed_shapes:
             self.model.compile(dynamic=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
