@@ -41,9 +41,11 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
 
     specs, stage_spec = Specs.of(config), construct(config.stage, "stage")
     if specs.data.holds != stage_spec.trains_on:
+        fitting = {"text": "data=tiny", "conversations": "data=chats", "questions": "data=prompts"}
         raise UserError(
-            f"stage={stage_spec.name} trains on {stage_spec.trains_on}, but this data= holds {specs.data.holds}. Leave "
-            "data= out, or choose another stage."
+            f"stage={stage_spec.name} trains on {stage_spec.trains_on}, but the data of this command hold "
+            f"{specs.data.holds} (by data=, or by its experiment). Choose {fitting[stage_spec.trains_on]}, or another "
+            "stage."
         )
     run = RunFolder.of(run_name(config, overrides), stage_spec.name)
     with run.locked():
@@ -66,7 +68,7 @@ def fit(
     """Plan, build and fit; the run folder says at every moment how far it came."""
     import torch
 
-    from nanochat_pl.callbacks.checkpoints import last_good, resume_point, step_of
+    from nanochat_pl.callbacks.checkpoints import is_sound, last_good, resume_point, step_of
     from nanochat_pl.callbacks.summary import Summary
     from nanochat_pl.config.construct import construct, construct_all
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
@@ -83,7 +85,10 @@ def fit(
     sources = specs.data.build_sources()
     for source in sources:
         at_the_end.callback(source.close)  # or a thread that waits for the network would hold the process up
-    parent = stage_spec.find_parent(run, config.recipe_name, overrides)
+    resume_from = resume_point(run.checkpoints) if earlier else None
+    parent = stage_spec.find_parent(run, config.recipe_name, overrides, resume_from is not None)
+    if parent:
+        specs.check_same_model(parent, overrides)
     tokenizer = parent.tokenizer() if parent else specs.build_tokenizer(sources)
     plan = specs.plan(tokenizer.vocab_size, hardware, parent, sources)
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
@@ -101,6 +106,10 @@ def fit(
     )
     if not earlier:
         data.check_length()
+    parent_checkpoint = parent.last_checkpoint() if parent and stage_spec.momentum and not resume_from else None
+    if parent_checkpoint and not is_sound(parent_checkpoint):
+        log.warning("%s is damaged; this stage begins without the optimizer's momentum.", parent_checkpoint)
+        parent_checkpoint = None
     stage = stage_spec.build(
         Blueprint(
             model=plan.model,
@@ -112,10 +121,9 @@ def fit(
             seed=specs.seed,
             compile_model=bool(plan.hardware.compile),
             parent=parent.folder if parent else None,
-            parent_checkpoint=parent.last_checkpoint() if parent and stage_spec.momentum else None,
+            parent_checkpoint=parent_checkpoint,
         )
     )
-    resume_from = resume_point(run.checkpoints) if earlier else None
     resumed_step = step_of(resume_from) if resume_from else None
     record(run, config, plan)
     facts = invocation()

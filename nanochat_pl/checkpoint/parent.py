@@ -1,16 +1,20 @@
 """What a stage takes over from the one before: its model, its tokenizer, its optimizer's state."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.checkpoint.header import STAGES, find_model_folder, read_header
+from nanochat_pl.checkpoint.header import STAGES, find_model_folder, read_facts, read_header
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import runs_root
+from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.models.contract import build_config
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.load import load_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,19 @@ class Parent:
     Attributes:
         folder: its model folder.
         stage: that trained it.
+        resumed: it is the stage's own model, as far as it has come.
     """
 
     folder: Path
     stage: str
+    resumed: bool = False
+
+    def origin(self) -> dict[str, Any]:
+        """The model that the stage began with at first: its path, stage and step."""
+        if self.resumed:
+            return self.resolved().get("parent", {})
+        step = int(read_facts(self.folder).get("step", 0))
+        return {"path": str(self.folder.resolve()), "stage": self.stage, "step": step}
 
     def config(self, compute_dtype: str) -> Any:
         """Its architecture's config, to compute in another dtype."""
@@ -31,8 +44,19 @@ class Parent:
         return build_config(header.architecture, header.config | {"compute_dtype": compute_dtype})
 
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer."""
-        return load_tokenizer(self.folder / "tokenizer")
+        """Its tokenizer.
+
+        Raises:
+            UserError: it is not the one that the model was trained with.
+        """
+        tokenizer, vocab_size = load_tokenizer(self.folder / "tokenizer"), read_header(self.folder).config["vocab_size"]
+        if tokenizer.vocab_size != vocab_size:
+            raise UserError(
+                f"{self.folder} has a tokenizer of {tokenizer.vocab_size:,} tokens, but its model knows "
+                f"{vocab_size:,}: the folder tokenizer is of another model. Export it again, or name another model "
+                "with stage.init_from=RUN_OR_FOLDER."
+            )
+        return tokenizer
 
     def resolved(self) -> dict[str, Any]:
         """The automatic decisions of its run; empty where they are not beside the model."""
@@ -53,7 +77,7 @@ def find_parent(stage: str, names: list[str], init_from: str | None, command: st
     Args:
         names: runs to look in, the first that has one wins.
         init_from: a model folder, a run or a stage of a run, to be used instead.
-        command: what trains the first stage of this run.
+        command: what trains the earlier stages of this run.
 
     Raises:
         UserError: there is none.
@@ -66,6 +90,12 @@ def find_parent(stage: str, names: list[str], init_from: str | None, command: st
         for earlier in STAGES[STAGES.index(stage) + 1 :]:
             folder = runs_root() / name / earlier / "model"
             if (folder / "model.json").exists():
+                summary = RunFolder(folder.parent).read_summary()
+                if summary.get("status", "finished") != "finished":
+                    log.warning(
+                        "%s has not been trained to its end (it is %s); this stage begins with what is there.",
+                        folder.parent, summary["status"],
+                    )  # fmt: skip
                 return Parent(folder, earlier)
     looked_in = " or ".join(str(runs_root() / name) for name in names)
     raise UserError(

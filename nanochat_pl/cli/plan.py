@@ -23,5 +23,7 @@ def plan(
         config = compose(arguments)
         specs, stage = Specs.of(config), construct(config.stage, "stage")
     parent = stage.find_parent(RunFolder.of(run_name(config, arguments), stage.name), config.recipe_name, arguments)
+    if parent:
+        specs.check_same_model(parent, arguments)
     vocab_size = parent.tokenizer().vocab_size if parent else specs.planned_vocab_size()
     print(specs.plan(vocab_size, specs.hw.detect(), parent).text())

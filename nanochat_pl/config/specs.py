@@ -84,7 +84,21 @@ class Specs:
             if horizon.epochs is not None:
                 epoch_tokens = self.data.epoch_tokens(parent.tokenizer(), model.sequence_len, sources)
         speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, model.n_embd)
-        return make_plan(model, reference, horizon, hardware, self.data.streams, speed, epoch_tokens)
+        plan = make_plan(model, reference, horizon, hardware, self.data.streams, speed, epoch_tokens)
+        return plan if parent is None else dataclasses.replace(plan, parent=parent.origin())
+
+    def check_same_model(self, parent: Parent, overrides: Sequence[str]) -> None:
+        """Raise `UserError` where the command asks for another architecture than the model that it begins with has."""
+        if not any(override.startswith(("model.", "model=")) for override in overrides):
+            return
+        theirs = parent.config("float32").as_dict()
+        asked = self.model.config(theirs["vocab_size"], "float32").as_dict()
+        if differing := [name for name in asked if asked[name] != theirs[name]]:
+            shown = ", ".join(f"{name} is {theirs[name]} there and {asked[name]} here" for name in differing[:3])
+            raise UserError(
+                f"A stage behind base has the architecture of the model that it begins with, {parent.folder}: {shown}. "
+                "Leave model.* out, or name another model with stage.init_from=RUN_OR_FOLDER."
+            )
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:
         """The tokenizer of this data: the one that made the tokens, from the cache, else trained now.

@@ -31,6 +31,7 @@ class Plan:
         memory_bytes: estimate by what holds it.
         device_memory_bytes: what one device has.
         seconds: expected of the training, a guess from the device's matrix-multiply speed.
+        parent: path, stage and step of the model that the stage begins with; empty for the first stage.
     """
 
     model: Any
@@ -43,6 +44,7 @@ class Plan:
     memory_bytes: dict[str, int]
     device_memory_bytes: int
     seconds: float
+    parent: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def check_memory(self) -> None:
         """Raise `UserError` where weights, gradients and optimizer alone exceed the device's memory."""
@@ -66,6 +68,7 @@ class Plan:
             "accumulation": self.accumulation,
             "lr_scale": self.horizon.lr_scale,
             "weight_decay_scale": self.horizon.weight_decay_scale,
+            "parent": self.parent,
         }
 
     def text(self) -> str:
@@ -91,6 +94,8 @@ class Plan:
                        f"{_gigabytes(self.device_memory_bytes)} ({memory}){self._memory_advice()}"),
             ("work", f"{flops:.3g} FLOPs, about {_duration(self.seconds)}"),
         ]  # fmt: skip
+        if self.parent:
+            lines.insert(0, ("from", f"{self.parent['path']} ({self.parent['stage']}, step {self.parent['step']:,})"))
         return "\n".join(f"{name:>10}  {value}" for name, value in lines)
 
     def _memory_advice(self) -> str:

@@ -138,7 +138,7 @@ class Stage(LightningModule):
 
     def on_fit_start(self) -> None:
         if self.blueprint.parent_checkpoint:  # before Lightning restores the state of a run that goes on
-            load_momentum(self.trainer.optimizers[0], self.blueprint.parent_checkpoint)
+            load_momentum(self.trainer.optimizers[0], self.blueprint.parent_checkpoint, self.blueprint.model)
 
     def on_train_start(self) -> None:
         self._step_loss_sum = torch.zeros((), device=self.device)

@@ -4,13 +4,18 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from nanochat_pl.checkpoint.parent import Parent, find_parent
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.spec import Spec
+
+OWN_MODEL = ("model.", "model=", "tokenizer.", "tokenizer=")
+"""Overrides by which a run has another model than its recipe's run."""
+OF_EVERY_STAGE = ("recipe=", "experiment=", "hw.", "hw=", "seed=", "run.name=")
 
 
 @dataclass(frozen=True)
@@ -28,25 +33,44 @@ class LaterStageSpec(Spec):
 
     trains_on: ClassVar[str] = "conversations"
 
-    def find_parent(self, run: RunFolder, recipe_name: str, overrides: Sequence[str]) -> Parent:
-        """The model to begin with: the nearest earlier stage's in this run, or in the run that the recipe names.
+    def find_parent(self, run: RunFolder, recipe_name: str, overrides: Sequence[str], resumed: bool = False) -> Parent:
+        """The model to begin with: the nearest earlier stage's in this run, or in that of the experiment or recipe.
+
+        Args:
+            resumed: the run goes on; it needs nothing but its own model then, where that is there.
 
         Raises:
             UserError: there is none.
         """
-        kept = [override for override in overrides if not override.startswith(("stage=", "stage."))]
-        command = shlex.join(["python", "train.py", *kept])
-        return find_parent(self.name, list(dict.fromkeys((run.path.parent.name, recipe_name))), self.init_from, command)
+        if resumed and (run.model / "model.json").exists():
+            return Parent(run.model, self.name, resumed=True)
+        named = [override.removeprefix("experiment=") for override in overrides if override.startswith("experiment=")]
+        names = [run.path.parent.name]
+        if not any(override.startswith(OWN_MODEL) for override in overrides):
+            names += named or [recipe_name]
+        kept = [override for override in overrides if override.startswith((*OWN_MODEL, *OF_EVERY_STAGE))]
+        stages = ["-m", "stage=base,sft"] if self.name == "rl" else []
+        command = shlex.join(["python", "train.py", *stages, *kept])
+        return find_parent(self.name, list(dict.fromkeys(names)), self.init_from, command)
 
 
-def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path, model: Any) -> None:
     """Give an optimizer the state that another run's checkpoint holds; its own rates and decays stay.
 
+    Args:
+        model: the config of the optimizer's model.
+
     Raises:
-        UserError: it is of another model.
+        UserError: the checkpoint is of another model.
     """
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    before = saved["nanochat_pl"]["model"]
+    if differing := [key for key, value in model.as_dict().items() if key != "compute_dtype" and value != before[key]]:
+        raise UserError(
+            f"{checkpoint} holds the optimizer's state of another model than lies beside it: they differ in "
+            f"{', '.join(differing)}. Begin without it: stage.momentum=false."
+        )
     optimizer.load_state_dict(saved["optimizer_states"][0])
     for group, values in zip(optimizer.param_groups, own, strict=True):
         group.update(values)
