@@ -11,7 +11,7 @@ from tests.processes import start_training, train
 
 SMALL = (
     "model.depth=2", "model.n_embd=64", "horizon.total_batch_tokens=1024", "horizon.steps=4", "hw=cpu", "hw.threads=1",
-    "trainer.validate_every_n_steps=2", "callbacks.metrics.every_n_steps=1", "run.name=test",
+    "trainer.validate_every_n_steps=2", "callbacks.metrics.every_n_steps=1", "callbacks.evaluate=null", "run.name=test",
 )  # fmt: skip
 CUSTOM = [
     [{"role": "user", "content": f"What follows {n}?"}, {"role": "assistant", "content": f"{n + 1}."}]
