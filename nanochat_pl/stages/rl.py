@@ -164,7 +164,7 @@ class _Made:
 
     def take(self, id: int | None, forced: bool, finish: str | None, end_id: int) -> None:
         if id is not None:
-            self._parts += self._stream.feed(id)
+            self._parts += self._stream.feed(id, forced)
         if finish == "stop":
             id, self._ended = end_id, True
         if id is not None:

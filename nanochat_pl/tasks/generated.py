@@ -1,5 +1,6 @@
 """Tasks without files: questions made on the spot, whose whole text decides whether they are held out."""
 
+import itertools
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
@@ -84,5 +85,6 @@ def calculated(expression: str, result: str, text: str) -> list[dict[str, Any]]:
 
 
 def calls_tool(content: Content) -> bool:
-    """Whether a tool was called and has answered."""
-    return not isinstance(content, str) and any(part["type"] == "python_output" for part in content)
+    """Whether a tool was called and has answered: an output directly behind a call."""
+    kinds = [] if isinstance(content, str) else [part["type"] for part in content]
+    return ("python", "python_output") in itertools.pairwise(kinds)
