@@ -4,8 +4,7 @@ import itertools
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
-from nanochat_pl.core.errors import UserError, nearest
-from nanochat_pl.tasks.task import Content, Task, question_and_answer, text_said
+from nanochat_pl.tasks.task import Content, Task, check_split, question_and_answer, text_said
 from nanochat_pl.tiny_world.split import Split, Teller
 from nanochat_pl.tokenizers.chat import Message
 
@@ -27,9 +26,7 @@ def world_split(name: str, split: str) -> Split:
     Raises:
         UserError: neither train nor test.
     """
-    if split not in ("train", "test"):
-        legal = ("train", "test")
-        raise UserError(f"The task {name} has no split '{split}'{nearest(split, legal)} It has: train, test.")
+    check_split(name, split, ("train", "test"))
     return "train" if split == "train" else "val"
 
 

@@ -169,6 +169,7 @@ def test_specs_name_their_mistakes() -> None:
         ({"name": "gsm9k"}, "There is no task 'gsm9k'; did you mean 'gsm8k'"),
         ({"name": "custom"}, "needs the path"),
         ({"name": "tiny_sums", "path": "x"}, "takes no path"),
+        ({"name": "gsm8k", "val_path": "x"}, "takes no val_path"),
         ({"name": "tiny_sums", "start": 3, "stop": 3}, "stop above start"),
         ({"name": "tiny_sums", "epochs": 0}, "epochs=0"),
     ):
