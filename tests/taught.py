@@ -37,16 +37,17 @@ SONG = "la la \x1b[31mred\x07 "
 
 def save_taught_model(folder: Path, sequence_len: int = 256) -> None:
     """Write the folder of a chat model that knows LESSONS by heart; its tokenizer is that of bytes."""
-    _save(folder, [render_conversation(BYTE, lesson) for lesson in LESSONS], sequence_len, "sft")
+    save_model_that_says(folder, [render_conversation(BYTE, lesson) for lesson in LESSONS], sequence_len, "sft")
 
 
 def save_singing_model(folder: Path) -> None:
     """Write the folder of a base model that sings SONG, with its control characters, and never ends."""
     ids = [BYTE.bos_id, *BYTE.encode(6 * SONG)]
-    _save(folder, [Rendered(ids, [0] + [1] * (len(ids) - 1))], 64, "base")
+    save_model_that_says(folder, [Rendered(ids, [0] + [1] * (len(ids) - 1))], 64, "base")
 
 
-def _save(folder: Path, lessons: list[Rendered], sequence_len: int, stage: str) -> None:
+def save_model_that_says(folder: Path, lessons: list[Rendered], sequence_len: int = 256, stage: str = "sft") -> None:
+    """Write the folder of a model that knows by heart what its lessons mark."""
     spec = NanoChatSpec(depth=2, n_embd=64, head_dim=16, sequence_len=sequence_len, window_pattern="L")
     config = spec.config(BYTE.vocab_size)
     model = build_model(config, "cpu", seed=0)

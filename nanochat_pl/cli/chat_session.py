@@ -101,7 +101,7 @@ class ChatSession:
                         continue
                     facts.answer_tokens += 1
                     facts.sampled_tokens += not token.forced
-                    for part in stream.feed(token.id):
+                    for part in stream.feed(token.id, token.forced):
                         said.append(part)
                         yield part
         finally:

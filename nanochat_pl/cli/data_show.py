@@ -135,7 +135,7 @@ def _task(name: str, split: str, path: str | None) -> "Task":
     from nanochat_pl.tasks.specs import TASKS, TaskSpec
 
     if name not in TASKS and (Path(name).suffix in (".jsonl", ".json") or Path(name).exists()):
-        return TaskSpec("custom", path=name).build()
+        return TaskSpec("custom", "all", path=name).build()
     return TaskSpec(name, split=split, path=path).build()
 
 

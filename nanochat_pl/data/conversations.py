@@ -4,49 +4,66 @@ So streams, packing, cursors and resumption are those of any text.
 """
 
 import functools
-import hashlib
-import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.packing import Packing
+from nanochat_pl.data.packing import START, WAIT_BUFFERS, BestFitPacker, Packing, Piece
 from nanochat_pl.data.sources import DocumentSource
 from nanochat_pl.data.specs import DataSpec, Sources
 from nanochat_pl.data.targets import LEARNED
 from nanochat_pl.tasks.mixture import Mixture
 from nanochat_pl.tasks.specs import TaskSpec, build_mixture
+from nanochat_pl.tasks.task import digest
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.chat import Message, render_conversation
 
 if TYPE_CHECKING:
     from nanochat_pl.data.module import TextDataModule
 
+log = logging.getLogger(__name__)
+
 Learned = Literal["assistant", "all"]
 """What of a conversation is learned: what the assistant says, or every token, as in pretraining."""
 
-_CHUNK = 32
-_SAMPLES = 16
-_MEASURED = 2000
-"""Conversations, at random, from whose length that of all is estimated."""
+_SAMPLED = 2000
+"""Conversations, at random, from which all are estimated."""
+
+
+class Sample(NamedTuple):
+    """Some conversations as they are trained on.
+
+    Attributes:
+        ids: of each that is; see `ConversationSource.encode`.
+        cut: how many of them are longer than a row, and lack their last turns.
+        left_out: how many others have no turn that fits, or the assistant says nothing in them.
+        share: of all conversations, that this sample is.
+    """
+
+    ids: list[np.ndarray]
+    cut: int
+    left_out: int
+    share: float
 
 
 class ConversationSource(DocumentSource):
-    """The conversations of a mixture; an epoch of it is a shard.
+    """The conversations of a mixture, in chunks of at most 32, and in 64 chunks or more if there are as many of them.
 
     Args:
         max_tokens: of a conversation, BOS included; a longer one is cut at a turn, or left out where none fits.
     """
 
     marks_learned = True
+    each_shard_is_an_epoch = True
 
     def __init__(self, mixture: Mixture, learned: Learned, max_tokens: int, epochs: int = 1024):
         self.mixture, self._learned, self._max_tokens, self.num_shards = mixture, learned, max_tokens, epochs
-        self._cut = self._left_out = 0
+        self._block = max(1, min(32, len(mixture) // 64))
 
     def of_length(self, max_tokens: int) -> "ConversationSource":
         """The same conversations, cut to another length."""
@@ -54,56 +71,61 @@ class ConversationSource(DocumentSource):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        parts: list[Any] = [self._learned, self._max_tokens, self.mixture.seed]
-        for task, count in zip(self.mixture.tasks, self.mixture.counts):
-            samples = range(0, len(task), -(-len(task) // _SAMPLES))
-            parts += [task.name, count, len(task), [task.conversation(i) for i in samples]]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return digest(self._learned, self._max_tokens, self.mixture.fingerprint)
+
+    @property
+    def nothing_held_out(self) -> str:
+        return (
+            f"None of the {len(self.mixture):,} held-out conversations can be validated on: they are longer than the "
+            f"{self._max_tokens} tokens that fit, or the assistant says nothing in them. Train a model with a longer "
+            "context (model.sequence_len of stage=base), or name other conversations with tasks.val (of tasks=custom: "
+            "tasks.val_path=FILE)."
+        )
 
     def num_chunks(self, shard: int) -> int:
-        return -(-len(self.mixture) // _CHUNK)
+        return -(-len(self.mixture) // self._block)
 
     def read_chunk(self, shard: int, chunk: int) -> list[Any]:
         size = len(self.mixture)
-        numbers = range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, size))
+        numbers = range(chunk * self._block, min((chunk + 1) * self._block, size))
         return [self.mixture.conversation(shard * size + n) for n in numbers]
 
     def encode(self, tokenizer: Tokenizer, documents: Sequence[Any], num_threads: int) -> list[np.ndarray]:
         """Ids without BOS, those to be learned with LEARNED added; empty for a conversation with nothing to learn."""
-        return [self._rendered(tokenizer, messages) for messages in documents]
-
-    def counters(self) -> dict[str, int]:
-        return {"cut_conversations": self._cut, "left_out_conversations": self._left_out}
+        return [self._rendered(tokenizer, messages)[0] for messages in documents]
 
     def check_learnable(self, tokenizer: Tokenizer) -> None:
-        """Raise `UserError` where the assistant says nothing that fits, in the first epoch."""
-        shortest: int | None = None
-        for n in range(len(self.mixture)):
-            conversation = self.mixture.conversation(n)
-            if len(self._rendered(tokenizer, conversation)):
-                return
-            length = len(render_conversation(tokenizer, conversation).ids)
-            shortest = min(shortest or length, length)
-        raise UserError(
-            f"None of the {len(self.mixture):,} conversations can be trained on: they have {shortest} tokens or more, "
-            f"of which {self._max_tokens} fit, or the assistant says nothing in them. Train a model with a longer "
-            "context (model.sequence_len of stage=base), or give shorter conversations."
+        sample = self.sample(tokenizer)
+        if not sample.ids:
+            conversations = map(self.mixture.conversation, range(sample.left_out))
+            shortest = min(len(render_conversation(tokenizer, each).ids) for each in conversations)
+            raise UserError(
+                f"None of {sample.left_out:,} conversations can be trained on: they have {shortest} tokens or more, of "
+                f"which {self._max_tokens} fit, or the assistant says nothing in them. Train a model with a longer "
+                "context (model.sequence_len of stage=base), or give shorter conversations."
+            )
+        about = "" if sample.share == 1 else "about "
+        cut, left_out = (f"{about}{round(count / sample.share):,}" for count in (sample.cut, sample.left_out))
+        log.info(
+            f"Of {len(self.mixture):,} conversations {cut} are cut at a turn, to the {self._max_tokens} tokens of a "
+            f"row, and {left_out} left out: no turn of them fits, or the assistant says nothing."
         )
 
-    def epoch_tokens(self, tokenizer: Tokenizer) -> int:
-        """Tokens of one pass over the mixture, BOS included, padding not; an estimate where there are thousands."""
-        measured = min(len(self.mixture), _MEASURED)
-        lengths = (len(self._rendered(tokenizer, self.mixture.conversation(n))) for n in range(measured))
-        return sum(length + 1 for length in lengths if length) * len(self.mixture) // measured
+    def sample(self, tokenizer: Tokenizer) -> Sample:
+        """The conversations of the first epoch; where they are more than 2,000, so many of them at random."""
+        count = min(len(self.mixture), _SAMPLED)
+        rendered = [self._rendered(tokenizer, self.mixture.conversation(n)) for n in range(count)]
+        learned = [ids for ids, _ in rendered if len(ids)]
+        cut = sum(is_cut for _, is_cut in rendered)
+        return Sample(learned, cut, count - len(learned), count / len(self.mixture))
 
-    def _rendered(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> np.ndarray:
+    def _rendered(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[np.ndarray, bool]:
+        """The ids, see `encode`, and whether they are cut."""
         rendered = render_conversation(tokenizer, messages, self._max_tokens)
         ids, mask = np.array(rendered.ids[1:], dtype=np.int64), np.array(rendered.mask[1:], dtype=np.int64)
         if not mask.any():
-            self._left_out += 1
-            return np.empty(0, dtype=np.int64)
-        self._cut += rendered.cut > 0
-        return ids + LEARNED * (mask if self._learned == "assistant" else 1)
+            return np.empty(0, dtype=np.int64), False
+        return ids + LEARNED * (mask if self._learned == "assistant" else 1), rendered.cut > 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +136,7 @@ class ChatDataSpec(DataSpec):
         tasks: to train on.
         val_tasks: to validate on.
         learned: what of them is learned.
+        buffer_documents: at most; fewer where the conversations are few, see `buffered_documents`.
     """
 
     tasks: tuple[TaskSpec, ...] = ()
@@ -133,14 +156,28 @@ class ChatDataSpec(DataSpec):
         train = ConversationSource(build_mixture(self.tasks), self.learned, sys.maxsize)
         return train, ConversationSource(build_mixture(self.val_tasks), self.learned, sys.maxsize, epochs=1)
 
+    def buffered_documents(self, train: DocumentSource) -> int:
+        """So few that none waits in a buffer for much longer than an epoch."""
+        assert isinstance(train, ConversationSource)
+        return min(self.buffer_documents, max(1, len(train.mixture) // (WAIT_BUFFERS * self.streams)))
+
     def build(self, tokenizer: Tokenizer, *, sources: Sources | None = None, **how: Any) -> "TextDataModule":
         """As `DataSpec.build`; a conversation is cut to what a row holds."""
         cut = [source.of_length(how["sequence_len"] + 1) for source in self._conversations(sources)]
         return super().build(tokenizer, sources=(cut[0], cut[1]), **how)
 
     def epoch_tokens(self, tokenizer: Tokenizer, sequence_len: int, sources: Sources | None = None) -> int:
-        """Of the training conversations, see `ConversationSource.epoch_tokens`."""
-        return self._conversations(sources)[0].of_length(sequence_len + 1).epoch_tokens(tokenizer)
+        """Of the rows that one pass over the training conversations fills, with padding; estimated from a sample."""
+        source = self._conversations(sources)[0].of_length(sequence_len + 1)
+        sample = source.sample(tokenizer)
+        pieces = (Piece(ids, START, START) for ids in sample.ids)
+        buffered = self.buffered_documents(source)
+        packer = BestFitPacker(pieces, tokenizer.bos_id, buffered, crop=self.packing != "whole")
+        row, rows = np.empty(sequence_len + 1, dtype=np.int64), 0
+        while packer.fill(row):
+            rows += 1
+        rows_of_all = (rows + packer.filled / len(row)) / sample.share
+        return max(1, round(rows_of_all * sequence_len))  # where nothing is to be learned, `check_learnable` says so
 
     def _conversations(self, sources: Sources | None) -> tuple[ConversationSource, ConversationSource]:
         train, val = sources or self.build_sources()

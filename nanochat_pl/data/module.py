@@ -139,10 +139,14 @@ class TextDataModule(LightningDataModule):
     def check_length(self) -> None:
         """Read as many documents as a row needs; for a new run, whose first shards are wanted anyway.
 
+        Where not every token counts, see also that validation will have one that does.
+
         Raises:
             UserError: all of them together are shorter, or nothing in them is to be learned.
         """
         self._train.check_learnable(self.tokenizer)
+        if self._val.marks_learned:
+            self.val_dataloader()
         if self._packing == "whole":
             return
         wanted = self.layout.sequence_len + 1
@@ -207,8 +211,9 @@ class TextDataModule(LightningDataModule):
             epoch = self._committed.rows * self.layout.sequence_len // size if size else 0
             return {"epoch": epoch, "tokens": tokens, **self._train.counters()}
         states = {stream: self._state_of(stream) for stream in self.layout.own_streams}
+        slots_per_epoch = 1 if self._train.each_shard_is_an_epoch else self._train.num_shards
         return {
-            "epoch": min(state.position[0] for state in states.values()) // self._train.num_shards,
+            "epoch": min(state.position[0] for state in states.values()) // slots_per_epoch,
             "pieces": sum(state.pieces for state in states.values()),
             "tokens": sum(state.tokens for state in states.values()),
             "cropped_tokens": sum(state.cropped_tokens for state in states.values()),

@@ -195,7 +195,7 @@ class PromptModule(LightningDataModule):
     def _fingerprint(self) -> str:
         return (
             f"{self._questions} of {len(self.task)} questions of {self.task.name} {self.samples_per_prompt} times a "
-            f"step, seed {self._seed}"
+            f"step, seed {self._seed}, fingerprint {self.task.fingerprint[:12]}"
         )
 
 

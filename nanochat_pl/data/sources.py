@@ -22,18 +22,21 @@ class TokenArray(Protocol):
 class DocumentSource(ABC):
     """Documents in shards, each of them in chunks with random access; safe to read from several threads.
 
-    Training walks one shard at a time, in an order shuffled anew each epoch, and within it all chunks in an order of
-    their own. A shard is what is fetched at once, a chunk what is read at once: a file and its row groups.
+    Training walks one shard at a time, in an order shuffled anew each epoch (but see `each_shard_is_an_epoch`), and
+    within it all chunks in an order of their own. A shard is what is fetched at once, a chunk what is read at once: a
+    file and its row groups.
 
     Attributes:
         num_shards: at least 1.
         holds_tokens: a document is an array of token ids instead of text.
         marks_learned: `encode` adds `targets.LEARNED` to the ids that count as targets; else all do.
+        each_shard_is_an_epoch: shards are passes over the same documents, and come in their order.
     """
 
     num_shards: int = 1
     holds_tokens: bool = False
     marks_learned: bool = False
+    each_shard_is_an_epoch: bool = False
 
     @property
     @abstractmethod
@@ -53,7 +56,12 @@ class DocumentSource(ABC):
         return list(documents) if self.holds_tokens else tokenizer.encode_batch(documents, num_threads=num_threads)
 
     def check_learnable(self, tokenizer: Tokenizer) -> None:  # noqa: B027  (all tokens of a text are)
-        """Raise `UserError` where no target is in any document."""
+        """Raise `UserError` where no target is in any document to train on; log what of them is left out or cut."""
+
+    @property
+    def nothing_held_out(self) -> str:
+        """What is said where validation would have no target with a byte of text."""
+        return "The held-out text is empty: give more text, or name files for it with data.val_files."
 
     def coming(self, shards: Sequence[int]) -> None:  # noqa: B027  (a hint that most sources can ignore)
         """The shard that is read now and those that will be, in this order."""

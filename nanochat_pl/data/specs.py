@@ -47,6 +47,10 @@ class DataSpec(Spec):
         """Open the documents; (train, val). Raises what reading them raises."""
         raise NotImplementedError
 
+    def buffered_documents(self, train: DocumentSource) -> int:
+        """Documents that each stream's packer chooses from."""
+        return self.buffer_documents
+
     def build_whole_sources(self) -> Sources:
         """As `build_sources`; where that keeps only some of the held-out documents, all of them."""
         return self.build_sources()
@@ -91,7 +95,7 @@ class DataSpec(Spec):
             seed=seed,
             packing=self.packing,
             shuffle_windows=shuffle_windows,
-            buffer_documents=self.buffer_documents,
+            buffer_documents=self.buffered_documents(train),
             val_tokens=self.val_tokens,
             tokenizer_threads=tokenizer_threads,
         )

@@ -1,11 +1,12 @@
 """Virtual streams: the documents of a source, dealt to V streams in an order that follows from (seed, epoch) alone.
 
-Training walks the shards of an epoch in a shuffled order, all streams through the same one at about the same time, so
-that only a few need be at hand. The chunks of a shard are shuffled and dealt to the streams like cards, going on where
-the last shard's left off where all have equally many: chunk p of slot q to stream (p + q G) mod V. So each document is
-read exactly once per epoch by exactly one stream, whatever the number of chunks, and a source with fewer chunks than
-streams works too: its streams then read different epochs of it at the same time. Inside a chunk the documents are
-shuffled, inside a document of several rows its parts; none of these orders needs saving.
+Training walks the shards of an epoch in a shuffled order (or in their own, where each is an epoch), all streams through
+the same one at about the same time, so that only a few need be at hand. The chunks of a shard are shuffled and dealt to
+the streams like cards, going on where the last shard's left off where all have equally many: chunk p of slot q to
+stream (p + q G) mod V. So each document is read exactly once per epoch by exactly one stream, whatever the number of
+chunks, and a source with fewer chunks than streams works too: its streams then read different epochs of it at the same
+time. Inside a chunk the documents are shuffled, inside a document of several rows its parts; none of these orders needs
+saving.
 """
 
 import functools
@@ -50,6 +51,8 @@ class Dealer(NamedTuple):
     def shard(self, slot: int) -> tuple[int, int]:
         """(epoch, shard) of a slot."""
         epoch, place = divmod(slot, self.source.num_shards)
+        if self.source.each_shard_is_an_epoch:
+            return epoch, place
         return epoch, int(_order(self.source.num_shards, self.seed, _SHARDS, epoch)[place])
 
     def first_epoch(self) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.held_out import hash_fraction
+from nanochat_pl.core.held_out import hash_fraction
 from nanochat_pl.data.parquet import BadShard, read_footer, read_row_group, require
 from nanochat_pl.data.sources import DocumentSource
 

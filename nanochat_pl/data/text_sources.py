@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.held_out import split_by_hash, split_by_position
+from nanochat_pl.core.held_out import split_by_hash, split_by_position
 from nanochat_pl.data.sources import DocumentSource, MemorySource
 from nanochat_pl.data.text_files import read_jsonl, read_text, split_at_blank_lines
 from nanochat_pl.data.text_parquet import ParquetFiles, ParquetSource

@@ -32,6 +32,9 @@ def packed_rows(
 
     Returns:
         inputs and targets, (rows, T) int64 each; rows that don't count fill them up to a multiple of `multiple`.
+
+    Raises:
+        UserError: no target in them is text, so that there are no bits per byte.
     """
     pieces = _pieces(source, tokenizer, sequence_len)
     packer = BestFitPacker(pieces, tokenizer.bos_id, _BUFFER_DOCUMENTS, crop=crop)
@@ -64,10 +67,13 @@ def window_rows(
 def _finish(
     rows: list[np.ndarray], source: DocumentSource, tokenizer: Tokenizer, multiple: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    if not rows:
-        raise UserError("The held-out text is empty: give more text, or name files for it with data.val_files.")
-    rows += [np.full_like(rows[0], IGNORE_INDEX)] * (-len(rows) % multiple)
-    return inputs_and_targets(np.stack(rows), marked=source.marks_learned, padding_id=tokenizer.bos_id)
+    if rows:
+        rows += [np.full_like(rows[0], IGNORE_INDEX)] * (-len(rows) % multiple)
+        block = np.stack(rows)
+        inputs, targets = inputs_and_targets(block, marked=source.marks_learned, padding_id=tokenizer.bos_id)
+        if ((targets >= 0) & (targets < tokenizer.n_ordinary)).any():
+            return inputs, targets
+    raise UserError(source.nothing_held_out)
 
 
 def _pieces(source: DocumentSource, tokenizer: Tokenizer, sequence_len: int) -> Iterator[Piece]:

@@ -114,7 +114,7 @@ class Job:
                 ids.append(token.id)
                 logprobs.append(token.logprob)
                 sampled += not token.forced
-                parts += answer.feed(token.id)
+                parts += answer.feed(token.id, token.forced)
             finish = "stop" if answer.stopped else token.finish
             if finish:
                 parts += answer.end()

@@ -71,7 +71,7 @@ def answer_all(
     for token in engine.run():
         n, stream, parts = streams[token.request]
         if token.id is not None:
-            parts += stream.feed(token.id)
+            parts += stream.feed(token.id, token.forced)
         if token.finish:
             yield n, content_of([*parts, *stream.end()])
 

@@ -25,7 +25,8 @@ class AnswerStream:
     """Token ids in, parts of the answer out; joined, they are the whole answer up to the first stop string.
 
     What cannot be shown yet is held back: the bytes of a character that is not complete, and text that a stop string
-    may begin with. The four markers of tool calls change the kind of what follows; other special tokens are left out.
+    may begin with. The four markers of tool calls change the kind of what follows; other special tokens are left out,
+    and so are those of an output where the model chose them: what a tool put out, no model can make up.
 
     Args:
         tokenizer: the model's.
@@ -49,17 +50,21 @@ class AnswerStream:
         for kind, markers in PART_MARKERS.items():
             if markers:
                 self._kind_after |= {special[markers[0]]: kind, special[markers[1]]: "text"}
+        self._only_forced = {special[marker] for marker in PART_MARKERS["python_output"] or ()}
         self._begin("text")
 
-    def feed(self, token_id: int) -> list[Part]:
+    def feed(self, token_id: int, forced: bool) -> list[Part]:
         """Take the answer's next token; what can be shown now, in order.
+
+        Args:
+            forced: a tool's doing; the model did not choose it.
 
         Raises:
             UserError: the id is not in the vocabulary.
         """
         if self.stopped:
             return []
-        if token_id in self._kind_after:
+        if token_id in self._kind_after and (forced or token_id not in self._only_forced):
             parts = self.end()
             self._begin(self._kind_after[token_id])
             return parts

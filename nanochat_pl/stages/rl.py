@@ -189,7 +189,7 @@ class _Made:
 
     def take(self, token: Token) -> None:
         if token.id is not None:
-            self._parts += self._stream.feed(token.id)
+            self._parts += self._stream.feed(token.id, token.forced)
         if token.finish == "stop":
             self._ended = True
         id = token.id if token.stop_id is None else token.stop_id

@@ -1,13 +1,13 @@
 """ARC, questions of natural science for schools (Clark et al., arXiv 1803.05457), in an easy and a hard part."""
 
-from nanochat_pl.tasks.hub import load_rows, split_name
+from nanochat_pl.tasks.hub import HubTask, load_rows, split_name
 from nanochat_pl.tasks.multiple_choice import MultipleChoice
 
 REPO = "allenai/ai2_arc"
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
-class ARC(MultipleChoice):
+class ARC(HubTask, MultipleChoice):
     """Three to five choices; the letters are those of the data set (in some rows 1 to 4).
 
     Args:
@@ -19,9 +19,6 @@ class ARC(MultipleChoice):
         self.name = name
         config = {"arc_easy": "ARC-Easy", "arc_challenge": "ARC-Challenge"}[name]
         self._rows = load_rows(REPO, config, split_name(name, split, _SPLITS), path)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def example(self, i: int) -> tuple[str, list[str], list[str], str]:
         self._check_index(i)

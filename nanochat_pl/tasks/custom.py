@@ -1,41 +1,67 @@
 """Conversations from a file of one's own: JSON Lines or JSON."""
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.tasks.task import UnscoredTask, check_only_train
+from nanochat_pl.core.held_out import held_out
+from nanochat_pl.tasks.task import UnscoredTask, check_split, digest
 from nanochat_pl.tokenizers.chat import Message, check_messages
 
 _FORM = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}, or such a list'
+
+HELD_OUT = 0.05
+"""Share of a file's conversations, where none are named to validate on."""
 
 
 class Custom(UnscoredTask):
     """The conversations of a file; each is a list of messages, or an object with the list under `messages`.
 
     Args:
+        split: "all" of the file; "val", the part of it that a hash of each conversation holds out, at least one; or
+            "train", the others.
         path: a .json file holds a list of conversations, any other name one conversation a line (empty lines are
             skipped).
+        val_path: such a file for the split val; train then is all of `path`.
 
     Raises:
-        UserError: there is no such file, it is empty, or a conversation is none; the message names the file, the line
-            (in a .json file whose text is well-formed: the conversation's number), and what is wrong.
+        UserError: there is no such file, it is empty, nothing in it can be held out, or a conversation is none; the
+            message names the file, the line (in a .json file whose text is well-formed: the conversation's number), and
+            what is wrong.
     """
 
     name = "custom"
 
-    def __init__(self, split: str = "train", *, path: str):
-        check_only_train(self.name, split)
-        self._conversations = load_conversations(Path(path))
+    def __init__(self, split: str = "train", *, path: str, val_path: str | None = None):
+        check_split(self.name, split, ("train", "val", "all"))
+        conversations = load_conversations(Path(val_path if val_path and split == "val" else path))
+        is_whole = split == "all" or val_path is not None
+        self._conversations = conversations if is_whole else _one_side(conversations, split == "val", path)
 
     def __len__(self) -> int:
         return len(self._conversations)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return digest(self.name, self._conversations)
+
     def conversation(self, i: int) -> list[Message]:
         self._check_index(i)
         return self._conversations[i]
+
+
+def _one_side(conversations: list[list[Message]], is_val: bool, path: str) -> list[list[Message]]:
+    """Those held out, or the others."""
+    chosen = held_out([json.dumps(conversation, sort_keys=True) for conversation in conversations], HELD_OUT)
+    if chosen is None:
+        raise UserError(
+            f"{path} holds only one conversation (or copies of it), so that none can be held out to validate on. Give "
+            "more, or another file with others: tasks.val_path=FILE (in a list of tasks: val_path)."
+        )
+    return [conversation for conversation, held in zip(conversations, chosen) if held == is_val]
 
 
 def load_conversations(path: Path) -> list[list[Message]]:

@@ -1,10 +1,10 @@
 """Tasks without files: questions made on the spot, whose whole text decides whether they are held out."""
 
+import itertools
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
-from nanochat_pl.core.errors import UserError, nearest
-from nanochat_pl.tasks.task import Content, Task, question_and_answer, text_said
+from nanochat_pl.tasks.task import Content, Task, check_split, question_and_answer, text_said
 from nanochat_pl.tiny_world.split import Split, Teller
 from nanochat_pl.tokenizers.chat import Message
 
@@ -26,9 +26,7 @@ def world_split(name: str, split: str) -> Split:
     Raises:
         UserError: neither train nor test.
     """
-    if split not in ("train", "test"):
-        legal = ("train", "test")
-        raise UserError(f"The task {name} has no split '{split}'{nearest(split, legal)} It has: train, test.")
+    check_split(name, split, ("train", "test"))
     return "train" if split == "train" else "val"
 
 
@@ -84,5 +82,6 @@ def calculated(expression: str, result: str, text: str) -> list[dict[str, Any]]:
 
 
 def calls_tool(content: Content) -> bool:
-    """Whether a tool was called and has answered."""
-    return not isinstance(content, str) and any(part["type"] == "python_output" for part in content)
+    """Whether a tool was called and has answered: an output directly behind a call."""
+    kinds = [] if isinstance(content, str) else [part["type"] for part in content]
+    return ("python", "python_output") in itertools.pairwise(kinds)

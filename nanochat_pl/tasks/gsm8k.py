@@ -4,8 +4,8 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from nanochat_pl.tasks.hub import load_rows, split_name
-from nanochat_pl.tasks.task import Content, Task, question_and_answer, text_said
+from nanochat_pl.tasks.hub import HubTask, load_rows, split_name
+from nanochat_pl.tasks.task import Content, question_and_answer, text_said
 from nanochat_pl.tokenizers.chat import Message
 
 REPO = "openai/gsm8k"
@@ -15,7 +15,7 @@ _FINAL_NUMBER = re.compile(r"#### ?(-?[0-9.,]+)")
 """As in the paper's code (github.com/openai/grade-school-math, dataset.py); the space may be missing."""
 
 
-class GSM8K(Task):
+class GSM8K(HubTask):
     """Problems with worked solutions, whose calculations are calls of the calculator.
 
     Args:
@@ -26,9 +26,6 @@ class GSM8K(Task):
 
     def __init__(self, split: str = "train", path: str | None = None):
         self._rows = load_rows(REPO, "main", split_name(self.name, split, _SPLITS), path)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def conversation(self, i: int) -> list[Message]:
         self._check_index(i)

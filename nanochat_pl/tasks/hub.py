@@ -1,19 +1,41 @@
 """Rows of the Hugging Face hub's data sets, or of a local folder laid out like one."""
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanochat_pl.core.errors import MachineError, UserError, nearest
+from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.paths import cache_root, is_disk_error
+from nanochat_pl.tasks.task import Task, check_split, digest
 
 
 class Rows(Protocol):
-    """Rows by number, each a dict of the data set's columns."""
+    """Rows by number, each a dict of the data set's columns.
+
+    Attributes:
+        data: all of them, an Arrow table.
+    """
+
+    data: Any
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> dict[str, Any]: ...
+
+
+class HubTask(Task):
+    """A conversation for each row; the first base of a task whose `_rows` come from `load_rows`."""
+
+    _rows: Rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of a sample, and of the size of all rows in bytes."""
+        return digest(super().fingerprint, self._rows.data.nbytes)
 
 
 SHUFFLE_SEED = 42
@@ -76,9 +98,7 @@ def split_name(task: str, split: str, splits: dict[str, str]) -> str:
     Raises:
         UserError: the task has no such split.
     """
-    if split not in splits:
-        legal = list(splits)
-        raise UserError(f"The task {task} has no split '{split}'{nearest(split, legal)} It has: {', '.join(legal)}.")
+    check_split(task, split, list(splits))
     return splits[split]
 
 

@@ -3,8 +3,8 @@
 import re
 import secrets
 
-from nanochat_pl.tasks.hub import load_rows, split_name
-from nanochat_pl.tasks.task import Content, Task, question_and_answer, text_said
+from nanochat_pl.tasks.hub import HubTask, load_rows, split_name
+from nanochat_pl.tasks.task import Content, question_and_answer, text_said
 from nanochat_pl.tokenizers.chat import Message
 from nanochat_pl.tools.sandbox import check_sandbox, run_python
 
@@ -14,7 +14,7 @@ _CODE_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTAL
 _TIMEOUT_SECONDS = 5.0
 
 
-class HumanEval(Task):
+class HumanEval(HubTask):
     """The head of a function with its description is the question, the whole function the answer.
 
     Args:
@@ -25,9 +25,6 @@ class HumanEval(Task):
 
     def __init__(self, split: str = "test", path: str | None = None):
         self._rows = load_rows(REPO, "openai_humaneval", split_name(self.name, split, _SPLITS), path)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def conversation(self, i: int) -> list[Message]:
         self._check_index(i)

@@ -1,12 +1,13 @@
 """Conversations about the model itself, from a readable file (identity.yaml beside this one)."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.tasks.task import UnscoredTask, check_only_train, question_and_answer
+from nanochat_pl.tasks.task import UnscoredTask, check_split, digest, question_and_answer
 from nanochat_pl.tokenizers.chat import Message
 
 FILE = Path(__file__).with_name("identity.yaml")
@@ -25,11 +26,15 @@ class Identity(UnscoredTask):
     name = "identity"
 
     def __init__(self, split: str = "train", path: str | None = None):
-        check_only_train(self.name, split)
+        check_split(self.name, split, ["train"])
         self._pairs = _load_pairs(Path(path) if path else FILE)
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return digest(self.name, self._pairs)
 
     def conversation(self, i: int) -> list[Message]:
         self._check_index(i)

@@ -1,13 +1,14 @@
 """Several tasks in one shuffled order without end, in which every place can be computed at once."""
 
 import bisect
+import functools
 import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.tasks.task import Task
+from nanochat_pl.tasks.task import Task, digest
 from nanochat_pl.tokenizers.chat import Message
 
 
@@ -32,7 +33,10 @@ class Mixture:
 
     def __init__(self, parts: Sequence[tuple[Task, float]], seed: int = 0):
         if not parts:
-            raise UserError("There are no tasks to train on; name at least one with tasks=, such as tasks=smoltalk.")
+            raise UserError(
+                "No task is named. Choose a mixture with tasks= (chat_mid, chat_sft, or custom with tasks.path=FILE), "
+                "or list tasks under tasks.train and tasks.val."
+            )
         for task, epochs in parts:
             if not len(task):
                 raise UserError(f"The task {task.name} has no examples (see its start, stop and path).")
@@ -47,6 +51,11 @@ class Mixture:
     def __len__(self) -> int:
         """Conversations in one epoch."""
         return self._ends[-1]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes when the conversations or their order do."""
+        return digest(self.seed, [(task.fingerprint, count) for task, count in zip(self.tasks, self.counts)])
 
     def place(self, n: int) -> Place:
         """Which example comes as number `n` (>= 0) of the run; after `len(self)` of them the next epoch begins."""

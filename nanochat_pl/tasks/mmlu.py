@@ -1,6 +1,6 @@
 """MMLU, questions of 57 subjects from school to profession (Hendrycks et al., arXiv 2009.03300)."""
 
-from nanochat_pl.tasks.hub import load_rows, split_name
+from nanochat_pl.tasks.hub import HubTask, load_rows, split_name
 from nanochat_pl.tasks.multiple_choice import MultipleChoice
 
 REPO = "cais/mmlu"
@@ -8,7 +8,7 @@ _SPLITS = {"train": "auxiliary_train", "val": "validation", "test": "test"}
 _LETTERS = ("A", "B", "C", "D")
 
 
-class MMLU(MultipleChoice):
+class MMLU(HubTask, MultipleChoice):
     """Four choices. The split train is MMLU's auxiliary one, of other sources.
 
     Args:
@@ -19,9 +19,6 @@ class MMLU(MultipleChoice):
 
     def __init__(self, split: str = "train", path: str | None = None):
         self._rows = load_rows(REPO, "all", split_name(self.name, split, _SPLITS), path)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def example(self, i: int) -> tuple[str, list[str], list[str], str]:
         self._check_index(i)

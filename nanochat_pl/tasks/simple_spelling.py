@@ -1,7 +1,7 @@
 """Spelling words: what a token does not show, a model must learn word by word."""
 
-from nanochat_pl.tasks.generated import Asked, GeneratedTask
-from nanochat_pl.tasks.spelling import load_words, spelled
+from nanochat_pl.tasks.generated import Asked
+from nanochat_pl.tasks.spelling import WordTask, spelled
 from nanochat_pl.tiny_world.split import Teller
 
 _QUESTIONS = (
@@ -14,18 +14,10 @@ _QUESTIONS = (
 )
 
 
-class SimpleSpelling(GeneratedTask):
-    """A word, and its letters one by one.
-
-    Args:
-        path: a list of words; see `load_words`, its errors too.
-    """
+class SimpleSpelling(WordTask):
+    """A word, and its letters one by one."""
 
     name = "simple_spelling"
-
-    def __init__(self, split: str = "train", path: str | None = None):
-        super().__init__(split)
-        self._words = load_words(path)
 
     def ask(self, teller: Teller) -> Asked:
         word = teller.pick(self._words)

@@ -1,6 +1,6 @@
 """SmolTalk, general conversations for small models (Allal et al., arXiv 2502.02737): its smol edition."""
 
-from nanochat_pl.tasks.hub import load_rows, split_name
+from nanochat_pl.tasks.hub import HubTask, load_rows, split_name
 from nanochat_pl.tasks.task import UnscoredTask
 from nanochat_pl.tokenizers.chat import Message
 
@@ -8,7 +8,7 @@ REPO = "HuggingFaceTB/smol-smoltalk"
 _SPLITS = {"train": "train", "test": "test"}
 
 
-class SmolTalk(UnscoredTask):
+class SmolTalk(HubTask, UnscoredTask):
     """Conversations of one or more turns, some with a system message.
 
     Args:
@@ -19,9 +19,6 @@ class SmolTalk(UnscoredTask):
 
     def __init__(self, split: str = "train", path: str | None = None):
         self._rows = load_rows(REPO, "default", split_name(self.name, split, _SPLITS), path)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def conversation(self, i: int) -> list[Message]:
         self._check_index(i)

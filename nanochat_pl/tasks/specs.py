@@ -41,7 +41,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "tiny_letters": TinyLetters,
     "tiny_math": TinyMath,
 }
-"""Name -> the task, of a split and (the tiny world's own tasks: not) a path."""
+"""Name -> the task, of a split, (the tiny world's own tasks: not) a path and (custom alone) a val_path."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,13 @@ class TaskSpec(Spec):
 
     Attributes:
         name: a key of TASKS.
-        split: train, val or test, of those that the task has.
+        split: train, val or test, of those that the task has; of custom also all, see `Custom`.
         start, stop, step: which of its examples, as in a Python slice.
         epochs: how often they occur in one epoch of a mixture; 0.5 is every other one.
         path: of a local folder laid out as on the hub (also of one with several data sets in it), of the custom file of
             conversations, of an identity file, or of a list of words to spell; None: the hub, or what comes with the
             project.
+        val_path: of the custom task's split val; None: a part of `path`, which its split train then lacks.
     """
 
     name: str
@@ -65,6 +66,7 @@ class TaskSpec(Spec):
     step: int = 1
     epochs: float = 1.0
     path: str | None = None
+    val_path: str | None = None
 
     def check(self) -> None:
         if self.name not in TASKS:
@@ -73,6 +75,8 @@ class TaskSpec(Spec):
             )
         if self.name == "custom" and self.path is None:
             raise UserError("The task custom needs the path of a .jsonl or .json file of conversations: path=FILE.")
+        if self.name != "custom" and self.val_path is not None:
+            raise UserError(f"The task {self.name} takes no val_path; choose what to validate on with split.")
         if self.name.startswith("tiny_") and self.path is not None:
             raise UserError(f"The task {self.name} is made on the spot and takes no path; leave path out.")
         if self.start < 0 or (self.stop is not None and self.stop <= self.start) or self.step < 1:
@@ -85,7 +89,8 @@ class TaskSpec(Spec):
 
     def build(self) -> Task:
         """Load the task; raises `UserError` or `MachineError` as the task does, and where the slice is empty."""
-        task = TASKS[self.name](self.split, **({} if self.path is None else {"path": self.path}))
+        paths = {key: path for key in ("path", "val_path") if (path := getattr(self, key)) is not None}
+        task = TASKS[self.name](self.split, **paths)
         if (self.start, self.stop, self.step) == (0, None, 1):
             return task
         if self.start >= len(task):

@@ -1,9 +1,28 @@
 """The words that are spelled, and how; shared by the tasks of letters."""
 
+import functools
 from pathlib import Path
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.tasks.generated import GeneratedTask
+from nanochat_pl.tasks.task import digest
 from nanochat_pl.tiny_world.words import VOCABULARY
+
+
+class WordTask(GeneratedTask):
+    """Questions about words.
+
+    Args:
+        path: a list of words; see `load_words`, its errors too.
+    """
+
+    def __init__(self, split: str = "train", path: str | None = None):
+        super().__init__(split)
+        self._words = load_words(path)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return digest(super().fingerprint, self._words)
 
 
 def load_words(path: str | None = None) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from nanochat_pl.tasks.generated import Asked, GeneratedTask
-from nanochat_pl.tasks.spelling import counted_aloud, load_words
+from nanochat_pl.tasks.generated import Asked
+from nanochat_pl.tasks.spelling import WordTask, counted_aloud
 from nanochat_pl.tasks.task import Content, last_number, text_said
 from nanochat_pl.tiny_world.split import Teller
 
@@ -19,18 +19,10 @@ _QUESTIONS = (
 )
 
 
-class SpellingBee(GeneratedTask):
-    """A word and a letter that is mostly in it; right is an answer whose last number is the count.
-
-    Args:
-        path: a list of words; see `load_words`, its errors too.
-    """
+class SpellingBee(WordTask):
+    """A word and a letter that is mostly in it; right is an answer whose last number is the count."""
 
     name = "spelling_bee"
-
-    def __init__(self, split: str = "train", path: str | None = None):
-        super().__init__(split)
-        self._words = load_words(path)
 
     def ask(self, teller: Teller) -> Asked:
         word = teller.pick(self._words)

@@ -1,15 +1,20 @@
 """What every task is: numbered conversations, each of which ends with the right answer, and a score for another one."""
 
+import functools
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.tokenizers.chat import Message
 
 Content = str | Sequence[dict[str, Any]]
 """What an assistant says: a message's content, as text or as parts {"type": ..., "text": ...}."""
+
+_SAMPLES = 64
 
 
 class Task(ABC):
@@ -27,6 +32,15 @@ class Task(ABC):
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes when the conversations do, and is the same in every process and on every machine.
+
+        Of a task that knows no better, it is that of the number of them and of a sample.
+        """
+        sample = range(0, len(self), max(1, len(self) // _SAMPLES))
+        return digest(self.name, len(self), [self.conversation(i) for i in sample])
 
     @abstractmethod
     def conversation(self, i: int) -> list[Message]:
@@ -90,6 +104,10 @@ class Sliced(Task):
     def __len__(self) -> int:
         return len(self.indices)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return digest(self.task.fingerprint, self.indices.start, self.indices.stop, self.indices.step)
+
     def _of_whole(self, i: int) -> int:
         self._check_index(i)
         return self.indices[i]
@@ -130,7 +148,7 @@ def sliced(task: Task, indices: range) -> Task:
 class UnscoredTask(Task):
     """Conversations to learn from, without one right answer: they can be neither evaluated nor rewarded."""
 
-    def check_scored(self) -> None:
+    def check_scored(self) -> NoReturn:
         raise UserError(
             f"The conversations of the task {self.name} have no right answers: a model can be trained on them with "
             "stage=mid or stage=sft, but neither evaluated on them nor rewarded for them."
@@ -138,16 +156,17 @@ class UnscoredTask(Task):
 
     def evaluate(self, i: int, content: Content) -> bool:
         self.check_scored()
-        return False
 
 
-def check_only_train(name: str, split: str) -> None:
-    """Raise `UserError` where another split is asked of conversations from one file."""
-    if split != "train":
-        raise UserError(
-            f"The task {name} has no split '{split}': its file is split by nobody, and all of it is train. Choose the "
-            "conversations to hold out with start and stop, or keep them in a file of their own."
-        )
+def check_split(name: str, split: str, legal: Sequence[str]) -> None:
+    """Raise `UserError` where a task has no such split."""
+    if split not in legal:
+        raise UserError(f"The task {name} has no split '{split}'{nearest(split, legal)} It has: {', '.join(legal)}.")
+
+
+def digest(*parts: Any) -> str:
+    """A checksum of what JSON can say."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def text_said(content: Content) -> str:

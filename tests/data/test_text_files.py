@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.held_out import split_by_hash, split_by_position
+from nanochat_pl.core.held_out import split_by_hash, split_by_position
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import TextDataSpec
 from nanochat_pl.data.text_files import find_files

@@ -1,6 +1,7 @@
 """Conversations from files: what is read, and the words for what cannot be."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.tasks.custom import Custom
 from nanochat_pl.tasks.identity import Identity
+from nanochat_pl.tasks.specs import TaskSpec
+from nanochat_pl.tasks.task import question_and_answer
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
 TOOL = [
@@ -17,13 +20,18 @@ TOOL = [
 ]
 
 
+def write(path: Path, answers: Iterable[str]) -> None:
+    """A conversation for each of the answers."""
+    path.write_text("".join(json.dumps(question_and_answer("And?", answer)) + "\n" for answer in answers))
+
+
 def test_lines_and_lists(tmp_path: Path) -> None:
     lines = tmp_path / "chats.jsonl"
     lines.write_text(f"\ufeff{json.dumps(TALK)}\n\n{json.dumps({'messages': TOOL, 'id': 7})}\r\n", encoding="utf-8")
     listed = tmp_path / "chats.json"
     listed.write_text(json.dumps([TALK, {"messages": TOOL}], indent=1))
     for path in (lines, listed):
-        task = Custom(path=str(path))
+        task = Custom("all", path=str(path))
         assert [task.conversation(i) for i in range(len(task))] == [TALK, TOOL]
         assert task.prompt(1) == TOOL[:2]
 
@@ -82,12 +90,56 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_no_right_answers_and_no_second_split(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text(json.dumps(TALK))
-    task = Custom(path=str(path))
+    task = Custom("all", path=str(path))
     for attempt in (task.check_scored, lambda: task.reward(0, "Hello!"), task[:1].check_scored):
         with pytest.raises(UserError, match="custom have no right answers"):
             attempt()
-    with pytest.raises(UserError, match="custom has no split 'test'"):
+    with pytest.raises(UserError, match=r"custom has no split 'test'.* It has: train, val, all"):
         Custom("test", path=str(path))
+    with pytest.raises(UserError, match="identity has no split 'val'"):
+        Identity("val")
+
+
+def test_a_share_is_held_out_unless_another_file_is_named(tmp_path: Path) -> None:
+    def conversations(split: str, **paths: Path) -> list[str]:
+        task = TaskSpec("custom", split, **{key: str(path) for key, path in paths.items()}).build()
+        return [task.conversation(i)[-1]["content"] for i in range(len(task))]
+
+    path, other = tmp_path / "c.jsonl", tmp_path / "other.jsonl"
+    for count in (2, 3, 400):
+        write(path, map(str, range(count)))
+        train, val = conversations("train", path=path), conversations("val", path=path)
+        assert train and val and sorted(train + val) == sorted(conversations("all", path=path))
+    assert 10 <= len(val) <= 30
+    write(path, [*map(str, reversed(range(400))), *val])
+    assert set(conversations("val", path=path)) == set(val), "what is held out stays so, and copies of it are too"
+    write(other, ["another"])
+    assert conversations("val", path=path, val_path=other) == ["another"]
+    assert conversations("train", path=path, val_path=other) == conversations("all", path=path)
+    for split in ("train", "val"):
+        write(path, ["a", "a"])
+        with pytest.raises(UserError, match=r"c.jsonl holds only one conversation .*tasks.val_path=FILE"):
+            conversations(split, path=path)
+
+
+@pytest.mark.parametrize("name", ["custom", "identity", "spelling_bee"])
+def test_the_fingerprint_is_that_of_all_of_the_file(name: str, tmp_path: Path) -> None:
+    def fingerprint(edited: int | None, folder: str = "one") -> str:
+        lines = [f"word{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(300)]
+        if edited is not None:
+            lines[edited] = "words" + lines[edited][5:]
+        path = tmp_path / folder / "file.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        if name == "custom":
+            write(path, lines)
+        elif name == "identity":
+            path.write_text("entries:\n" + "".join(f"  - {{ask: Who is {w}, answer: Me}}\n" for w in lines))
+        else:
+            path.write_text("\n".join(lines))
+        return TaskSpec(name, "all" if name == "custom" else "train", path=str(path)).build().fingerprint
+
+    assert fingerprint(None) == fingerprint(None, "two")
+    assert len({fingerprint(edited) for edited in (None, *range(0, 300, 23))}) == 15
 
 
 def test_identity_says_who_the_model_is(tmp_path: Path) -> None:

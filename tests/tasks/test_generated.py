@@ -125,6 +125,9 @@ def test_sums_need_the_call_and_the_result() -> None:
         assert calls_tool(parts) and task.evaluate(i, parts)
         assert not task.evaluate(i, text_said(parts)), "without the tool"
         assert not task.evaluate(i, [*parts[:2], {"type": "text", "text": "It is 12345678."}])
+        call, output, said = parts
+        assert not task.evaluate(i, [output, said]), "an output without a call"
+        assert not task.evaluate(i, [call, said, output]), "an output that is not the call's"
     numbers = [int(n) for i in sample(task) for n in re.findall(r"\d+", task.prompt(i)[0]["content"])]
     assert max(numbers) > 800 and max(numbers) < 1000 and min(numbers) == 0
 
@@ -166,6 +169,7 @@ def test_specs_name_their_mistakes() -> None:
         ({"name": "gsm9k"}, "There is no task 'gsm9k'; did you mean 'gsm8k'"),
         ({"name": "custom"}, "needs the path"),
         ({"name": "tiny_sums", "path": "x"}, "takes no path"),
+        ({"name": "gsm8k", "val_path": "x"}, "takes no val_path"),
         ({"name": "tiny_sums", "start": 3, "stop": 3}, "stop above start"),
         ({"name": "tiny_sums", "epochs": 0}, "epochs=0"),
     ):

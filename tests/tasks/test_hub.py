@@ -1,6 +1,7 @@
 """The hub's tasks on small real data laid out as there."""
 
 import dataclasses
+import shutil
 from decimal import Decimal
 from pathlib import Path
 
@@ -115,6 +116,25 @@ def test_the_folder_may_be_the_data_sets_own(test_data: Path) -> None:
     inside = TaskSpec("gsm8k", path=str(test_data / "hub/openai/gsm8k")).build()
     around = load("gsm8k", "train", test_data)
     assert len(inside) == 2000 and inside.conversation(3) == around.conversation(3)
+
+
+def test_the_fingerprint_is_that_of_the_rows(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet
+
+    def fingerprint(folder: Path) -> str:
+        monkeypatch.setenv("NANOCHAT_PL_CACHE", str(tmp_path / f"cache of {folder.name}"))
+        return TaskSpec("arc_easy", path=str(folder)).build().fingerprint
+
+    original = test_data / "hub/allenai/ai2_arc"
+    copies = [Path(shutil.copytree(original, tmp_path / name)) for name in ("copy", "edited")]
+    [file] = copies[1].glob("ARC-Easy/train*.parquet")
+    table = pyarrow.parquet.read_table(file)
+    questions = table["question"].to_pylist()
+    questions[123] += "?"
+    edited = table.set_column(table.column_names.index("question"), "question", [questions])
+    pyarrow.parquet.write_table(edited, file)
+    assert fingerprint(copies[0]) == fingerprint(original) != fingerprint(copies[1])
+    assert load("arc_easy", "test", test_data).fingerprint != fingerprint(original)
 
 
 def test_mistakes_with_folders(test_data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Slices and mixtures of tasks."""
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -72,8 +74,19 @@ def test_a_mixture_has_every_example_as_often_as_asked() -> None:
     ]
 
 
+def test_fingerprints_tell_tasks_apart_and_are_the_same_everywhere() -> None:
+    tasks = [TinySums(), TinySums("test"), TinySums()[:100], TinySums()[:100:2], TinySums()[1:100:2], TinyLetters()]
+    mixtures = [Mixture([(tasks[0], 1)]), Mixture([(tasks[0], 2)]), Mixture([(tasks[0], 1)], seed=1)]
+    fingerprints = [each.fingerprint for each in (*tasks, *mixtures)]
+    assert len(set(fingerprints)) == len(fingerprints)
+    assert TinySums()[:100:2].fingerprint == fingerprints[3]
+    program = "from nanochat_pl.tasks.tiny_sums import TinySums; print(TinySums().fingerprint)"
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == fingerprints[0]
+
+
 def test_mistakes_in_a_mixture_are_named() -> None:
-    with pytest.raises(UserError, match="no tasks"):
+    with pytest.raises(UserError, match=r"No task is named. .*tasks.path=FILE.*tasks.val"):
         Mixture([])
     with pytest.raises(UserError, match="tiny_sums has no examples"):
         Mixture([(TinySums()[:0], 1)])

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.held_out import hash_fraction
 from nanochat_pl.core.paths import write_text
-from nanochat_pl.data.held_out import hash_fraction
 from nanochat_pl.data.hub.bad_shards import BadShards
 from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.hub.shards import Shards
