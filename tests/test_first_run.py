@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import REPOSITORY, train
+from tests.processes import REPOSITORY, train_anew
 
 
 def command(*arguments: str) -> str:
@@ -19,7 +19,7 @@ def command(*arguments: str) -> str:
 
 @pytest.mark.slow
 def test_the_default_run_and_the_next_commands(tmp_path: Path) -> None:
-    code, output = train("run.name=first", "horizon.steps=25", "hw.threads=1", runs=tmp_path)
+    code, output = train_anew("run.name=first", "horizon.steps=25", "hw.threads=1", runs=tmp_path)
     assert code == 0, output
     assert "Trained 25 steps, 51,200 tokens" in output and "Next:" in output
     run = tmp_path / "first/base"
@@ -40,7 +40,7 @@ def test_the_default_run_and_the_next_commands(tmp_path: Path) -> None:
 def test_a_sweep_over_seeds_and_the_experiment_on_real_text(tmp_path: Path, test_data: Path) -> None:
     text = test_data / "text" / "tinyshakespeare.txt"
     options = ("experiment=shakespeare_char", f"data.path={text}", "horizon.steps=6", "callbacks.samples=null")
-    code, output = train("-m", *options, "seed=1,2", "hw.threads=1", runs=tmp_path)
+    code, output = train_anew("-m", *options, "seed=1,2", "hw.threads=1", runs=tmp_path)
     assert code == 0, output
     assert "mean of 2 seeds" in output
     sweep = json.loads(next(tmp_path.glob("sweeps/*/sweep.json")).read_text())

@@ -1,8 +1,10 @@
 """Runs that are killed and started again equal those that were left alone, bit for bit."""
 
+import functools
 import random
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,20 @@ def killed_at(micro_batch: int, signal_name: str = "SIGKILL") -> tuple[str, ...]
         f"+callbacks.kill.micro_batch={micro_batch}",
         f"+callbacks.kill.signal_name={signal_name}",
     )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folder of the run with these options that was left alone; one serves all tests that compare with it."""
+
+    @functools.cache
+    def trained(*options: str) -> Path:
+        runs = tmp_path_factory.mktemp("whole")
+        code, output = train(*options, runs=runs)
+        assert code == 0, output
+        return runs / "test/base"
+
+    return trained
 
 
 def assert_same_training(one: Path, other: Path) -> None:
@@ -45,38 +61,38 @@ def assert_same_training(one: Path, other: Path) -> None:
     ids=["mid-epoch", "mid-accumulation", "epochs-twice", "all-at-once", "own-cadence", "with-samples"],
 )
 def test_killed_and_resumed_equals_uninterrupted(
-    tmp_path: Path, options: tuple[str, ...], kills: tuple[int, ...]
+    tmp_path: Path, whole: Callable[..., Path], options: tuple[str, ...], kills: tuple[int, ...]
 ) -> None:
     small = SMALL if options != SAMPLES else tuple(option for option in SMALL if option != "callbacks.samples=null")
-    code, output = train(*small, *options, runs=tmp_path / "whole")
-    assert code == 0, output
     for micro_batch in kills:
         code, output = train(*small, *options, *killed_at(micro_batch), runs=tmp_path / "killed")
         assert code == -9, output
     code, output = train(*small, *options, runs=tmp_path / "killed")
     assert code == 0 and "Going on from step" in output, output
-    whole, killed = tmp_path / "whole/test/base", tmp_path / "killed/test/base"
-    assert_same_training(whole, killed)
+    expected, killed = whole(*small, *options), tmp_path / "killed/test/base"
+    assert_same_training(expected, killed)
     if options == SAMPLES:
-        assert (killed / "samples.txt").read_text() == (whole / "samples.txt").read_text()
+        assert (killed / "samples.txt").read_text() == (expected / "samples.txt").read_text()
 
 
 @pytest.mark.slow
-def test_killed_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+def test_killed_while_a_checkpoint_is_written(tmp_path: Path, whole: Callable[..., Path]) -> None:
     kill = ("+callbacks.kill._target_=tests.faults.KillInSave", "+callbacks.kill.checkpoint=2")
-    assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
     assert train(*SMALL, *kill, runs=tmp_path / "killed")[0] == -9
     run = tmp_path / "killed/test/base"
     assert len(list(run.rglob(".*.tmp"))) == 1  # what the kill left
     code, output = train(*SMALL, runs=tmp_path / "killed")
     assert code == 0 and "Going on from step 8" in output and "damaged" not in output, output
     assert not list(run.rglob(".*.tmp"))
-    assert_same_training(tmp_path / "whole/test/base", run)
+    assert_same_training(whole(*SMALL), run)
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_loses_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
-    """Moments of the clock: in a step, a validation, an export or a save."""
+    """Moments of the clock: in a step, a validation, an export or a save.
+
+    The killed ones are started from nothing, the other two are forks: their sets are in different orders too.
+    """
     options = (*SMALL, "horizon.steps=150", "trainer.validate_every_n_steps=3")
     assert train(*options, runs=tmp_path / "whole")[0] == 0
     run = tmp_path / "killed/test/base"
@@ -113,51 +129,48 @@ def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_saves_at_the_step_boundary(tmp_path: Path, name: str, code: int) -> None:
-    whole, _ = train(*SMALL, *ACCUMULATE, runs=tmp_path / "whole")
-    assert whole == 0
+def test_a_signal_saves_at_the_step_boundary(tmp_path: Path, whole: Callable[..., Path], name: str, code: int) -> None:
     found, output = train(*SMALL, *ACCUMULATE, *killed_at(4 * 11 + 2, name), runs=tmp_path / "stopped")
     assert found == code and "after step 12" in output and "Traceback" not in output, output
     assert (tmp_path / "stopped/test/base/checkpoints/step-00000012.ckpt").exists()
     found, output = train(*SMALL, *ACCUMULATE, runs=tmp_path / "stopped")
     assert found == 0 and "Going on from step 12" in output, output
-    assert_same_training(tmp_path / "whole/test/base", tmp_path / "stopped/test/base")
+    assert_same_training(whole(*SMALL, *ACCUMULATE), tmp_path / "stopped/test/base")
 
 
 @pytest.mark.slow
-def test_a_signal_before_a_validation_waits_for_it(tmp_path: Path) -> None:
-    assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
+def test_a_signal_before_a_validation_waits_for_it(tmp_path: Path, whole: Callable[..., Path]) -> None:
     code, output = train(*SMALL, *killed_at(16, "SIGTERM"), runs=tmp_path / "stopped")
     assert code == 143 and "after step 16" in output, output
     code, output = train(*SMALL, *killed_at(24, "SIGTERM"), runs=tmp_path / "stopped")
     assert code == 0 and "Trained 24 steps" in output, output  # the last step: nothing is left to stop
-    assert_same_training(tmp_path / "whole/test/base", tmp_path / "stopped/test/base")
+    assert_same_training(whole(*SMALL), tmp_path / "stopped/test/base")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", [1, 2])
-def test_resumed_with_another_micro_batch_trains_on_the_same_rows(tmp_path: Path, before: int) -> None:
+def test_resumed_with_another_micro_batch_trains_on_the_same_rows(
+    tmp_path: Path, whole: Callable[..., Path], before: int
+) -> None:
     cut = (f"hw.tokens_per_device={256 // before}", "callbacks.checkpoints.every_n_steps=5")
-    assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
     assert train(*SMALL, *cut, *killed_at(13 * before), runs=tmp_path / "killed")[0] == -9
     code, output = train(*SMALL, *ACCUMULATE, "callbacks.checkpoints.every_n_steps=5", runs=tmp_path / "killed")
     assert code == 0 and "Going on from step 10" in output, output
-    expected, found = losses(tmp_path / "whole/test/base"), losses(tmp_path / "killed/test/base")
+    expected, found = losses(whole(*SMALL)), losses(tmp_path / "killed/test/base")
     assert expected.keys() == found.keys()
     for step, row in expected.items():
         assert float(found[step]["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=2e-4)
 
 
 @pytest.mark.slow
-def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    assert train(*SMALL, runs=tmp_path / "whole")[0] == 0
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, whole: Callable[..., Path]) -> None:
     assert train(*SMALL, *killed_at(20), runs=tmp_path / "killed")[0] == -9
     run = tmp_path / "killed/test/base"
     newest = run / "checkpoints/step-00000016.ckpt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     code, output = train(*SMALL, runs=tmp_path / "killed")
     assert code == 0 and "is damaged" in output and "Going on from step 8" in output, output
-    assert_same_training(tmp_path / "whole/test/base", run)
+    assert_same_training(whole(*SMALL), run)
 
 
 @pytest.mark.slow

@@ -7,11 +7,12 @@ import pytest
 from safetensors.torch import load_file
 
 from nanochat_pl.tokenizers.load import load_tokenizer
-from tests.processes import start_training, train
+from tests.processes import train
 
 SMALL = (
     "model.depth=2", "model.n_embd=64", "horizon.total_batch_tokens=1024", "horizon.steps=4", "hw=cpu", "hw.threads=1",
-    "trainer.validate_every_n_steps=2", "callbacks.metrics.every_n_steps=1", "callbacks.evaluate=null", "run.name=test",
+    "trainer.validate_every_n_steps=2", "callbacks.metrics.every_n_steps=1", "callbacks.evaluate.max_per_task=2",
+    "run.name=test",
 )  # fmt: skip
 CUSTOM = [
     [{"role": "user", "content": f"What follows {n}?"}, {"role": "assistant", "content": f"{n + 1}."}]
@@ -53,14 +54,21 @@ def test_a_stage_that_fails_stops_those_behind_it(tmp_path: Path) -> None:
     assert not (tmp_path / "test/rl").exists()
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("base")
+    code, output = train(*SMALL, "callbacks.samples=null", runs=runs)
+    assert code == 0, output
+    return runs / "test/base"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "rl"])
-def test_a_stage_that_is_killed_goes_on_exactly(tmp_path: Path, stage: str) -> None:
+def test_a_stage_that_is_killed_goes_on_exactly(tmp_path: Path, base: Path, stage: str) -> None:
     chats = tmp_path / "chats.jsonl"
     chats.write_text("".join(json.dumps(chat) + "\n" for chat in CUSTOM))
     small = (*SMALL, "callbacks.samples=null")
-    assert train(*small, runs=tmp_path / "base")[0] == 0
-    begin = [f"stage.init_from={tmp_path}/base/test/base", f"stage={stage}", "horizon.steps=6", *small[:3], *small[4:]]
+    begin = [f"stage.init_from={base}", f"stage={stage}", "horizon.steps=6", *small[:3], *small[4:]]
     if stage == "sft":
         begin += ["tasks=custom", f"tasks.path={chats}"]
     else:
@@ -68,9 +76,7 @@ def test_a_stage_that_is_killed_goes_on_exactly(tmp_path: Path, stage: str) -> N
     code, output = train(*begin, runs=tmp_path / "whole")
     assert code == 0, output
     kill = ("+callbacks.kill._target_=tests.faults.Kill", "+callbacks.kill.micro_batch=4")
-    process = start_training(*begin, *kill, runs=tmp_path / "killed")
-    assert process.wait(timeout=300) == -9
-    process.stdout.close()
+    assert train(*begin, *kill, runs=tmp_path / "killed")[0] == -9
     (tmp_path / "base").rename(tmp_path / "gone")  # what goes on needs nothing of the model it began with
     code, output = train(*begin, runs=tmp_path / "killed")
     assert code == 0 and "Going on from step" in output, output

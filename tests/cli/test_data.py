@@ -18,7 +18,7 @@ from nanochat_pl.cli import app
 from nanochat_pl.cli.data_source import specs_for
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.paths import data_root
-from nanochat_pl.data.hub import shards
+from nanochat_pl.data.hub import connection, shards
 from nanochat_pl.data.sources import read_documents
 from nanochat_pl.data.statistics import ESTIMATED_BYTES_PER_TOKEN
 from nanochat_pl.data.stream import Dealer
@@ -211,8 +211,8 @@ def test_download_that_cannot_be(hub: HubServer, tmp_path: Path) -> None:
     assert "nothing to download" in run("download", str(tmp_path / "served" / REPO)).output
 
 
-@pytest.mark.slow
-def test_download_without_a_hub(hub: HubServer) -> None:
+def test_download_without_a_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "FIRST_SECONDS", 0.5)
     hub.down()
     with pytest.raises(MachineError, match="cannot be reached"):
         run("download", *HUB)

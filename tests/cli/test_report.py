@@ -15,7 +15,8 @@ from tests.reporting.written_runs import evaluate, suite, write_stage
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SMALL = (
     "model.depth=2", "model.n_embd=64", "horizon.total_batch_tokens=1024", "horizon.steps=4", "hw=cpu", "hw.threads=1",
-    "trainer.validate_every_n_steps=2", "callbacks.metrics.every_n_steps=1", "run.name=test",
+    "trainer.validate_every_n_steps=2", "callbacks.metrics.every_n_steps=1", "callbacks.evaluate.max_per_task=2",
+    "run.name=test",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.config.sweep import spread_over_seeds
-from tests.processes import SMALL, train
+from tests.processes import SMALL, train_anew
 
 
 def test_runs_that_differ_in_their_seed_are_one_group() -> None:
@@ -24,7 +24,7 @@ def test_runs_that_differ_in_their_seed_are_one_group() -> None:
 @pytest.mark.slow
 def test_a_sweep_that_fails_still_shows_what_it_has_made(tmp_path: Path) -> None:
     small = [option for option in SMALL if not option.startswith(("run.name", "model.n_embd", "horizon.steps"))]
-    code, output = train("-m", *small, "horizon.steps=2", "seed=1,2", "model.n_embd=32,33", runs=tmp_path)
+    code, output = train_anew("-m", *small, "horizon.steps=2", "seed=1,2", "model.n_embd=32,33", runs=tmp_path)
     assert code == 2 and "choose 32 or 48" in output and "Traceback" not in output, output
     assert "Sweep" in output and "val bpb" in output, output
     (sweep,) = (tmp_path / "sweeps").glob("*/sweep.json")
