@@ -107,8 +107,8 @@ class ConversationSource(DocumentSource):
         about = "" if sample.share == 1 else "about "
         cut, left_out = (f"{about}{round(count / sample.share):,}" for count in (sample.cut, sample.left_out))
         log.info(
-            f"Of {len(self.mixture):,} conversations {cut} are cut at a turn, to the {self._max_tokens} tokens of a "
-            f"row, and {left_out} left out: no turn of them fits, or the assistant says nothing."
+            f"Of {len(self.mixture):,} conversations {cut} are cut at a turn (longer than a row of {self._max_tokens} "
+            f"tokens), and {left_out} left out (no turn fits, or the assistant says nothing)."
         )
 
     def sample(self, tokenizer: Tokenizer) -> Sample:
