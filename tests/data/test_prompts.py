@@ -21,7 +21,7 @@ def test_a_run_does_not_go_on_with_other_questions() -> None:
     state = first.state_dict()
     again = module(stop=100)
     again.load_state_dict(state)
-    assert again.state_dict() == state and again.asked(3).indices == first.asked(3).indices
+    assert again.state_dict() == state and again.asked(3).questions == first.asked(3).questions
     for other in ({"stop": 100, "split": "test"}, {"start": 100, "stop": 200}):
         with pytest.raises(UserError, match=r"The checkpoint asked .*fresh=true"):
             module(**other).load_state_dict(state)
