@@ -214,7 +214,9 @@ class Engine:
         if capacity > self._cache.capacity:
             slots = max(rows, min(slots, self._cache_tokens // capacity))
         if rows > slots:
-            slots = min(max(rows, 2 * slots), self.max_rows, self._cache_tokens // capacity)
+            queued = sum(1 + len(row.copies) for row in self._waiting) + sum(len(row.copies) for row in self._rows)
+            wanted = max(rows, 2 * slots, len(self._rows) + queued)
+            slots = min(wanted, self.max_rows, self._cache_tokens // capacity)
         if slots + 1 != self._cache.num_rows or capacity != self._cache.capacity:
             self._cache = self._cache.resized(slots + 1, capacity)
             del self._finished[max(0, slots - len(self._rows)) :]
@@ -253,10 +255,10 @@ class Engine:
         last = len(self._rows)
         if self._finished:
             self._finished.pop(0)
-        self._cache.copy_row(source, last)
         copy.cached = self._rows[source].cached
         self._rows.append(copy)
-        self._swap(self._decoding, last)
+        self._swap(last, self._decoding, keep=False)
+        self._cache.copy_row(source, self._decoding)
         self._decoding += 1
 
     def _decode_all(self) -> list[Token]:
@@ -325,21 +327,23 @@ class Engine:
         row = self._rows[slot]
         if slot < self._decoding:
             self._decoding -= 1
-            self._swap(slot, self._decoding)
+            self._swap(slot, self._decoding, keep=self._reuse)
             slot = self._decoding
-        self._swap(slot, len(self._rows) - 1)
+        self._swap(slot, len(self._rows) - 1, keep=self._reuse)
         self._rows.pop()
         self._finished.insert(0, row.tokens[: row.cached] if self._reuse else [])
 
-    def _swap(self, one: int, other: int) -> None:
+    def _swap(self, one: int, other: int, keep: bool = True) -> None:
         if one != other:
-            self._exchange(one, other)
+            self._exchange(one, other, keep)
             self._rows[one], self._rows[other] = self._rows[other], self._rows[one]
 
-    def _exchange(self, one: int, other: int) -> None:
-        """Exchange what two slots of the cache hold."""
+    def _exchange(self, one: int, other: int, keep: bool = True) -> None:
+        """Exchange what two slots of the cache hold; without `keep`, what `one` held is lost."""
         if one != other:
             spare = self._cache.num_rows - 1
-            self._cache.copy_row(one, spare)
+            if keep:
+                self._cache.copy_row(one, spare)
             self._cache.copy_row(other, one)
-            self._cache.copy_row(spare, other)
+            if keep:
+                self._cache.copy_row(spare, other)
