@@ -57,6 +57,7 @@ class RLStage(Stage):
     """
 
     every_target_counts = False
+    counts_tokens = False
     is_chat = True
 
     def __init__(self, blueprint: Blueprint, sampling: Sampling, advantage: Advantage, val_samples: int):
