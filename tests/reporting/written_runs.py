@@ -7,8 +7,7 @@ import yaml
 
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
-from nanochat_pl.evals.core import TaskScore
-from nanochat_pl.evals.suites import SuiteScore
+from nanochat_pl.evals.scores import SuiteScore, TaskScore
 
 HOSTILE = "<script>alert(1)</script><img src=http://example.com/x.png> ``` | & \x1b[31m\u202e"
 STEPS = 50
@@ -21,7 +20,7 @@ def suite(*correct: int, labels: tuple[str, ...] = ("sums", "letters"), name: st
 
 
 def evaluate(run: RunFolder, step: int, score: SuiteScore) -> None:
-    run.record_evaluation(score.suite, step, score.as_dict(), score.row())
+    run.record_evaluation(score.suite, step, score.as_dict())
 
 
 def write_stage(name: str, stage: str, status: str = "finished", *, curves: bool = False, **config: Any) -> RunFolder:
