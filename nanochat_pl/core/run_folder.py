@@ -234,7 +234,7 @@ def as_object(value: Any) -> dict[str, Any]:
 
 def questions_of(result: dict[str, Any]) -> int:
     """How many questions of all tasks are behind a result."""
-    return sum(task["count"] for task in result.get("tasks") or ())
+    return sum(as_object(task).get("count", 0) for task in result.get("tasks") or ())
 
 
 _NEXT_LINE = "\n    "

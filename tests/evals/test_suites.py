@@ -77,7 +77,7 @@ def test_what_processes_count_of_core_adds_up_too(model: torch.nn.Module, test_d
 def check_processes(suite: suites.Suite, model: torch.nn.Module) -> SuiteScore:
     alone = list(suite.count(model, TOKENIZER, ignored))
     parts = [list(suite.count(model, TOKENIZER, ignored, rank, 3)) for rank in range(3)]
-    assert 0 < sum(whole.correct for whole in alone)
+    assert sum(whole.correct for whole in alone) > 0
     for n, whole in enumerate(alone):
         assert whole.correct == sum(part[n].correct for part in parts)
         assert whole.count == sum(part[n].count for part in parts) == 11
