@@ -330,10 +330,19 @@ def _environment(stages: list[StageRecord], invocations: list[dict[str, Any]]) -
 
 
 def _commands(invocations: list[dict[str, Any]]) -> list[str]:
-    commits = _distinct(str(call.get("git_commit") or "").removesuffix("+changes") for call in invocations)
-    checkout = [f"git checkout {commits[-1]}"] if commits else []
-    given = [call["command"] for call in invocations if isinstance(call.get("command"), list)]
-    return checkout + _distinct(shlex.join(["python", *map(str, command)]) for command in given)
+    """Each command once, at the commit that it was given at."""
+    lines: list[str] = []
+    at = ""
+    for call in invocations:
+        line = shlex.join(["python", *map(str, as_list(call.get("command")))])
+        if line == "python" or line in lines:
+            continue
+        commit = str(call.get("git_commit") or "").removesuffix("+changes")
+        if commit and commit != at:
+            lines.append(f"git checkout {commit}")
+            at = commit
+        lines.append(line)
+    return lines
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

@@ -137,13 +137,18 @@ def test_what_a_stage_began_with_and_the_commands_behind_its_figures() -> None:
     parent = {"path": "runs/one/base/model", "stage": "base", "step": 1500}
     write_text(sft.resolved, json.dumps(read_object(sft.resolved) | {"parent": parent}))
     command = ["-m", "nanochat_pl", "eval", "one/sft", "--suite", "tiny"]
-    evaluate(sft, 50, suite(1, 2), command=command, git_commit="abc123")
+    evaluate(sft, 50, suite(1, 2), command=command, git_commit="def456")
     evaluate(base, 50, suite(1, 2))
     report = build_report(load_run("one"))
     facts = [dict(section.facts) for section in report.stages]
     assert "begins with" not in facts[0]
     assert facts[1]["begins with"] == "base at step 1,500: runs/one/base/model"
-    assert report.commands[-1] == "python -m nanochat_pl eval one/sft --suite tiny" and len(report.commands) == 4
+    assert [command.split(" ", 2)[:2] for command in report.commands[:2]] == [
+        ["git", "checkout"],
+        ["python", "train.py"],
+    ]
+    assert report.commands[-2:] == ["git checkout def456", "python -m nanochat_pl eval one/sft --suite tiny"]
+    assert len(report.commands) == 5
 
 
 def test_a_stage_without_tokens_has_none_of_their_figures() -> None:
