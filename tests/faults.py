@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nanochat_pl.evals import suites
+
 
 class Kill(Callback):
     """Sends a signal to the own process when the given micro-batch (counted from 1 over the run) begins."""
@@ -49,3 +51,19 @@ class KillInSave(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         torch.save = save_half
+
+
+class KillInEvaluation(Callback):
+    """Sends a signal to the own process when the evaluation at the end begins."""
+
+    def __init__(self, signal_name: str):
+        self._signal = signal.Signals[signal_name]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score_task = suites.score_task
+
+        def score_and_kill(*arguments: Any, **options: Any) -> Any:
+            os.kill(os.getpid(), self._signal)
+            return score_task(*arguments, **options)
+
+        suites.score_task = score_and_kill

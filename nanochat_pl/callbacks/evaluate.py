@@ -2,21 +2,23 @@
 
 import contextlib
 import logging
+import os
+import shlex
+import signal
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from nanochat_pl.callbacks.cadence import finished, stepped
+from nanochat_pl.callbacks.cadence import finished
 from nanochat_pl.callbacks.metrics import LogMetrics
 from nanochat_pl.callbacks.shutdown import SaveOnSignal
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import Interrupted, UserError
 from nanochat_pl.core.run_folder import RunFolder
-from nanochat_pl.evals.core import TaskScore
-from nanochat_pl.evals.suites import Suite, SuiteScore, build_suites
+from nanochat_pl.evals.scores import SuiteScore, TaskScore
+from nanochat_pl.evals.suites import SUITES, Suite, build_suites
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,9 @@ class Evaluate(Callback):
     """Scores suites at the end of training, and every so many steps; what they need is fetched before the first step.
 
     Results go to metrics.csv (eval/NAME), evaluations.json and summary.json. Training is bit for bit what it is without
-    them: the random state is given back, and no weight is touched. Each process takes its share of the questions.
+    them: the random state is given back, and no weight is touched. Each process takes its share of the questions. What
+    falls on the same step, such as a validation and a checkpoint, comes first; a suite that has its result of the step
+    is not scored again, so that a run that was killed in an evaluation gets what is missing when it goes on.
 
     Args:
         suites: core, chat, tiny, tasks=NAME,NAME...; bits per byte are measured in validation anyway.
@@ -33,6 +37,9 @@ class Evaluate(Callback):
         max_per_task: questions of each task at most; None: all.
         bundle: the folder of CORE's tasks; None: downloaded once.
         tasks_path: a folder with the tasks' data sets, laid out as on the hub; None: the hub.
+
+    Raises:
+        Interrupted: by a signal in the evaluation at the end; in another one, the training ends at its next step.
     """
 
     def __init__(
@@ -51,6 +58,8 @@ class Evaluate(Callback):
             )
         self._suites = build_suites(suites, max_per_task=max_per_task, bundle=bundle, tasks_path=tasks_path)
         self._every_n_steps, self._max_per_task = every_n_steps, max_per_task
+        self._options = {"--max-per-task": max_per_task, "--bundle": bundle, "--tasks-path": tasks_path}
+        self._seen_step = -1
 
     def on_fit_start(self, trainer: Trainer, stage: Any) -> None:
         """Fetch and check what the suites need; those that cannot be had are left out."""
@@ -61,55 +70,99 @@ class Evaluate(Callback):
         if trainer.is_global_zero:
             RunFolder(trainer.default_root_dir).drop_evaluations(after=trainer.global_step)
 
-    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        due = self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0
-        if due and stepped(trainer) and not finished(trainer):
+    def on_train_batch_start(self, trainer: Trainer, stage: Any, batch: Any, batch_idx: int) -> None:
+        step, before = trainer.global_step, self._seen_step
+        self._seen_step = step
+        if self._every_n_steps is not None and step and step != before and step % self._every_n_steps == 0:
             self._evaluate(trainer, stage)
 
-    def on_train_end(self, trainer: Trainer, stage: Any) -> None:
-        if finished(trainer):  # after the last checkpoint
-            self._evaluate(trainer, stage)
+    def on_fit_end(self, trainer: Trainer, stage: Any) -> None:
+        """Comes also where there was nothing left to train."""
+        if not finished(trainer):
+            return
+        stage.model.to(trainer.strategy.root_device)  # which Lightning has taken it from
+        asked = self._evaluate(trainer, stage)
+        stage.model.cpu()
+        if asked is not None:
+            raise Interrupted(
+                f"Stopped by {asked.name} in the evaluation after the last step, {trainer.global_step}. The model is "
+                f"trained and saved. Run the same command again for what is missing, or `{self._command(trainer)}`.",
+                exit_code=128 + asked,
+            )
+
+    def _command(self, trainer: Trainer) -> str:
+        """What makes the results that are missing."""
+        arguments = ["python", "-m", "nanochat_pl", "eval", os.path.relpath(trainer.default_root_dir)]
+        for name in self._missing(trainer):
+            arguments += ["--suite", name if name in SUITES else f"tasks={name}"]
+        for option, value in self._options.items():
+            arguments += [option, str(value)] if value is not None else []
+        return shlex.join(arguments)
 
     def _is_prepared(self, trainer: Trainer, suite: Suite) -> bool:
+        failed = 0
         try:
             suite.prepare()
-            error = None
-        except Exception as caught:
-            error = caught
-        return self._went_well(trainer, suite, "is left out", error)
+        except Exception as error:
+            failed = 1
+            _report(trainer, suite, "is left out", error)
+        return not _over_ranks(trainer, [failed], "max")[0]
 
-    def _evaluate(self, trainer: Trainer, stage: Any) -> None:
-        started, was_training = time.perf_counter(), stage.model.training
+    def _missing(self, trainer: Trainer) -> list[str]:
+        """The suites that have no result of this step, as the first process finds it."""
+        results, step = RunFolder(trainer.default_root_dir).read_evaluations(), str(trainer.global_step)
+        missing = [suite.name for suite in self._suites if step not in results.get(suite.name, {})]
+        return trainer.strategy.broadcast(missing)
+
+    def _evaluate(self, trainer: Trainer, stage: Any) -> signal.Signals | None:
+        """Score what is missing; returns the signal that broke it off."""
+        started, was_training, missing = time.perf_counter(), stage.model.training, self._missing(trainer)
+        asked = None
         stage.model.eval()
-        with isolate_rng():
-            try:
-                for suite in self._suites:
-                    self._score(trainer, stage, suite)
-            except _Stopped:
-                log.info("The evaluation after step %d was broken off by a signal.", trainer.global_step)
-        stage.model.train(was_training)
+        try:
+            with isolate_rng():
+                try:
+                    for suite in self._suites:
+                        if suite.name in missing:
+                            self._score(trainer, stage, suite)
+                except _Stopped as stopped:
+                    asked = stopped.by
+                    log.info("The evaluation after step %d was broken off by a signal.", trainer.global_step)
+        finally:
+            stage.model.train(was_training)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LogMetrics):
                 callback.leave_out(time.perf_counter() - started)
+        return asked
 
     def _score(self, trainer: Trainer, stage: Any, suite: Suite) -> None:
-        started, counted, error = time.perf_counter(), [], None
-        watch = _stopping_on_signal(trainer)
-        try:
-            tokenizer = stage.blueprint.tokenizer
-            counted = suite.count(stage.model, tokenizer, watch, trainer.global_rank, trainer.world_size)
-        except Exception as caught:
-            error = caught
-        if not self._went_well(trainer, suite, f"failed after step {trainer.global_step}", error):
-            return
-        sums = torch.tensor([[task.correct, task.count] for task in counted], device=trainer.strategy.root_device)
-        sums = trainer.strategy.reduce(sums, reduce_op="sum")
-        pairs = zip(counted, sums.tolist())
-        tasks = [TaskScore(own.label, correct, count, own.baseline) for own, (correct, count) in pairs]
+        started, tasks = time.perf_counter(), []
+        watch = _Watch(trainer)
+        counting = suite.count(stage.model, stage.blueprint.tokenizer, watch, trainer.global_rank, trainer.world_size)
+        while True:
+            # Nothing of an error is kept but that there was one: its traceback would hold what the memory lacked.
+            own, failed = None, 0
+            try:
+                own = next(counting, None)
+            except _Stopped:
+                pass
+            except Exception as error:
+                failed = 1
+                _report(trainer, suite, f"failed after step {trainer.global_step}", error)
+            failed, asked = _over_ranks(trainer, [failed, watch.asked or 0], "max")
+            if asked:
+                watch.pass_on(signal.Signals(asked))
+                raise _Stopped(signal.Signals(asked))
+            if failed:
+                return
+            if own is None:
+                break
+            correct, count = _over_ranks(trainer, [own.correct, own.count], "sum")
+            tasks.append(TaskScore(own.label, correct, count, own.baseline))
         try:
             self._record(trainer, suite.score(tasks), time.perf_counter() - started)
-        except Exception as caught:
-            _report(trainer, suite, f"could not be recorded after step {trainer.global_step}", caught)
+        except Exception as error:
+            _report(trainer, suite, f"could not be recorded after step {trainer.global_step}", error)
 
     def _record(self, trainer: Trainer, score: SuiteScore, seconds: float) -> None:
         if not trainer.is_global_zero:
@@ -122,39 +175,53 @@ class Evaluate(Callback):
             "device": trainer.strategy.root_device.type,
             "seconds": round(seconds, 2),
         }
-        run.record_evaluation(score.suite, step, score.as_dict() | facts, score.row())
-        run.record_event("evaluation", suite=score.suite, step=step, **score.row())
+        run.record_evaluation(score.suite, step, score.as_dict() | facts)
+        run.record_event("evaluation", suite=score.suite, step=step, value=score.value)
         parts = "".join(f", {task.label} {task.accuracy:.3f}" for task in score.tasks if len(score.tasks) > 1)
         value = f"{score.value:.4f} ± {score.standard_error:.4f}"
         log.info("step %d %s: %s %s%s (%.1f s)", step, score.suite, score.metric, value, parts, seconds)
-
-    def _went_well(self, trainer: Trainer, suite: Suite, what: str, error: Exception | None) -> bool:
-        """Whether no process met an error: all go on with the suite, or none does."""
-        if error is not None:
-            _report(trainer, suite, what, error)
-        failed = torch.tensor(int(error is not None), device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(failed, reduce_op="sum")) == 0
 
 
 class _Stopped(BaseException):
     """A signal came during an evaluation."""
 
+    def __init__(self, by: signal.Signals):
+        self.by = by
 
-def _stopping_on_signal(trainer: Trainer) -> Callable[[str, float], None]:
-    """A watch that breaks an evaluation off when the training is asked to end; alone, for others would wait."""
-    asked = [callback for callback in trainer.callbacks if isinstance(callback, SaveOnSignal)]  # type: ignore[attr-defined]
 
-    def watch(label: str, share: float) -> None:
-        if trainer.world_size == 1 and any(callback.is_asked for callback in asked):
-            raise _Stopped
+class _Watch:
+    """Breaks an evaluation off when this process is asked to end; the others learn of it after the task."""
 
-    return watch
+    def __init__(self, trainer: Trainer):
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        self._asked = [callback for callback in callbacks if isinstance(callback, SaveOnSignal)]
+
+    @property
+    def asked(self) -> signal.Signals | None:
+        """The signal, where one came."""
+        return next((callback.received for callback in self._asked if callback.received), None)
+
+    def pass_on(self, received: signal.Signals) -> None:
+        """What another process received ends this one too, at the same step."""
+        for callback in self._asked:
+            callback.received = received
+
+    def __call__(self, label: str, share: float) -> None:
+        if self.asked is not None:
+            raise _Stopped(self.asked)
+
+
+def _over_ranks(trainer: Trainer, numbers: list[int], operation: str) -> list[int]:
+    """Each number's sum or maximum over all processes."""
+    tensor = torch.tensor(numbers, device=trainer.strategy.root_device)
+    return trainer.strategy.reduce(tensor, reduce_op=operation).tolist()
 
 
 def _report(trainer: Trainer, suite: Suite, what: str, error: Exception) -> None:
     known = hasattr(error, "exit_code")
     reason = str(error) if known else f"{type(error).__name__}: {error}"
-    log.warning("The evaluation %s %s; training goes on. %s", suite.name, what, reason, exc_info=not known and error)
+    so = "" if finished(trainer) else "; training goes on"
+    log.warning("The evaluation %s %s%s. %s", suite.name, what, so, reason, exc_info=not known and error)
     with contextlib.suppress(OSError):
         run = RunFolder(trainer.default_root_dir)
         run.record_event("evaluation_failed", suite=suite.name, step=trainer.global_step, error=reason)

@@ -15,8 +15,9 @@ class Export(Callback):
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
-        facts = {"step": step, "tokens": step * stage.blueprint.horizon.total_batch_tokens} | {
-            name.replace("/", "_"): value for name, value in stage.latest.items() if name.startswith("val/")
-        }
+        facts = {name.replace("/", "_"): value for name, value in stage.latest.items() if name.startswith("val/")}
+        facts["step"] = step
+        if stage.counts_tokens:
+            facts["tokens"] = step * stage.blueprint.horizon.total_batch_tokens
         run, blueprint = RunFolder(trainer.default_root_dir), stage.blueprint
         save_model_folder(run.model, stage.model, blueprint.model, blueprint.tokenizer, facts, stage=run.path.name)

@@ -51,15 +51,12 @@ class LogMetrics(Callback):
         now = time.perf_counter()
         before_step, before = self._since
         self._since = (step, now)
-        tokens = stage.blueprint.horizon.total_batch_tokens
         schedule: Any = trainer.lr_scheduler_configs[0].scheduler
-        metrics = {
-            "train/loss": loss,
-            "train/lr_multiplier": schedule.multiplier_at(step - 1),
-            "train/tokens": float(step * tokens),
-            "speed/tokens_per_second": (step - before_step) * tokens / (now - before),
-            **stage.step_metrics,
-        }
+        metrics = {"train/loss": loss, "train/lr_multiplier": schedule.multiplier_at(step - 1), **stage.step_metrics}
+        if stage.counts_tokens:
+            tokens = stage.blueprint.horizon.total_batch_tokens
+            metrics["train/tokens"] = float(step * tokens)
+            metrics["speed/tokens_per_second"] = (step - before_step) * tokens / (now - before)
         stage.latest.update(metrics)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)

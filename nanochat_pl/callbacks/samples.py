@@ -4,13 +4,11 @@ A model that learns conversations answers the prompts, any other continues them.
 """
 
 import logging
-import re
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.evals.answers import answer_all, said
 from nanochat_pl.inference.conversation import stop_ids
@@ -37,9 +35,8 @@ class Samples(Callback):
         self._left_out: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, stage: Any) -> None:
-        path = RunFolder(trainer.default_root_dir).samples
-        if trainer.is_global_zero and path.exists():
-            write_text(path, _until(trainer.global_step, path.read_text(encoding="utf-8")))
+        if trainer.is_global_zero:
+            RunFolder(trainer.default_root_dir).drop_samples(after=trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
         if not trainer.is_global_zero or not self._prompts:
@@ -56,10 +53,9 @@ class Samples(Callback):
             prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
             continuations = generate(stage.model, prompts, sampling)
             written = [text + tokenizer.decode(ids) for text, ids in zip(texts, continuations)]
-        with RunFolder(trainer.default_root_dir).samples.open("a", encoding="utf-8") as file:
-            for text in written:
-                log.info("step %d sample: %s", trainer.global_step, text)
-                file.write(f"[step {trainer.global_step}] {text}\n")
+        for text in written:
+            log.info("step %d sample: %s", trainer.global_step, text)
+        RunFolder(trainer.default_root_dir).record_samples(trainer.global_step, written)
 
     def _encodable(self, prompt: str, tokenizer: Tokenizer) -> bool:
         """A vocabulary of characters may lack some of the prompt's: no reason to end a training."""
@@ -71,11 +67,3 @@ class Samples(Callback):
                 self._left_out.add(prompt)
             return False
         return True
-
-
-def _until(step: int, text: str) -> str:
-    """The samples up to a step: the later ones are of a training that is now repeated."""
-    for start in re.finditer(r"^\[step (\d+)\] ", text, flags=re.MULTILINE):
-        if int(start[1]) > step:
-            return text[: start.start()]
-    return text

@@ -19,20 +19,18 @@ class SaveOnSignal(Callback):
     A second signal of the same kind ends at once, without saving. While the data are waited for in vain, there is no
     next boundary: the state of the last one is saved, if it is at hand.
 
+    Attributes:
+        received: the signal that came, for which training ends at the next boundary.
+
     Raises:
         Interrupted: at the step boundary after the signal, once the checkpoint is written.
     """
 
     def __init__(self) -> None:
-        self._received: signal.Signals | None = None
+        self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._interrupt_data: Callable[[BaseException], None] = lambda error: None
         self._no_data: Interrupted | None = None
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether a signal came, so that training ends at the next boundary."""
-        return self._received is not None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._interrupt_data = getattr(getattr(trainer, "datamodule", None), "interrupt", self._interrupt_data)
@@ -56,11 +54,11 @@ class SaveOnSignal(Callback):
             self._stop_if_asked(trainer, pl_module)
 
     def _stop_if_asked(self, trainer: Trainer, stage: LightningModule) -> None:
-        if self._received is not None:
+        if self.received is not None:
             saved = self._save(trainer, stage)
             raise Interrupted(
-                f"Stopped by {self._received.name} after step {trainer.global_step}; {saved}",
-                exit_code=128 + self._received,
+                f"Stopped by {self.received.name} after step {trainer.global_step}; {saved}",
+                exit_code=128 + self.received,
             )
 
     def _save(self, trainer: Trainer, stage: Any) -> str:
@@ -75,27 +73,27 @@ class SaveOnSignal(Callback):
             "run.fresh=true) to go on."
         )
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
         self._before = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if exception is self._no_data and self._received is not None:
+        if exception is self._no_data and self.received is not None:
             # Between two steps, and all by itself: else it would wait for the others.
             if trainer.world_size == 1 and trainer.global_step and stepped(trainer) and not trainer.validating:
                 saved = self._save(trainer, pl_module)
             else:
                 saved = "it goes on from the last checkpoint when the same command is run again."
             exception.args = (
-                f"Stopped by {self._received.name} after step {trainer.global_step}, while it waited for data; {saved}",
+                f"Stopped by {self.received.name} after step {trainer.global_step}, while it waited for data; {saved}",
             )
-        self.on_train_end(trainer, pl_module)
+        self.teardown(trainer, pl_module, "fit")
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None and self._received == number:
+        if self.received is not None and self.received == number:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self._received = signal.Signals(number)
-        self._no_data = Interrupted(f"Stopped by {self._received.name}.", exit_code=128 + number)
+        self.received = signal.Signals(number)
+        self._no_data = Interrupted(f"Stopped by {self.received.name}.", exit_code=128 + number)
         self._interrupt_data(self._no_data)

@@ -1,4 +1,4 @@
-"""summary.json, current at every validation and right at the end."""
+"""summary.json, current at every validation and at the very end."""
 
 import contextlib
 import resource
@@ -24,10 +24,10 @@ class Summary(Callback):
     def __init__(self, started: float) -> None:
         self._started = started
         self._first_step_seconds: float | None = None
-        self._wall_seconds_before = 0.0
+        self._before: dict[str, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
-        self._wall_seconds_before = RunFolder(trainer.default_root_dir).read_summary().get("wall_seconds", 0.0)
+    def on_fit_start(self, trainer: Trainer, stage: LightningModule) -> None:
+        self._before = RunFolder(trainer.default_root_dir).read_summary()
 
     def on_train_batch_end(
         self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -38,7 +38,8 @@ class Summary(Callback):
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
         self._write(trainer, stage)
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """After the evaluation at the end, whose time and memory count."""
         self._write(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -49,17 +50,21 @@ class Summary(Callback):
     def _write(self, trainer: Trainer, stage: Any) -> None:
         if not trainer.is_global_zero:
             return
-        step, seconds = trainer.global_step, time.perf_counter() - self._started
+        seconds = time.perf_counter() - self._started
         names = {"train_loss": "train/loss", "val_bpb": "val/bpb", "val_loss": "val/loss"}
         names["tokens_per_second"] = "speed/tokens_per_second"
+        facts = {field: stage.latest[name] for field, name in names.items() if name in stage.latest}
+        if stage.counts_tokens:
+            facts["tokens"] = trainer.global_step * stage.blueprint.horizon.total_batch_tokens
+        if self._first_step_seconds is not None:  # none where a run goes on that has no step left
+            facts["seconds_to_first_step"] = self._first_step_seconds
+        peak = peak_memory_bytes(trainer.strategy.root_device)
         RunFolder(trainer.default_root_dir).write_summary(
-            step=step,
-            tokens=step * stage.blueprint.horizon.total_batch_tokens,
-            seconds_to_first_step=self._first_step_seconds,
-            wall_seconds=self._wall_seconds_before + seconds,
-            peak_memory_bytes=peak_memory_bytes(trainer.strategy.root_device),
+            step=trainer.global_step,
+            wall_seconds=self._before.get("wall_seconds", 0.0) + seconds,
+            peak_memory_bytes=max(self._before.get("peak_memory_bytes", 0), peak),
             data=trainer.datamodule.counters(),  # type: ignore[attr-defined]
-            **{field: stage.latest[name] for field, name in names.items() if name in stage.latest},
+            **facts,
         )
 
 

@@ -1,6 +1,7 @@
 """`python -m nanochat_pl eval MODEL --suite NAME`: how good a model is, in figures with their standard errors."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from nanochat_pl.checkpoint.named_model import NamedModel
     from nanochat_pl.core.run_folder import RunFolder
     from nanochat_pl.core.types import StepBatch
-    from nanochat_pl.evals.suites import Suite, SuiteScore
+    from nanochat_pl.evals.scores import SuiteScore
+    from nanochat_pl.evals.suites import Suite
 
 TOKENS_AT_ONCE = 4096
 """Of the rows that bits per byte are measured on."""
@@ -43,18 +45,25 @@ def evaluate(
     tasks_path: Annotated[
         Path | None, typer.Option(help="A folder with the tasks' data sets, laid out as on the hub.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
+    device: Annotated[
+        Device | None, typer.Option(help="Where to compute.", show_default="the best that is here")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file to write the results to.", metavar="FILE.json")] = None,
 ) -> None:
     """Evaluate a model: a table, and a record in its run's evaluations.json and summary.json.
 
     The same command gives the same figures: questions are a fixed sample, answers are greedy.
+
+    What was measured on fewer questions than the recorded result of the same step is shown, but not recorded.
+
+    One process computes. In a training (callbacks.evaluate.suites), all of its processes share the questions.
     """
     from rich.console import Console
 
     from nanochat_pl.checkpoint.named_model import find_named_model
     from nanochat_pl.cli.data_tables import bar_of_share
     from nanochat_pl.core.hardware import HardwareSpec
+    from nanochat_pl.core.invocation import invocation
     from nanochat_pl.core.paths import write_text
     from nanochat_pl.evals.suites import build_suites
 
@@ -66,7 +75,7 @@ def evaluate(
     )
     named = find_named_model(model)
     run = _run_of(named)
-    where = HardwareSpec(accelerator=device.value).detect().accelerator
+    where = HardwareSpec(accelerator=device.value if device else None).detect().accelerator
     for part in suites:
         _prepare(part)
     loaded = named.load(where)
@@ -74,17 +83,20 @@ def evaluate(
     if "bpb" in suite:
         measured["bpb"] = _bits_per_byte(named, run, loaded)
     for part in suites:
-        measured[part.name] = lambda watch, part=part: part.score(part.count(loaded.model, loaded.tokenizer, watch))
+        measured[part.name] = lambda watch, part=part: part.score(
+            list(part.count(loaded.model, loaded.tokenizer, watch))
+        )
     step, results = int(loaded.facts.get("step", 0)), {}
+    facts = invocation() | {"command": ["-m", "nanochat_pl", *sys.argv[1:]]}
     for name, measure in measured.items():
         started = time.perf_counter()
         with bar_of_share(name) as (bar, task):
             score = measure(lambda label, share, task=task: bar.update(task, description=label, completed=share))
         seconds = time.perf_counter() - started
-        results[name] = _result(score, max_per_task, where, seconds)
-        if run is not None:
-            run.record_evaluation(name, step, results[name], score.row())
+        results[name] = score.as_dict() | {"max_per_task": max_per_task, "device": where, "seconds": round(seconds, 2)}
         _print(Console(), score, named.name, step, seconds)
+        if run is not None and not run.record_evaluation(name, step, results[name] | facts):
+            print(f"{run.evaluations} has a result of {name} at step {step:,} on more questions, and keeps it.\n")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps({"model": named.name, "step": step, "suites": results}, indent=2) + "\n")
@@ -107,10 +119,6 @@ def _prepare(suite: "Suite") -> None:
         suite.prepare()
     except MachineError as error:  # the way out of it by this command's own name
         raise MachineError(str(error).replace("path=FOLDER", "--tasks-path FOLDER")) from error
-
-
-def _result(score: "SuiteScore", max_per_task: int | None, device: str, seconds: float) -> dict[str, Any]:
-    return score.as_dict() | {"max_per_task": max_per_task, "device": device, "seconds": round(seconds, 2)}
 
 
 def _bits_per_byte(named: "NamedModel", run: "RunFolder | None", loaded: "LoadedModel") -> "Callable[..., SuiteScore]":

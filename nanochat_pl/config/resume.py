@@ -104,7 +104,7 @@ def next_steps(run: RunFolder, overrides: Sequence[str]) -> str:
     else:
         try_it = shlex.join(["python", "-m", "nanochat_pl", "chat", path])
     return (
-        f"\nTrained {summary['step']:,} steps, {summary['tokens']:,} tokens in {summary['wall_seconds']:.0f} s"
+        f"\nTrained {summary['step']:,} steps{_tokens(summary)} in {summary['wall_seconds']:.0f} s"
         f"{_bits_per_byte(summary)}.\n"
         f"  {path}/model      the portable model\n"
         f"  {path}/loss.png   the loss curve (numbers in metrics.csv, samples in samples.txt)\n\n"
@@ -121,6 +121,10 @@ def _next_stage(run: RunFolder, overrides: Sequence[str]) -> str:
     kept = [override for override in own if override.startswith(("recipe=", "hw=", "hw."))]
     name = [_quoted_name(run)] if kept != own else []
     return f"\n  {shlex.join(['python', 'train.py', f'stage={following[0]}', *kept, *name])}   ({following[1]})"
+
+
+def _tokens(summary: dict[str, Any]) -> str:
+    return f", {summary['tokens']:,} tokens" if "tokens" in summary else ""
 
 
 def _bits_per_byte(summary: dict[str, Any]) -> str:

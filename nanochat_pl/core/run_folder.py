@@ -3,8 +3,9 @@
 import csv
 import json
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class RunFolder:
 
     def move_aside(self) -> None:
         """Rename what is here to `STAGE.before-TIME`, beside this folder."""
-        items = [item for item in self.path.iterdir() if item.name != ".lock"]
+        items = [item for item in self.path.iterdir() if not item.name.endswith(".lock")]
         if not items:
             return
         target = Path(f"{self.path}.before-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -98,32 +99,93 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """The summary, or an empty dict where there is none (or an unreadable one)."""
-        return _read_object(self.summary)
+        return read_object(self.summary)
 
     def write_summary(self, **fields: Any) -> None:
         """Merge `fields` into summary.json."""
-        write_text(self.summary, json.dumps(self.read_summary() | fields, indent=2) + "\n")
+        with self._writing():
+            self._merge_into_summary(fields)
 
     def read_evaluations(self) -> dict[str, dict[str, Any]]:
-        """suite -> step, as text -> its result; empty where there are none."""
-        return _read_object(self.evaluations)
+        """suite -> step, as text -> its result; what is no such record is left out."""
+        suites = {suite: as_object(results) for suite, results in read_object(self.evaluations).items()}
+        return {
+            suite: {step: as_object(result) for step, result in results.items() if step.isdecimal()}
+            for suite, results in suites.items()
+        }
 
-    def record_evaluation(self, suite: str, step: int, result: dict[str, Any], row: dict[str, Any]) -> None:
-        """Keep the result of a suite at a step, and `row` in the summary as the newest one of this suite."""
-        evaluations = self.read_evaluations()
-        evaluations.setdefault(suite, {})[str(step)] = {"time": _now()} | result
-        write_text(self.evaluations, json.dumps(evaluations, indent=2) + "\n")
-        self.write_summary(evaluations=self.read_summary().get("evaluations", {}) | {suite: {"step": step} | row})
+    def record_evaluation(self, suite: str, step: int, result: dict[str, Any]) -> bool:
+        """Keep the result of a suite at a step, unless there is one on more questions; the summary has the last step's.
+
+        Args:
+            result: with `metric`, `value` and `standard_error`, and `count` in each of its `tasks`.
+
+        Returns:
+            Whether it is kept.
+        """
+        with self._writing():
+            evaluations = self.read_evaluations()
+            results = evaluations.setdefault(suite, {})
+            if questions_of(results.get(str(step), {})) > questions_of(result):
+                return False
+            results[str(step)] = {"time": _now()} | result
+            self._write_evaluations(evaluations)
+        return True
 
     def drop_evaluations(self, after: int) -> None:
         """Forget the results of later steps, which are trained anew."""
-        evaluations = self.read_evaluations()
-        kept = {
-            suite: {step: result for step, result in results.items() if int(step) <= after}
-            for suite, results in evaluations.items()
-        }
-        if kept != evaluations:
-            write_text(self.evaluations, json.dumps(kept, indent=2) + "\n")
+        with self._writing():
+            evaluations = self.read_evaluations()
+            kept = {
+                suite: {step: result for step, result in results.items() if int(step) <= after}
+                for suite, results in evaluations.items()
+            }
+            if kept != evaluations:
+                self._write_evaluations(kept)
+
+    def _write_evaluations(self, evaluations: dict[str, dict[str, Any]]) -> None:
+        write_text(self.evaluations, json.dumps(evaluations, indent=2) + "\n")
+        rows = {}
+        for suite, results in evaluations.items():
+            if results:
+                step = max(results, key=int)
+                figures = {name: results[step].get(name) for name in ("metric", "value", "standard_error")}
+                rows[suite] = {"step": int(step)} | figures
+        self._merge_into_summary({"evaluations": rows})
+
+    def _merge_into_summary(self, fields: dict[str, Any]) -> None:
+        write_text(self.summary, json.dumps(self.read_summary() | fields, indent=2) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """No other process changes the records meanwhile: a training and an evaluation write to the same ones."""
+        from filelock import FileLock
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path / ".records.lock"):
+            yield
+
+    def record_samples(self, step: int, texts: Sequence[str]) -> None:
+        """Append what the model wrote to samples.txt."""
+        with self.samples.open("a", encoding="utf-8") as file:
+            file.writelines(_sample(step, text) for text in texts)
+
+    def read_samples(self) -> list[tuple[int, str]]:
+        """(step, what the model wrote), as they were written."""
+        try:
+            text = self.samples.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        parts = re.split(r"^\[step (\d+)\] ", text, flags=re.MULTILINE)
+        samples = (part.removesuffix("\n").replace(_NEXT_LINE, "\n") for part in parts[2::2])
+        return list(zip(map(int, parts[1::2]), samples))
+
+    def drop_samples(self, after: int) -> None:
+        """Forget the samples of later steps, which are trained anew."""
+        samples = self.read_samples()
+        kept = [(step, text) for step, text in samples if step <= after]
+        if kept != samples:
+            write_text(self.samples, "".join(_sample(step, text) for step, text in kept))
 
     def record_event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl."""
@@ -134,22 +196,53 @@ class RunFolder:
         _append_line(self.invocations, {"time": _now()} | fields)
 
     def read_metrics(self) -> dict[str, list[tuple[int, float]]]:
-        """metric name -> its (step, value) pairs in order of steps."""
+        """metric name -> its (step, value) pairs in order of steps; rows that cannot be read are left out."""
         series: dict[str, list[tuple[int, float]]] = {}
         if self.metrics.exists():
-            with self.metrics.open(newline="", encoding="utf-8") as file:
+            with self.metrics.open(newline="", encoding="utf-8", errors="replace") as file:
                 for row in csv.DictReader(file):
-                    for name, value in row.items():
-                        if name != "step" and value:
-                            series.setdefault(name, []).append((int(row["step"]), float(value)))
+                    try:
+                        step = int(row.pop("step"))
+                        values = {name: float(value) for name, value in row.items() if value}
+                    except (KeyError, TypeError, ValueError):  # cut short by a kill, or being written
+                        continue
+                    for name, value in values.items():
+                        series.setdefault(name, []).append((step, value))
         return series
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object that a text is, else an empty one."""
+    try:
+        return as_object(json.loads(text))
+    except ValueError:
+        return {}
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """The value where it is a dict, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def questions_of(result: dict[str, Any]) -> int:
+    """How many questions of all tasks are behind a result."""
+    return sum(as_object(task).get("count", 0) for task in result.get("tasks") or ())
+
+
+_NEXT_LINE = "\n    "
+"""Within a sample: nothing that a model says begins a line, and so looks like another sample."""
+
+
+def _sample(step: int, text: str) -> str:
+    return f"[step {step}] {_NEXT_LINE.join(text.splitlines())}\n"
 
 
 def _append_line(path: Path, record: dict[str, Any]) -> None:

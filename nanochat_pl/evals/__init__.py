@@ -1,1 +1,1 @@
-"""What measures a model: bits per byte, later CORE and task suites."""
+"""What measures a model: bits per byte, CORE, the questions of tasks."""

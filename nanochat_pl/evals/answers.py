@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.evals.core import TaskScore
+from nanochat_pl.evals.scores import TaskScore
 from nanochat_pl.inference.answer import AnswerStream, content_of
 from nanochat_pl.inference.conversation import stop_ids
 from nanochat_pl.inference.engine import Engine
@@ -23,6 +23,8 @@ from nanochat_pl.tools.tool_calls import ToolCalls
 log = logging.getLogger(__name__)
 
 CHOICES_AT_ONCE = 32
+CHOICE_BASELINE = 0.25
+"""Accuracy of guessing where there are choices, for all of them, as in nanochat's chat_eval.py."""
 
 
 def score_task(
@@ -49,7 +51,7 @@ def score_task(
     """
     task.check_scored()
     if isinstance(task, ChoiceTask):
-        scored, baseline = _choices(model, tokenizer, task, indices), _chance(task, indices)
+        scored, baseline = _choices(model, tokenizer, task, indices), CHOICE_BASELINE
     else:
         sampling = Sampling(max_new_tokens, temperature=0.0, stop_ids=stop_ids(tokenizer, is_chat=True))
         scored, baseline = _generated(model, tokenizer, task, indices, sampling, max_rows), 0.0
@@ -106,10 +108,6 @@ def _generated(
     asked = list(prompts)
     for n, content in answer_all(Engine(model, max_rows), tokenizer, list(prompts.values()), sampling):
         yield asked[n], task.evaluate(asked[n], content)
-
-
-def _chance(task: ChoiceTask, indices: Sequence[int]) -> float:
-    return sum(1 / len(task.letters(i)) for i in indices) / max(1, len(indices))
 
 
 @torch.inference_mode()

@@ -63,7 +63,7 @@ class CoreTask:
             with self.path.open(encoding="utf-8") as lines:
                 examples.extend(self._checked(json.loads(line)) for line in lines)
         except ValueError as error:
-            raise UserError(f"{self.path}, line {len(examples) + 1}: {error}. {_ANOTHER}") from error
+            raise UserError(f"{self.path}, line {len(examples) + 1}: {error}. {_another(self.path)}") from error
         random.Random(SHUFFLE_SEED).shuffle(examples)
         examples = examples[:max_per_task]
         if len(examples) <= self.num_fewshot:
@@ -79,9 +79,12 @@ class CoreTask:
         for field, kind in FIELDS[self.kind].items():
             if not isinstance(example.get(field), kind):
                 raise ValueError(f"an example of {self.kind} must have {field!r} ({kind.__name__})")
-        options = example.get("choices" if self.kind == "multiple_choice" else "context_options")
-        if self.kind != "language_modeling" and not 0 <= example["gold"] < len(options or ()):
-            raise ValueError(f"'gold' is {example['gold']}, but there are {len(options or ())} options")
+        if self.kind != "language_modeling":
+            options = example["choices" if self.kind == "multiple_choice" else "context_options"]
+            if not all(isinstance(option, str) for option in options):
+                raise ValueError("an option is not a text")
+            if not 0 <= example["gold"] < len(options):
+                raise ValueError(f"'gold' is {example['gold']}, but there are {len(options)} options")
         return example
 
 
@@ -109,20 +112,25 @@ def load_core_tasks(folder: Path) -> list[CoreTask]:
             for entry in listed
         ]
     except OSError as error:
-        raise UserError(f"{folder} holds no CORE tasks: {error}. {_ANOTHER}") from error
+        raise UserError(f"{folder} holds no CORE tasks: {error}. {_another(folder)}") from error
     except (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise UserError(f"{folder} is not in the layout of CORE's tasks: {error!r}. {_ANOTHER}") from error
+        raise UserError(f"{folder} is not in the layout of CORE's tasks: {error!r}. {_another(folder)}") from error
     for task in tasks:
         if task.kind not in get_args(Kind):
             raise UserError(
                 f"{folder}/core.yaml: {task.label} is of kind {task.kind!r}; known: {', '.join(get_args(Kind))}."
             )
         if not task.path.is_file():
-            raise UserError(f"{folder} is incomplete: {task.path} is missing. {_ANOTHER}")
+            raise UserError(f"{folder} is incomplete: {task.path} is missing. {_another(folder)}")
     return tasks
 
 
-_ANOTHER = f"Get the whole bundle again from {BUNDLE_URL}, or give the place of a complete one."
+def _another(path: Path) -> str:
+    """What to do about a file of a bundle, or its folder, that is damaged."""
+    downloaded = data_root() / FOLDER
+    if path.is_relative_to(downloaded):
+        return f"Remove {downloaded} and run this again: it is then downloaded anew."
+    return f"Get the whole bundle again from {BUNDLE_URL}, or give the place of a complete one."
 
 
 def core_bundle(path: Path | str | None = None, url: str = BUNDLE_URL) -> Path:

@@ -57,14 +57,12 @@ def build_questions(
     examples: Sequence[Example],
     indices: Sequence[int],
     tokenizer: Tokenizer,
-    max_tokens: int | None = None,
     num_threads: int = 1,
 ) -> list[Question]:
     """The questions of the examples with these indices.
 
     Args:
         examples: all of the task's, from which the few-shot examples are drawn.
-        max_tokens: longer rows lose tokens on their left; None: they stay as they are.
         num_threads: of the tokenizer.
     """
     texts = []
@@ -75,7 +73,7 @@ def build_questions(
     questions = []
     for index, group in zip(indices, texts):
         rows = [np.concatenate(([tokenizer.bos_id], next(encoded))).astype(np.int64) for _ in group]
-        questions.append(_cropped(_question(task, examples[index], rows), max_tokens))
+        questions.append(_question(task, examples[index], rows))
     return questions
 
 
@@ -99,13 +97,3 @@ def _question(task: CoreTask, example: Example, rows: list[np.ndarray]) -> Quest
             # nanochat stops where the first is no prefix of the second; here the tokens that differ are scored.
             row = rows[1]
             return Question([row], [(min(common_prefix(rows), len(row) - 1), len(row))], None)
-
-
-def _cropped(question: Question, max_tokens: int | None) -> Question:
-    if max_tokens is None or max(map(len, question.rows)) <= max_tokens:
-        return question
-    spans = []
-    for row, (start, end) in zip(question.rows, question.spans):
-        lost = max(0, len(row) - max_tokens)
-        spans.append((max(1, start - lost), max(1, end - lost)))
-    return Question([row[-max_tokens:] for row in question.rows], spans, question.gold)

@@ -4,13 +4,11 @@ A suite is prepared first, so that what is missing is known before anything is c
 share of the right answers.
 """
 
-import dataclasses
+import functools
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,11 +17,12 @@ from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.evals.answers import score_task
 from nanochat_pl.evals.bits_per_byte import count_nats_and_bytes
-from nanochat_pl.evals.core import CoreScore, TaskScore, evaluate_core
-from nanochat_pl.evals.core_bundle import core_bundle, load_core_tasks
+from nanochat_pl.evals.core import TASKS_OF_CORE, answer_task
+from nanochat_pl.evals.core_bundle import CoreTask, Example, core_bundle, load_core_tasks
+from nanochat_pl.evals.scores import SuiteScore, TaskScore
 from nanochat_pl.tasks.generated import GeneratedTask
 from nanochat_pl.tasks.specs import TASKS, TaskSpec
-from nanochat_pl.tasks.task import ChoiceTask, Task, UnscoredTask
+from nanochat_pl.tasks.task import Task, UnscoredTask
 from nanochat_pl.tokenizers.base import Tokenizer
 
 CHAT_TASKS = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee")
@@ -32,8 +31,6 @@ TINY_TASKS = ("tiny_facts", "tiny_stories", "tiny_sums", "tiny_letters", "tiny_m
 SUITES = ("bpb", "core", "chat", "tiny")
 NAMES = "bpb, core, chat, tiny, or tasks=NAME,NAME..."
 
-CHOICE_BASELINE = 0.25
-"""Accuracy of guessing where there are choices, for all of them, as in nanochat's chat_eval.py."""
 GENERATED_QUESTIONS = 512
 """Asked of a task that makes its questions, for which there is no end of them."""
 MAX_NEW_TOKENS = 512
@@ -43,78 +40,40 @@ Watch = Callable[[str, float], None]
 """Told what is under way, and which share of the suite is done."""
 
 
-@dataclass(frozen=True)
-class SuiteScore:
-    """What a suite has measured.
-
-    Attributes:
-        suite: its name.
-        metric: what `value` is.
-        standard_error: of `value`.
-        tasks: behind it.
-    """
-
-    suite: str
-    metric: str
-    value: float
-    standard_error: float
-    tasks: tuple[TaskScore, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return self.row() | {"tasks": [task.as_dict() for task in self.tasks]}
-
-    def row(self) -> dict[str, Any]:
-        """The suite's own figure."""
-        return {"metric": self.metric, "value": self.value, "standard_error": self.standard_error}
-
-    def metrics(self) -> dict[str, float]:
-        """The columns of metrics.csv: the suite's own figure, and the accuracies where there are several tasks."""
-        parts = self.tasks if len(self.tasks) > 1 else ()
-        return {f"eval/{self.suite}": self.value} | {f"eval/{self.suite}/{t.label}": t.accuracy for t in parts}
-
-
 class CoreSuite:
     """CORE; needs its bundle of tasks, which is downloaded once where none is named."""
 
     name = "core"
 
     def __init__(self, max_per_task: int | None, bundle: str | None):
-        self._max_per_task, self._where = max_per_task, bundle
-        self._bundle: Path | None = None
+        self._max_per_task, self._bundle = max_per_task, bundle
+        self._tasks: list[tuple[CoreTask, list[Example]]] = []
 
     def prepare(self) -> None:
-        """Fetch what is missing and check it, once; raises `UserError` or `MachineError`."""
-        if self._bundle is None:
-            bundle = core_bundle(self._where)
-            self._tasks = load_core_tasks(bundle)
-            for task in self._tasks:
-                task.examples(self._max_per_task)
-            self._bundle = bundle
+        """Fetch what is missing, read and check it, once; raises `UserError` or `MachineError`."""
+        if not self._tasks:
+            tasks = load_core_tasks(core_bundle(self._bundle))
+            self._tasks = [(task, task.examples(self._max_per_task)) for task in tasks]
 
     def count(
         self, model: Any, tokenizer: Tokenizer, watch: Watch, rank: int = 0, world_size: int = 1
-    ) -> list[TaskScore]:
-        """The right answers of this process's share of each task; the model is in evaluation mode."""
+    ) -> Iterator[TaskScore]:
+        """The right answers of this process's share of each task, one task after the other.
+
+        Args:
+            model: in evaluation mode.
+        """
         self.prepare()
-        assert self._bundle is not None
-        done = itertools.count()
-        return list(
-            evaluate_core(
-                model,
-                tokenizer,
-                self._bundle,
-                max_per_task=self._max_per_task,
-                rank=rank,
-                world_size=world_size,
-                on_task=lambda label: watch(label, next(done) / len(self._tasks)),
-            ).tasks
-        )
+        for n, (task, examples) in enumerate(self._tasks):
+            share = range(rank, len(examples), world_size)
+            told = functools.partial(watch, task.label, n / len(self._tasks))
+            right = answer_task(model, tokenizer, task, examples, share, told)
+            yield TaskScore(task.label, sum(right), len(right), task.baseline)
 
     def score(self, tasks: Sequence[TaskScore]) -> SuiteScore:
         """The suite's score from those of its tasks over all processes."""
-        score = CoreScore(tuple(tasks))
-        return SuiteScore(self.name, "CORE", score.core, score.standard_error, score.tasks)
+        metric = "CORE" if len(tasks) == TASKS_OF_CORE else f"CORE of {len(tasks)} tasks"
+        return SuiteScore.mean(self.name, metric, tasks, centered=True)
 
 
 class TaskSuite:
@@ -137,12 +96,12 @@ class TaskSuite:
 
     def count(
         self, model: Any, tokenizer: Tokenizer, watch: Watch, rank: int = 0, world_size: int = 1
-    ) -> list[TaskScore]:
+    ) -> Iterator[TaskScore]:
         self.prepare()
         shares = [range(rank, len(task), world_size) for task in self._tasks]
-        total, done, counted = max(1, sum(map(len, shares))), itertools.count(1), []
+        total, done = max(1, sum(map(len, shares))), itertools.count(1)
         for task, share in zip(self._tasks, shares):
-            score = score_task(
+            yield score_task(
                 model,
                 tokenizer,
                 task,
@@ -150,15 +109,9 @@ class TaskSuite:
                 max_new_tokens=MAX_NEW_TOKENS,
                 on_example=lambda i, right, label=task.name: watch(label, next(done) / total),  # type: ignore[misc]
             )
-            baseline = CHOICE_BASELINE if isinstance(task, ChoiceTask) else 0.0
-            counted.append(dataclasses.replace(score, baseline=baseline))
-        return counted
 
     def score(self, tasks: Sequence[TaskScore]) -> SuiteScore:
-        values = [task.centered if self._centered else task.accuracy for task in tasks]
-        errors = [task.centered_standard_error if self._centered else task.standard_error for task in tasks]
-        error = math.hypot(*errors) / len(tasks)
-        return SuiteScore(self.name, self._metric, sum(values) / len(tasks), error, tuple(tasks))
+        return SuiteScore.mean(self.name, self._metric, tasks, centered=self._centered)
 
 
 Suite = CoreSuite | TaskSuite
@@ -224,6 +177,9 @@ def measure_bits_per_byte(
     Args:
         token_bytes: (vocab_size,) int64, UTF-8 bytes of each token, 0 for tokens that don't count.
         bos_id: documents in a row begin with it and don't see each other; None: they do.
+
+    Raises:
+        UserError: no target in the rows has bytes.
     """
     device = next(model.parameters()).device
     per_row = []
@@ -234,8 +190,12 @@ def measure_bits_per_byte(
         nats, sizes = count_nats_and_bytes(losses, targets, token_bytes.to(device))
         per_row.append(torch.stack((nats.double().sum(dim=1), sizes.double().sum(dim=1)), dim=1).cpu())
         watch("bpb", (n + 1) / len(batches))
-    nats, sizes = torch.cat(per_row).T
+    nats, sizes = torch.cat(per_row).T if per_row else torch.zeros(2, 0)
     nats, sizes = nats[sizes > 0], sizes[sizes > 0]
+    if not len(sizes):
+        raise UserError(
+            "There is no held-out text that bits per byte could be measured on. Hold out more, or choose another suite."
+        )
     ratio, rows = nats.sum() / sizes.sum(), len(sizes)
     spread = (nats - ratio * sizes).square().sum() * rows / max(1, rows - 1)
     bits = math.log(2)

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from nanochat_pl.core.run_folder import as_object
 from nanochat_pl.reporting.evaluations import draw_evaluations, tables_of_evaluations
 from nanochat_pl.reporting.pictures import Picture, draw_metrics
-from nanochat_pl.reporting.records import RunRecord, StageRecord
+from nanochat_pl.reporting.records import RunRecord, StageRecord, as_list, as_number
 from nanochat_pl.reporting.tables import Cell, Table, duration, gigabytes, number
 
 _ENDINGS = {
@@ -31,6 +32,13 @@ class Fact(NamedTuple):
     value: str
 
 
+class Sample(NamedTuple):
+    """What the model wrote, behind the prompt that it was given where the configuration has that."""
+
+    prompt: str
+    text: str
+
+
 @dataclass(frozen=True)
 class StageSection:
     """One stage.
@@ -48,7 +56,7 @@ class StageSection:
     facts: list[Fact]
     pictures: list[Picture]
     validations: Table | None
-    samples: list[str]
+    samples: list[Sample]
     samples_step: int | None
     plan: str
     picture_path: str
@@ -98,9 +106,9 @@ def build_report(run: RunRecord, price_per_hour: float | None = None) -> Report:
 def _lead(run: RunRecord) -> str:
     names = [stage.name for stage in run.stages]
     listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-    parameters = next((n for stage in run.stages[::-1] if (n := stage.summary.get("parameters"))), None)
-    tokens = sum(stage.summary.get("tokens", 0) for stage in run.stages)
-    seconds = sum(stage.summary.get("wall_seconds", 0.0) for stage in run.stages)
+    parameters = next((n for stage in run.stages[::-1] if (n := stage.number("parameters"))), None)
+    tokens = sum(stage.number("tokens") or 0 for stage in run.stages)
+    seconds = sum(stage.number("wall_seconds") or 0 for stage in run.stages)
     parts = [f"{number(parameters)} parameters"] if parameters else []
     parts += [f"{number(tokens)} tokens"] if tokens else []
     parts += [duration(seconds)] if seconds else []
@@ -117,25 +125,34 @@ def _plan_line(stage: StageRecord, label: str) -> str:
 def _overview(stages: list[StageRecord]) -> Table:
     rows = []
     for stage in stages:
-        summary = stage.summary
         rows.append([
             Cell(stage.name),
             Cell(stage.status, tone="" if stage.status == "finished" else "bad"),
             Cell(_steps(stage)),
-            Cell(_or_dash(summary.get("tokens"), number)),
-            Cell(_or_dash(summary.get("wall_seconds"), duration)),
+            Cell(_or_dash(stage.number("tokens"), number)),
+            Cell(_or_dash(stage.number("wall_seconds"), duration)),
             Cell(_or_dash(_speed(stage), number)),
-            Cell(_or_dash(summary.get("peak_memory_bytes"), gigabytes)),
-            Cell(_or_dash(summary.get("train_loss"), lambda x: f"{x:.3f}")),
-            Cell(_or_dash(summary.get("val_bpb"), lambda x: f"{x:.3f}")),
+            Cell(_or_dash(stage.number("peak_memory_bytes"), gigabytes)),
+            Cell("–" if stage.name == "rl" else _or_dash(stage.number("train_loss"), lambda x: f"{x:.3f}")),
+            Cell(_validated(stage)),
         ])  # fmt: skip
-    head = ["stage", "status", "steps", "tokens", "time", "tokens/s", "peak memory", "training loss", "val bpb"]
-    note = "tokens/s: the median of the training. Bits per byte of different stages are of different texts."
+    head = ["stage", "status", "steps", "tokens", "time", "tokens/s", "peak memory", "training loss", "validation"]
+    note = (
+        "tokens/s: the median of the training. Loss: nats per token. bpb: bits per byte; those of different stages "
+        "are of different texts."
+    )
     return Table("", head, rows, note)
 
 
+def _validated(stage: StageRecord) -> str:
+    if (bits := stage.number("val_bpb")) is not None:
+        return f"{bits:.3f} bpb"
+    passed = stage.metrics.get("val/pass@1")
+    return f"{passed[-1][1]:.3f} pass@1" if passed else "–"
+
+
 def _steps(stage: StageRecord) -> str:
-    done, planned = stage.summary.get("step"), stage.resolved.get("steps")
+    done, planned = stage.number("step"), as_number(stage.resolved.get("steps"))
     if done is None:
         return f"0 of {planned:,}" if planned else "0"
     return f"{done:,}" if planned in (None, done) else f"{done:,} of {planned:,}"
@@ -143,7 +160,7 @@ def _steps(stage: StageRecord) -> str:
 
 def _speed(stage: StageRecord) -> float | None:
     speeds = sorted(value for _, value in stage.metrics.get("speed/tokens_per_second", []))
-    return speeds[len(speeds) // 2] if speeds else stage.summary.get("tokens_per_second")
+    return speeds[len(speeds) // 2] if speeds else stage.number("tokens_per_second")
 
 
 def _or_dash(value: Any, shown: Any) -> str:
@@ -160,7 +177,7 @@ def _section(stage: StageRecord) -> StageSection:
         facts=_facts(stage),
         pictures=draw_metrics(stage.metrics, stage.name),
         validations=_validations(stage),
-        samples=stage.samples,
+        samples=[_sample(stage, text) for text in stage.samples],
         samples_step=stage.samples_step,
         plan=stage.plan,
         picture_path=f"{stage.name}/{stage.folder.loss_picture.name}" if stage.has_picture else "",
@@ -174,30 +191,43 @@ def _trouble(stage: StageRecord) -> str:
     return f"{_steps(stage)} steps are done. {ending}"
 
 
+def _sample(stage: StageRecord, text: str) -> Sample:
+    asked = as_object(as_object(stage.config.get("callbacks")).get("samples")).get("prompts")
+    prompt = max((prompt for prompt in map(str, as_list(asked)) if text.startswith(prompt)), key=len, default="")
+    return Sample(prompt, text[len(prompt) :])
+
+
 def _facts(stage: StageRecord) -> list[Fact]:
-    config, resolved, summary = stage.config, stage.resolved, stage.summary
+    config, resolved = stage.config, stage.resolved
     facts = [Fact("recipe", str(config["recipe_name"]))] if config.get("recipe_name") else []
-    facts += [Fact("starts from", str(start))] if (start := (config.get("stage") or {}).get("init_from")) else []
-    facts += [Fact(name, value) for name, value in _data(config.get("data") or {}) if value]
-    model = resolved.get("model") or {}
+    facts += [Fact("begins with", text) for text in _parent(as_object(resolved.get("parent")))]
+    data = as_object(config.get("data"))
+    facts += [Fact(name, value) for name, value in _data(data) if value]
+    model = as_object(resolved.get("model"))
     shape = [
         f"{model[key]:,} {label}" if after else f"{label} {model[key]:,}"
         for key, label, after in _SHAPE
         if isinstance(model.get(key), int)
     ]
     facts += [Fact("model", ", ".join(shape))] if shape else []
-    facts += [Fact("parameters", f"{summary['parameters']:,}")] if summary.get("parameters") else []
-    if total := resolved.get("total_batch_tokens"):
-        facts.append(Fact("batch", f"{total:,} tokens a step{_pieces(resolved)}"))
+    facts += [Fact("parameters", f"{n:,}")] if (n := stage.number("parameters")) else []
+    facts += [Fact("batch", text)] if (text := _batch(stage)) else []
     facts.append(Fact("steps", _steps(stage)))
-    facts += [Fact("tokens", f"{summary['tokens']:,}")] if summary.get("tokens") else []
-    counters = {key: n for key, n in (summary.get("data") or {}).items() if n and key not in ("tokens", "epoch")}
-    facts += [Fact("read", ", ".join(f"{n:,} {key.replace('_', ' ')}" for key, n in counters.items()))] * bool(counters)
-    if summary.get("wall_seconds") is not None:
-        first = summary.get("seconds_to_first_step")
-        facts.append(Fact("time", duration(summary["wall_seconds"]) + (f", {first:.0f} s to step 1" if first else "")))
+    facts += [Fact("tokens", f"{n:,}")] if (n := stage.number("tokens")) else []
+    read = {"pieces": "conversations" if data.get("tasks") else "documents and parts of long ones"}
+    counters = as_object(stage.summary.get("data")).items()
+    counted = [f"{n:,} {read.get(k, k.replace('_', ' '))}" for k, n in counters if as_number(n) and k not in _KNOWN]
+    facts += [Fact("read", ", ".join(counted))] if counted else []
+    if (seconds := stage.number("wall_seconds")) is not None:
+        first = stage.number("seconds_to_first_step")
+        facts.append(Fact("time", duration(seconds) + (f", {first:.0f} s to step 1" if first else "")))
+    facts += [Fact("speed", f"{number(speed)} tokens/s")] if (speed := _speed(stage)) else []
+    facts += [Fact("peak memory", gigabytes(n))] if (n := stage.number("peak_memory_bytes")) else []
     return facts
 
+
+_KNOWN = ("tokens", "epoch")
+"""Counters of the data that are told elsewhere."""
 
 _SHAPE = (
     ("n_layer", "layers", True), ("n_embd", "width", False), ("n_head", "heads", True),
@@ -206,10 +236,24 @@ _SHAPE = (
 )  # fmt: skip
 
 
-def _pieces(resolved: dict[str, Any]) -> str:
+def _parent(parent: dict[str, Any]) -> Iterable[str]:
+    if parent.get("stage"):
+        step = as_number(parent.get("step"))
+        yield str(parent["stage"]) + (f" at step {step:,}" if step is not None else "") + f": {parent.get('path')}"
+
+
+def _batch(stage: StageRecord) -> str:
+    """How much is one step, and in which pieces."""
+    resolved = stage.resolved
+    total, rows_per_step = as_number(resolved.get("total_batch_tokens")), as_number(resolved.get("rows_per_step"))
+    size = f"{total:,} tokens a step" if total else ""
+    if stage.name == "rl":
+        size = f"{rows_per_step:,} answers a step" if rows_per_step else ""
     rows, accumulation = resolved.get("micro_batch_rows"), resolved.get("accumulation")
-    devices = (resolved.get("hardware") or {}).get("devices")
-    return f" = {accumulation} x {rows} rows x {devices} device(s)" if rows and accumulation and devices else ""
+    devices = as_object(resolved.get("hardware")).get("devices")
+    if not (size and rows and accumulation and devices):
+        return size
+    return f"{size} = {accumulation} x {rows} rows" + (f" x {devices} devices" if devices != 1 else "")
 
 
 def _data(data: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -217,8 +261,8 @@ def _data(data: dict[str, Any]) -> Iterable[tuple[str, str]]:
     kind = re.sub(r"(Data)?Spec$", "", str(data.get("_target_", "")).rpartition(".")[2])
     settings = ("repo", "config", "split", "path", "files", "num_documents")
     named = [f"{key}={data[key]}" for key in settings if data.get(key) is not None]
-    tasks = [*(data.get("tasks") or []), *([data["task"]] if data.get("task") else [])]
-    held_out = [*(data.get("val_tasks") or []), *([data["val_task"]] if data.get("val_task") else [])]
+    tasks = [*as_list(data.get("tasks")), *([data["task"]] if data.get("task") else [])]
+    held_out = [*as_list(data.get("val_tasks")), *([data["val_task"]] if data.get("val_task") else [])]
     if not tasks:
         yield "data", ", ".join([kind.lower(), *named]).strip(", ")
     yield "tasks", ", ".join(map(_task, tasks))
@@ -228,7 +272,8 @@ def _data(data: dict[str, Any]) -> Iterable[tuple[str, str]]:
 def _task(task: Any) -> str:
     if not isinstance(task, dict):
         return str(task)
-    start, stop, epochs, split = task.get("start") or 0, task.get("stop"), task.get("epochs", 1), task.get("split")
+    start, stop, epochs = (as_number(task.get(key)) for key in ("start", "stop", "epochs"))
+    start, epochs, split = start or 0, 1 if epochs is None else epochs, task.get("split")
     text = str(task.get("name")) + (f" {task['path']}" if task.get("path") else "")
     limits = [str(split)] if split not in (None, "train") else []
     limits += [f"first {stop:,}" if not start else f"{start:,} to {stop:,}"] if stop else []
@@ -256,14 +301,14 @@ def _validations(stage: StageRecord) -> Table | None:
 def _cost(stages: list[StageRecord], price_per_hour: float | None) -> Table:
     rows, totals = [], [0.0, 0.0]
     for stage in stages:
-        seconds, devices = stage.summary.get("wall_seconds", 0.0), stage.summary.get("world_size", 1)
+        seconds, devices = stage.number("wall_seconds") or 0.0, stage.number("world_size") or 1
         hours = seconds / 3600 * devices
         totals = [totals[0] + seconds, totals[1] + hours]
         rows.append([Cell(stage.name), Cell(duration(seconds)), Cell(f"{devices:,}"), *_priced(hours, price_per_hour)])
     if len(rows) > 1:
         rows.append([Cell("all"), Cell(duration(totals[0])), Cell(""), *_priced(totals[1], price_per_hour)])
     head = ["stage", "wall time", "devices", "device hours"]
-    note = "Wall time is that of all commands that trained the stage, start-up and validations included."
+    note = "Wall time is that of all commands that trained the stage: start-up, validations and evaluations included."
     if price_per_hour is not None:
         head, note = [*head, "price"], f"{note} Price: {price_per_hour:g} for a device and hour."
     return Table("", head, rows, note)
@@ -278,17 +323,26 @@ def _environment(stages: list[StageRecord], invocations: list[dict[str, Any]]) -
     facts = [Fact("machine", text) for text in _distinct(_plan_line(stage, "hardware") for stage in stages)]
     facts += [Fact("memory", text) for text in _distinct(_plan_line(stage, "memory") for stage in stages)][-1:]
     facts += [Fact("git commit", text) for text in _distinct(call.get("git_commit") for call in invocations)]
-    packages = [f"{k} {v}" for call in invocations[-1:] for k, v in (call.get("versions") or {}).items()]
+    packages = [f"{k} {v}" for call in invocations[-1:] for k, v in as_object(call.get("versions")).items()]
     facts += [Fact("versions", ", ".join(packages))] if packages else []
     times = [str(call["time"]) for call in invocations if call.get("time")]
     return facts + ([Fact("started", times[0])] if times else [])
 
 
 def _commands(invocations: list[dict[str, Any]]) -> list[str]:
-    commits = _distinct(str(call.get("git_commit") or "").removesuffix("+changes") for call in invocations)
-    checkout = [f"git checkout {commits[-1]}"] if commits else []
-    given = [call["command"] for call in invocations if isinstance(call.get("command"), list)]
-    return checkout + _distinct(shlex.join(["python", *map(str, command)]) for command in given)
+    """Each command once, at the commit that it was given at."""
+    lines: list[str] = []
+    at = ""
+    for call in invocations:
+        line = shlex.join(["python", *map(str, as_list(call.get("command")))])
+        if line == "python" or line in lines:
+            continue
+        commit = str(call.get("git_commit") or "").removesuffix("+changes")
+        if commit and commit != at:
+            lines.append(f"git checkout {commit}")
+            at = commit
+        lines.append(line)
+    return lines
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

@@ -64,7 +64,8 @@ def draw_evaluations(stages: list[StageRecord]) -> list[Picture]:
                     if "accuracy" in figures:
                         series.setdefault(task, []).append((step, 100 * figures["accuracy"]))
             if len(series) > _ON_ONE_PICTURE:
-                series = {next(iter(steps.values())).metric: [(step, r.own["value"]) for step, r in steps.items()]}
+                own = [(step, r.own["value"]) for step, r in steps.items() if "value" in r.own]
+                series = {next(iter(steps.values())).metric: own} if own else {}
             if len(steps) >= _CURVE_STEPS and series:
                 unit = "accuracy, %" if len(series) > 1 or suite in series else next(iter(series))
                 pictures.append(draw(f"{suite} in {stage.name}", unit, series, f"{suite} {stage.name}"))
@@ -99,23 +100,27 @@ def _table(suite: str, moments: list[Moment]) -> Table:
 
 
 def _cells(row: Row) -> list[Cell]:
-    counts = [int(figures["count"]) for figures in row.figures if figures and "count" in figures]
-    cells, before = [Cell(row.name, f"{counts[-1]:,} questions" if counts else "")], None
-    for figures in row.figures:
+    """The row; where the figures are of different numbers of questions, each says its own, and no change is told."""
+    counts = [f"{figures['count']:,.0f} questions" if figures and "count" in figures else "" for figures in row.figures]
+    is_even = len({count for count in counts if count}) == 1
+    cells, before = [Cell(row.name, next(filter(None, counts)) if is_even else "")], None
+    for figures, count in zip(row.figures, counts):
         if figures is None or row.key not in figures:
             cells.append(Cell("–"))
             continue
-        cells.append(_cell(row, figures, before))
+        compared = before if before and before.get("count") == figures.get("count") else None
+        cells.append(_cell(row, figures, compared, "" if is_even else count))
         before = figures if row.compares else None
     return cells
 
 
-def _cell(row: Row, figures: Figures, before: Figures | None) -> Cell:
+def _cell(row: Row, figures: Figures, before: Figures | None, count: str) -> Cell:
     scale, digits = (100, 1) if row.is_share else (1, 4)
     value, error = scale * figures[row.key], scale * figures.get("standard_error", 0.0)
     text = f"{value:.{digits}f} ± {error:.{digits}f}"
     if before is None:
-        return Cell(text)
+        return Cell(text, count)
     change = value - scale * before[row.key]
     noise = 2 * (error**2 + (scale * before.get("standard_error", 0.0)) ** 2) ** 0.5
-    return Cell(text, f"{change:+.{digits}f}", "" if abs(change) <= noise else "good" if change > 0 else "bad")
+    note = ", ".join(filter(None, (f"{change:+.{digits}f}", count)))
+    return Cell(text, note, "" if abs(change) <= noise else "good" if change > 0 else "bad")

@@ -75,6 +75,7 @@ def draw(title: str, unit: str, series: Series, salt: str) -> Picture:
 
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "text.color": INK, "axes.labelcolor": INK}
     settings |= {"xtick.color": INK, "ytick.color": INK, "axes.edgecolor": LINES, "font.size": 9}
+    settings["text.parse_math"] = False  # a name with two dollars is no formula
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(5, 2.9), layout="constrained")
         axes = figure.add_subplot()

@@ -1,8 +1,6 @@
 """What the folders of a run hold, read for its report; broken or missing records are empty ones."""
 
-import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import yaml
 from nanochat_pl.checkpoint.header import STAGES
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.paths import runs_root
-from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.run_folder import RunFolder, as_object, parse_object, read_object
 
 LAST_WORDS = 8
 """Lines of train.log that are shown of a stage that did not end well."""
@@ -27,7 +25,7 @@ class SuiteResult:
 
     Attributes:
         metric: what `own` is, as CORE or bits per byte.
-        own: the suite's value with its standard_error.
+        own: the suite's value with its standard_error, and the count of the questions of all tasks.
         tasks: what is behind it.
     """
 
@@ -45,7 +43,7 @@ class StageRecord:
         summary, config, resolved: the files of these names.
         metrics: as `RunFolder.read_metrics`.
         evaluations: suite -> step -> result, in order of steps.
-        invocations: the commands that trained it, the first first.
+        invocations: the commands that trained and evaluated it.
         samples: what it wrote at the last step that has samples.
         samples_step: that step; None where there are none.
         plan: plan.txt.
@@ -71,6 +69,10 @@ class StageRecord:
     def status(self) -> str:
         """finished, running, interrupted, diverged or failed; "not begun" where nothing was trained."""
         return str(self.summary.get("status", "not begun"))
+
+    def number(self, name: str) -> int | float | None:
+        """A number of the summary; None where it is not there."""
+        return as_number(self.summary.get(name))
 
 
 @dataclass(frozen=True)
@@ -107,22 +109,34 @@ def run_names() -> list[str]:
 
 def load_stage(run: RunFolder) -> StageRecord:
     """The records in the folder of one stage."""
-    samples_step, samples = _last_samples(_read(run.samples))
+    samples, evaluations = run.read_samples(), run.read_evaluations()
+    trained = [record for line in _read(run.invocations).splitlines() if (record := parse_object(line))]
+    evaluated = [result for results in evaluations.values() for result in results.values() if result.get("command")]
     return StageRecord(
         name=run.path.name,
         folder=run,
         summary=run.read_summary(),
         config=_read_yaml(run.config),
-        resolved=_as_dict(_parsed(_read(run.resolved))),
+        resolved=read_object(run.resolved),
         metrics=run.read_metrics(),
-        evaluations=_evaluations(run.read_evaluations()),
-        invocations=_records(_read(run.invocations)),
-        samples=samples,
-        samples_step=samples_step,
+        evaluations=_evaluations(evaluations),
+        invocations=trained + evaluated,
+        samples=[text for step, text in samples if step == samples[-1][0]],
+        samples_step=samples[-1][0] if samples else None,
         plan=_read(run.plan).rstrip(),
         last_words="\n".join(_read(run.log).rstrip().splitlines()[-LAST_WORDS:]),
         has_picture=run.loss_picture.is_file(),
     )
+
+
+def as_number(value: Any) -> int | float | None:
+    """The value where it is a finite number, else None."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def as_list(value: Any) -> list[Any]:
+    """The value where it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
 
 
 def _stages_of(path: Path) -> list[str]:
@@ -139,52 +153,26 @@ def _read(path: Path) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        return _as_dict(yaml.safe_load(_read(path)))
+        return as_object(yaml.safe_load(_read(path)))
     except yaml.YAMLError:
         return {}
 
 
-def _records(text: str) -> list[dict[str, Any]]:
-    return [record for line in text.splitlines() if (record := _as_dict(_parsed(line)))]
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _evaluations(suites: dict[str, Any]) -> dict[str, dict[int, SuiteResult]]:
-    found = {}
-    for suite, steps in suites.items():
-        results = {int(step): _as_dict(result) for step, result in _as_dict(steps).items() if step.isdecimal()}
-        if results:
-            found[suite] = {step: _result(results[step]) for step in sorted(results)}
-    return found
+def _evaluations(suites: dict[str, dict[str, Any]]) -> dict[str, dict[int, SuiteResult]]:
+    return {
+        suite: {int(step): _result(results[step]) for step in sorted(results, key=int)}
+        for suite, results in suites.items()
+        if results
+    }
 
 
 def _result(result: dict[str, Any]) -> SuiteResult:
-    tasks = [task for task in result.get("tasks") or [] if isinstance(task, dict)]
-    return SuiteResult(
-        metric=str(result.get("metric", "value")),
-        own=_figures(result),
-        tasks={str(task.get("label")): _figures(task) for task in tasks},
-    )
+    tasks = {str(task.get("label")): _figures(task) for task in map(as_object, as_list(result.get("tasks"))) if task}
+    own = _figures(result)
+    if counts := [figures.get("count", 0.0) for figures in tasks.values()]:
+        own["count"] = sum(counts)
+    return SuiteResult(metric=str(result.get("metric", "value")), own=own, tasks=tasks)
 
 
 def _figures(values: dict[str, Any]) -> Figures:
-    return {key: float(x) for key, x in values.items() if isinstance(x, int | float) and math.isfinite(x)}
-
-
-def _last_samples(text: str) -> tuple[int | None, list[str]]:
-    parts = re.split(r"^\[step (\d+)\] ", text, flags=re.MULTILINE)
-    pairs = [(int(step), sample.rstrip("\n")) for step, sample in zip(parts[1::2], parts[2::2])]
-    if not pairs:
-        return None, []
-    last = pairs[-1][0]
-    return last, [sample for step, sample in pairs if step == last]
+    return {key: float(number) for key, value in values.items() if (number := as_number(value)) is not None}

@@ -65,6 +65,7 @@ class RLStage(Stage):
     """
 
     every_target_counts = False
+    counts_tokens = False
     is_chat = True
     fixed_shapes = False
 

@@ -54,6 +54,7 @@ class Stage(LightningModule):
     Attributes:
         every_target_counts: False where batches have ignored targets, so that those that count are counted in each
             step.
+        counts_tokens: False where the batch's size in tokens says nothing of what was trained on.
         is_chat: the model learns conversations.
         fixed_shapes: False where batches differ in shape, so that compiling would never end.
         model: the network (`nn.Module` and `models.contract.LanguageModel`), there after `configure_model`.
@@ -64,6 +65,7 @@ class Stage(LightningModule):
 
     model: Any
     every_target_counts = True
+    counts_tokens = True
     is_chat = False
     fixed_shapes = True
 

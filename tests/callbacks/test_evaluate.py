@@ -1,9 +1,11 @@
 """Evaluations in training: what they write, that they change nothing, and that none of them ends it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from nanochat_pl.callbacks.shutdown import SaveOnSignal
 from nanochat_pl.core.errors import Interrupted, UserError
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.evals import suites
+from nanochat_pl.evals.scores import SuiteScore, TaskScore
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -78,14 +81,10 @@ def test_training_is_the_same_with_evaluations_and_without(tmp_path: Path) -> No
     tiny = results["tiny"]["3"]
     assert [task["count"] for task in tiny["tasks"]] == [2] * 5 and tiny["max_per_task"] == 2
     row = run.read_summary()["evaluations"]["tiny"]
-    assert row == {
-        "step": 3,
-        "metric": "mean accuracy",
-        "value": tiny["value"],
-        "standard_error": tiny["standard_error"],
-    }
+    assert row == {"step": 3} | {name: tiny[name] for name in ("metric", "value", "standard_error")}
     metrics = run.read_metrics()
     assert metrics["eval/tiny"] == [(2, results["tiny"]["2"]["value"]), (3, tiny["value"])]
+    assert metrics["eval/tiny/standard_error"][-1] == (3, tiny["standard_error"])
     assert "eval/tiny/tiny_math" in metrics and "eval/simple_spelling" in metrics
     assert [(e["event"], e["suite"], e["step"]) for e in events(run)] == [
         ("evaluation", suite, step) for step in (2, 3) for suite in ("tiny", "simple_spelling")
@@ -102,35 +101,105 @@ def test_what_cannot_be_fetched_is_left_out(tmp_path: Path, caplog: pytest.LogCa
     assert f"The evaluation core is left out; training goes on. {nowhere} holds no CORE tasks" in caplog.text
 
 
-def test_a_bug_in_an_evaluation_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(Evaluate):
-        def _record(self, *_: Any) -> None:
-            raise ZeroDivisionError("division by zero")
+class Broken:
+    """A suite that draws random numbers, scores a task, and may fail in the next one."""
 
-    watched, run = fit(tmp_path, Broken(("tasks=tiny_sums",), 1, 1))
-    assert len(watched.seen) == 3
-    assert [event["step"] for event in events(run)] == [1, 2, 3]
-    assert "ZeroDivisionError" in events(run)[0]["error"] and "could not be recorded after step 1" in caplog.text
+    name = "broken"
+
+    def __init__(self, fails: bool = True):
+        self._fails = fails
+
+    def prepare(self) -> None:
+        """Nothing is missing."""
+
+    def count(self, model: Any, tokenizer: Any, watch: Any, *share: int) -> Iterator[TaskScore]:
+        torch.rand(3)
+        yield TaskScore("done", 1, 1, 0.0)
+        if self._fails:
+            raise ZeroDivisionError("division by zero")
+        yield TaskScore("done too", 1, 1, 0.0)
+
+    def score(self, tasks: Any) -> SuiteScore:
+        raise AssertionError("it has no score")
+
+
+def test_a_suite_that_fails_is_reported_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain, _ = fit(tmp_path / "plain")
+    evaluate = Evaluate(("tasks=tiny_sums",), 1, 1)
+    evaluate._suites.insert(0, Broken())  # type: ignore[arg-type]
+    watched, run = fit(tmp_path / "broken", evaluate)
+    for before, after in zip(plain.seen, watched.seen, strict=True):
+        assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1]) and after[2]
+    failed = [event for event in events(run) if event["event"] == "evaluation_failed"]
+    assert [(event["suite"], event["step"]) for event in failed] == [("broken", step) for step in (1, 2, 3)]
+    assert failed[0]["error"] == "ZeroDivisionError: division by zero"
+    assert "failed after step 1; training goes on" in caplog.text and "failed after step 3. Zero" in caplog.text
+    assert list(run.read_evaluations()["tiny_sums"]) == ["1", "2", "3"]
+
+
+def test_what_cannot_be_recorded_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Unwritten(Evaluate):
+        def _record(self, *_: Any) -> None:
+            raise OSError("no space")
+
+    watched, run = fit(tmp_path, Unwritten(("tasks=tiny_sums",), 1, 1))
+    assert len(watched.seen) == 3 and [event["step"] for event in events(run)] == [1, 2, 3]
+    assert "could not be recorded after step 1" in caplog.text
 
 
 def test_what_was_measured_beyond_the_checkpoint_is_forgotten(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.record_evaluation("tiny", 0, {"value": 0.5}, {"value": 0.5})
-    run.record_evaluation("tiny", 9, {"value": 0.7}, {"value": 0.7})
+    run.record_evaluation("tiny", 0, {"value": 0.5})
+    run.record_evaluation("tiny", 9, {"value": 0.7})
     fit(tmp_path, Evaluate())
     assert list(run.read_evaluations()["tiny"]) == ["0"]
+    assert run.read_summary()["evaluations"]["tiny"]["value"] == 0.5
+
+
+class Signal(Callback):
+    """Sends a signal to the own process when an evaluation after the given step is under way."""
+
+    def __init__(self, step: int, suite: str, kind: signal.Signals = signal.SIGTERM):
+        self._step, self._suite, self._kind = step, suite, kind
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        callbacks = [callback for callback in trainer.callbacks if isinstance(callback, Evaluate)]
+        (suite,) = (suite for callback in callbacks for suite in callback._suites if suite.name == self._suite)
+        count = suite.count
+
+        def count_and_signal(*arguments: Any) -> Iterator[TaskScore]:
+            if trainer.global_step == self._step:
+                signal.raise_signal(self._kind)
+            yield from count(*arguments)
+
+        suite.count = count_and_signal  # type: ignore[method-assign]
 
 
 def test_a_signal_breaks_an_evaluation_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Signal(Callback):
-        def on_train_batch_end(self, trainer: Trainer, *rest: object) -> None:
-            if trainer.global_step == 2:
-                signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="after step 2") as stopped, caplog.at_level("INFO"):
+        fit(tmp_path, Evaluate(("tasks=tiny_sums",), 1, 2), Signal(1, "tiny_sums"), SaveOnSignal())
+    assert stopped.value.exit_code == 143 and not RunFolder(tmp_path).read_evaluations()
+    assert "after step 1 was broken off" in caplog.text
 
-    with pytest.raises(Interrupted, match="after step 2"), caplog.at_level("INFO"):
-        fit(tmp_path, Signal(), Evaluate(("tasks=tiny_sums",), 1, 2), SaveOnSignal())
-    assert list(RunFolder(tmp_path).read_evaluations()["tiny_sums"]) == ["1"]
-    assert "after step 2 was broken off" in caplog.text
+
+def test_a_signal_in_the_evaluation_at_the_end_says_how_to_make_up_for_it(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    evaluate = Evaluate(("tasks=tiny_sums,tiny_letters",), None, 2)
+    with pytest.raises(Interrupted, match="in the evaluation after the last step, 3") as stopped:
+        fit(tmp_path / "run", evaluate, Signal(3, "tiny_letters", signal.SIGINT), SaveOnSignal())
+    assert stopped.value.exit_code == 130 and signal.getsignal(signal.SIGINT) == before
+    assert list(RunFolder(tmp_path / "run").read_evaluations()) == ["tiny_sums"]
+    command = f"python -m nanochat_pl eval {os.path.relpath(tmp_path / 'run')} --suite tasks=tiny_letters"
+    assert f"`{command} --max-per-task 2`" in str(stopped.value)
+
+
+def test_validation_and_checkpoint_of_a_step_come_before_its_evaluation(tmp_path: Path) -> None:
+    class Seen(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *rest: object) -> None:
+            assert str(trainer.global_step) not in RunFolder(tmp_path).read_evaluations().get("tiny_sums", {})
+
+    _, run = fit(tmp_path, Evaluate(("tasks=tiny_sums",), 1, 2), Seen())
+    assert list(run.read_evaluations()["tiny_sums"]) == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -148,20 +217,52 @@ def test_mistakes_are_known_at_once(arguments: tuple, message: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_questions_and_leave_out_the_same(tmp_path: Path, test_data: Path) -> None:
-    command = [sys.executable, "-m", "tests.callbacks.two_processes", str(tmp_path), str(test_data / "hub")]
+def test_two_processes(tmp_path: Path, test_data: Path) -> None:
+    """They share the questions, leave out the same, and a failure or a signal of one is that of both."""
+    command = [sys.executable, "-m", "tests.callbacks.two_processes", str(tmp_path / "two"), str(test_data / "hub")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
-    assert result.returncode == 0, result.stderr[-3000:]
-    run = RunFolder(tmp_path)
+    assert result.returncode == 143, result.stderr[-3000:]
+    run = RunFolder(tmp_path / "two")
     evaluations = run.read_evaluations()
     assert {suite: list(steps) for suite, steps in evaluations.items()} == {
-        "simple_spelling": ["2", "3"],
-        "tiny": ["2", "3"],
+        "arc_challenge": ["2", "3"],
+        "tiny_sums": ["2"],
     }
-    assert [task["count"] for task in evaluations["tiny"]["3"]["tasks"]] == [5] * 5
-    (failed,) = [event for event in events(run) if event["event"] == "evaluation_failed"]
-    assert failed["suite"] == "arc_easy" and "There is no folder" in failed["error"]
-    assert run.read_metrics()["eval/tiny"][-1] == (3, evaluations["tiny"]["3"]["value"])
+    failed = [(event["suite"], event["step"]) for event in events(run) if event["event"] == "evaluation_failed"]
+    assert failed == [("arc_easy", 0), ("broken", 2), ("broken", 3)]
+    assert "The evaluation broken failed after step 2" in result.stderr
+    alone = fit(tmp_path / "one", Evaluate(("tasks=arc_challenge",), 2, 40, tasks_path=str(test_data / "hub")))[1]
+    for step, expected in alone.read_evaluations()["arc_challenge"].items():
+        found = evaluations["arc_challenge"][step]
+        assert found["tasks"] == expected["tasks"] and 0 < found["tasks"][0]["correct"] < 40
+    assert run.read_metrics()["eval/arc_challenge"] == alone.read_metrics()["eval/arc_challenge"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_its_last_evaluation_gets_it_when_it_goes_on(tmp_path: Path) -> None:
+    options = (*SMALL, "data.num_documents=512", "horizon.steps=8", "callbacks.evaluate.suites=[tiny]")
+    options = (*options, "callbacks.evaluate.max_per_task=2")
+    kill = ("+callbacks.kill._target_=tests.faults.KillInEvaluation", "+callbacks.kill.signal_name=SIGKILL")
+    run = RunFolder(tmp_path / "test/base")
+    code, _ = train(*options, *kill, runs=tmp_path)
+    assert code == -9 and not run.read_evaluations()
+    before = run.read_summary()
+    code, output = train(*options, runs=tmp_path)
+    assert code == 0 and "Going on from step 8" in output and "step 8 tiny: mean accuracy" in output, output
+    summary = run.read_summary()
+    assert list(run.read_evaluations()["tiny"]) == ["8"] and summary["status"] == "finished"
+    assert summary["wall_seconds"] > before["wall_seconds"]
+    assert summary["seconds_to_first_step"] == before["seconds_to_first_step"]
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_last_evaluation_stops_a_sweep(tmp_path: Path) -> None:
+    options = (*SMALL, "data.num_documents=512", "horizon.steps=8", "callbacks.evaluate.suites=[tiny]")
+    interrupt = ("+callbacks.kill._target_=tests.faults.KillInEvaluation", "+callbacks.kill.signal_name=SIGINT")
+    code, output = train("-m", "seed=1,2", *options, *interrupt, runs=tmp_path)
+    assert code == 130 and "python -m nanochat_pl eval" in output and "--suite tiny" in output, output
+    (summary,) = tmp_path.glob("*/base/summary.json")
+    assert json.loads(summary.read_text())["status"] == "interrupted"
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from nanochat_pl.checkpoint.model_folder import save_model_folder
 from nanochat_pl.cli import app
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.hardware import HardwareSpec
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.evals import suites
 from nanochat_pl.models.config import NanoChatConfig
@@ -33,7 +34,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 
 def call(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["eval", *arguments], catch_exceptions=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["nanochat-pl", "eval", *arguments])
+        result = CliRunner().invoke(app, ["eval", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -50,9 +53,12 @@ def test_a_table_json_and_the_run_s_records(run: RunFolder, tmp_path: Path, test
         written["model"] == str(run.path) and written["step"] == 3 and list(written["suites"]) == ["chat", "tiny_sums"]
     )
     chat = written["suites"]["chat"]
-    assert chat["max_per_task"] == 2 and chat["device"] == "cpu" and [t["count"] for t in chat["tasks"]] == [2] * 6
+    assert chat["max_per_task"] == 2 and chat["device"] == HardwareSpec().detect().accelerator
+    assert [task["count"] for task in chat["tasks"]] == [2] * 6
     kept = run.read_evaluations()
     assert {key: kept["chat"]["3"][key] for key in chat} == chat and kept["tiny_sums"].keys() == {"3"}
+    assert kept["chat"]["3"]["command"][:4] == ["-m", "nanochat_pl", "eval", "mine"]
+    assert "torch" in kept["chat"]["3"]["versions"]
     summary = run.read_summary()
     assert summary["status"] == "finished"
     assert summary["evaluations"]["chat"] == {
@@ -61,6 +67,16 @@ def test_a_table_json_and_the_run_s_records(run: RunFolder, tmp_path: Path, test
     call("mine", "--suite", "chat", *arguments)
     again = json.loads(out.read_text())["suites"]["chat"]
     assert again | {"seconds": 0} == chat | {"seconds": 0}, "the same command gives the same figures"
+
+
+def test_a_result_on_fewer_questions_is_shown_and_not_recorded(run: RunFolder) -> None:
+    suite = ("mine", "--suite", "tasks=tiny_sums")
+    assert "keeps it" not in call(*suite, "--max-per-task", "3")
+    output = call(*suite, "--max-per-task", "2")
+    assert "tiny_sums of" in output and "has a result of tiny_sums at step 3 on more questions" in output
+    assert run.read_evaluations()["tiny_sums"]["3"]["max_per_task"] == 3
+    assert "keeps it" not in call(*suite, "--max-per-task", "5")
+    assert run.read_evaluations()["tiny_sums"]["3"]["max_per_task"] == 5
 
 
 def test_a_model_folder_elsewhere(run: RunFolder, tmp_path: Path) -> None:

@@ -18,6 +18,11 @@ SMALL = (
     "trainer.validate_every_n_steps=2", "callbacks.metrics.every_n_steps=1", "callbacks.evaluate.max_per_task=2",
     "run.name=test",
 )  # fmt: skip
+TEXT_BEYOND_ITS_PICTURE = """[...document.querySelectorAll("figure svg text")].filter(text => {
+  const own = text.getBoundingClientRect(), whole = text.closest("svg").getBoundingClientRect();
+  return own.left < whole.left - 1 || own.right > whole.right + 1 || own.top < whole.top - 1 ||
+    own.bottom > whole.bottom + 1;
+}).map(text => text.textContent)"""
 
 
 def test_the_files_land_in_the_runs_folder_or_in_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +89,10 @@ def test_the_page_in_a_browser(tmp_path: Path, width: int, scheme: str) -> None:
             "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
         )
         curve = page.locator("figure svg").first.bounding_box()
+        cut_off = page.evaluate(TEXT_BEYOND_ITS_PICTURE)
         browser.close()
     assert asked == [f"file://{tmp_path}/report.html"] and not faults
-    assert wide == width
+    assert wide == width and not cut_off
     ink, ground = (sum(map(int, color[4:-1].split(","))) for color in colors)
     assert abs(ink - ground) > 450 and (ink < ground) == (scheme == "light")
     assert curve is not None and curve["width"] > 0.75 * min(width, 500) and curve["height"] > 100

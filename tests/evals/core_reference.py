@@ -20,7 +20,7 @@ def shown(examples, index, num_fewshot):
     return [examples[i] for i in random.Random(1234 + index).sample(others, num_fewshot)]
 
 
-def plain_answer(model, tokenizer, task, examples, index, max_tokens=None) -> Answer:
+def plain_answer(model, tokenizer, task, examples, index) -> Answer:
     example, shots = examples[index], shown(examples, index, task.num_fewshot)
     if task.kind == "multiple_choice":
         solved = [shot["query"] + task.delimiter + shot["choices"][shot["gold"]] for shot in shots]
@@ -46,7 +46,7 @@ def plain_answer(model, tokenizer, task, examples, index, max_tokens=None) -> An
 
     scores = []
     for row, count in zip(rows, scored):
-        ids = torch.tensor(row[-max_tokens:] if max_tokens else row)
+        ids = torch.tensor(row)
         logits = model(ids[None])[0, :-1]
         wanted = ids[1:]
         if task.kind == "language_modeling":

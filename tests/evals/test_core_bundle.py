@@ -89,6 +89,7 @@ def test_the_real_bundle_has_all_three_kinds(test_data):
         ("[1]", "not a JSON object"),
         ('{"query": "a", "gold": 0}', "'choices'"),
         ('{"query": "a", "choices": ["b"], "gold": 1}', "'gold' is 1"),
+        ('{"query": "a", "choices": ["b", 3], "gold": 0}', "an option is not a text"),
     ],
 )
 def test_a_line_that_is_no_example(tmp_path, line, said):
@@ -135,6 +136,12 @@ def test_the_bundle_is_fetched_once(tmp_path):
     archive.unlink()
     (task,) = load_core_tasks(core_bundle(url=archive.as_uri()))
     assert len(task.examples()) == 2
+
+
+def test_a_downloaded_bundle_that_is_damaged_is_to_be_removed(tmp_path):
+    task_in(data_root() / "eval_bundle").path.unlink()
+    with pytest.raises(UserError, match=r"t\.jsonl is missing\. Remove .*eval_bundle and run this again"):
+        load_core_tasks(core_bundle())
 
 
 def test_what_came_is_no_bundle_or_nothing_came(tmp_path):

@@ -11,8 +11,8 @@ from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
 from nanochat_pl.evals import suites
 from nanochat_pl.evals.answers import score_task
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
-from nanochat_pl.evals.core import TaskScore
-from nanochat_pl.evals.suites import CHAT_TASKS, TINY_TASKS, SuiteScore, build_suites, measure_bits_per_byte
+from nanochat_pl.evals.scores import SuiteScore, TaskScore
+from nanochat_pl.evals.suites import CHAT_TASKS, TINY_TASKS, build_suites, measure_bits_per_byte
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.tasks.specs import TaskSpec
 from nanochat_pl.tasks.task import ChoiceTask
@@ -47,7 +47,8 @@ def test_every_suite_has_its_tasks_and_its_figure(model: torch.nn.Module, test_d
     )
     assert [suite.name for suite in built] == ["chat", "tiny", "gsm8k", "tiny_sums"]
     told: list[float] = []
-    scores = [suite.score(suite.count(model, TOKENIZER, lambda label, share: told.append(share))) for suite in built]
+    counted = [list(suite.count(model, TOKENIZER, lambda label, share: told.append(share))) for suite in built]
+    scores = [suite.score(tasks) for suite, tasks in zip(built, counted)]
     for score, labels in zip(scores, (CHAT_TASKS, TINY_TASKS, ("gsm8k",), ("tiny_sums",))):
         assert tuple(task.label for task in score.tasks) == labels
         assert all(task.count == 2 for task in score.tasks)
@@ -55,7 +56,7 @@ def test_every_suite_has_its_tasks_and_its_figure(model: torch.nn.Module, test_d
     assert chat.metric == "ChatCORE"
     assert [task.baseline for task in chat.tasks] == [0.25, 0.25, 0.25, 0.0, 0.0, 0.0]
     assert chat.value == pytest.approx(sum(task.centered for task in chat.tasks) / 6)
-    assert len(chat.metrics()) == 7 and list(scores[3].metrics()) == ["eval/tiny_sums"]
+    assert len(chat.metrics()) == 8 and list(scores[3].metrics()) == ["eval/tiny_sums", "eval/tiny_sums/standard_error"]
     assert told[11] == 1.0 and told == sorted(told[:12]) + sorted(told[12:22]) + told[22:]
 
 
@@ -68,26 +69,45 @@ def test_what_processes_count_adds_up_to_what_one_counts(model: torch.nn.Module,
 def test_what_processes_count_of_core_adds_up_too(model: torch.nn.Module, test_data: Path) -> None:
     (suite,) = build_suites(["core"], max_per_task=11, bundle=str(test_data / "eval_bundle"))
     score = check_processes(suite, model)
-    assert score.metric == "CORE" and len(score.tasks) == 18
+    assert score.metric == "CORE of 18 tasks" and len(score.tasks) == 18
     assert score.value == pytest.approx(sum(task.centered for task in score.tasks) / 18)
+    assert suite.score([*score.tasks, *score.tasks[:4]]).metric == "CORE"
 
 
 def check_processes(suite: suites.Suite, model: torch.nn.Module) -> SuiteScore:
-    alone = suite.count(model, TOKENIZER, ignored)
-    parts = [suite.count(model, TOKENIZER, ignored, rank, 3) for rank in range(3)]
+    alone = list(suite.count(model, TOKENIZER, ignored))
+    parts = [list(suite.count(model, TOKENIZER, ignored, rank, 3)) for rank in range(3)]
+    assert sum(whole.correct for whole in alone) > 0
     for n, whole in enumerate(alone):
         assert whole.correct == sum(part[n].correct for part in parts)
         assert whole.count == sum(part[n].count for part in parts) == 11
     return suite.score(alone)
 
 
-def test_standard_errors_of_means() -> None:
-    suite = build_suites(["tiny"])[0]
-    score = suite.score([TaskScore("a", 8, 16, 0.0), TaskScore("b", 16, 16, 0.0)])
-    assert score.value == 0.75 and score.standard_error == pytest.approx(0.125 / 2)
-    chat = build_suites(["chat"])[0].score([TaskScore("arc_easy", 8, 16, 0.25), TaskScore("gsm8k", 4, 16, 0.0)])
-    assert chat.value == pytest.approx((1 / 3 + 1 / 4) / 2)
-    assert chat.standard_error == pytest.approx(math.hypot(0.125 / 0.75, math.sqrt(0.25 * 0.75 / 16)) / 2)
+def test_scores_are_centred_on_guessing() -> None:
+    tasks = (TaskScore("a", 30, 40, 0.5), TaskScore("b", 10, 40, 0.25), TaskScore("c", 4, 40, 0.0))
+    assert [task.centered for task in tasks] == pytest.approx([0.5, 0.0, 0.1])
+    assert [task.centered_standard_error / task.standard_error for task in tasks] == pytest.approx([2, 4 / 3, 1])
+    assert SuiteScore.mean("core", "CORE", tasks, centered=True).value == pytest.approx(0.2)
+    assert SuiteScore.mean("core", "CORE", tasks, centered=False).value == pytest.approx(44 / 120)
+
+
+def test_standard_errors() -> None:
+    """Two of them cover the true share about as often as they should, also where it is near 0 or 1."""
+    for n, p in ((100, 0.98), (40, 0.5), (12, 0.95)):
+        scores = [TaskScore("a", k, n, 0.0) for k in range(n + 1)]
+        chances = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+        middle = [(score.correct + 2) / (n + 4) for score in scores]
+        covered = sum(
+            chance for chance, score, at in zip(chances, scores, middle) if abs(at - p) <= 2 * score.standard_error
+        )
+        assert 0.94 < covered <= 1, (n, p, covered)
+    assert TaskScore("a", 8, 8, 0.0).standard_error == pytest.approx(TaskScore("a", 0, 8, 0.0).standard_error)
+    assert TaskScore("a", 8, 8, 0.0).standard_error > 0.1
+    assert TaskScore("a", 5_000, 10_000, 0.0).standard_error == pytest.approx(0.005, rel=1e-3)
+    pair = [TaskScore("a", 50, 100, 0.0), TaskScore("b", 100, 100, 0.0)]
+    errors = [task.standard_error for task in pair]
+    assert SuiteScore.mean("s", "m", pair, centered=False).standard_error == pytest.approx(math.hypot(*errors) / 2)
 
 
 def test_questions_that_do_not_fit_are_not_answered(test_data: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -95,7 +115,7 @@ def test_questions_that_do_not_fit_are_not_answered(test_data: Path, caplog: pyt
         vocab_size=TOKENIZER.vocab_size, sequence_len=64, n_layer=1, n_head=2, n_kv_head=2, n_embd=32
     )
     built = build_suites(["tasks=gsm8k,mmlu"], max_per_task=3, tasks_path=str(test_data / "hub"))
-    gsm8k, mmlu = (suite.count(randomized(config).eval(), TOKENIZER, ignored)[0] for suite in built)
+    gsm8k, mmlu = (next(suite.count(randomized(config).eval(), TOKENIZER, ignored)) for suite in built)
     assert (gsm8k.correct, gsm8k.count) == (0, 3) and "3 of 3 questions of gsm8k can't be asked" in caplog.text
     assert mmlu.count == 3 and "mmlu" not in caplog.text, "choices are read whole"
 
@@ -119,7 +139,11 @@ def test_bits_per_byte_are_those_of_validation(model: torch.nn.Module) -> None:
     nats, counts = torch.tensor(per_row).T
     bootstrap = (nats[draws].sum(1) / counts[draws].sum(1) / math.log(2)).std().item()
     assert score.standard_error == pytest.approx(bootstrap * math.sqrt(5 / 4), rel=0.15)
-    assert score.metrics() == {"eval/bpb": score.value} and isinstance(score, SuiteScore)
+    assert score.metrics() == {"eval/bpb": score.value, "eval/bpb/standard_error": score.standard_error}
+    nothing = StepBatch(ids[:, :-1], torch.full_like(targets, IGNORE_INDEX), None, None)
+    for rows in ([], [nothing]):
+        with pytest.raises(UserError, match="no held-out text"):
+            measure_bits_per_byte(model, sizes, rows, None, ignored)
 
 
 @pytest.mark.parametrize(

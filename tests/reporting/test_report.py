@@ -1,5 +1,6 @@
 """What a report says of runs that ended well, badly, or halfway, and that nothing in it can act."""
 
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -9,12 +10,13 @@ import pytest
 from markdown_it import MarkdownIt
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.paths import runs_root
-from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.paths import runs_root, write_text
+from nanochat_pl.core.run_folder import RunFolder, read_object
+from nanochat_pl.evals.scores import SuiteScore
 from nanochat_pl.reporting.contents import build_report
 from nanochat_pl.reporting.evaluations import tables_of_evaluations
 from nanochat_pl.reporting.page import html_of, markdown_of
-from nanochat_pl.reporting.pictures import MOST_POINTS, draw_metrics, thinned
+from nanochat_pl.reporting.pictures import MOST_POINTS, draw, draw_metrics, thinned
 from nanochat_pl.reporting.records import load_run
 from nanochat_pl.reporting.tables import duration, number
 from tests.reporting.written_runs import HOSTILE, evaluate, suite, write_stage
@@ -109,17 +111,73 @@ def test_evaluations_before_and_after_each_stage() -> None:
     (table,) = tables_of_evaluations(load_run("four").stages)
     assert table.head == ["task", "before base", "after base", "after sft", "rl at step 40"]
     sums, letters, own = table.rows
-    assert [cell.text for cell in sums] == ["sums", "1.0 ± 1.0", "10.0 ± 3.0", "90.0 ± 3.0", "95.0 ± 2.2"]
+    assert [cell.text for cell in sums] == ["sums", "1.0 ± 1.6", "10.0 ± 3.1", "90.0 ± 3.1", "95.0 ± 2.5"]
     assert [cell.note for cell in sums] == ["100 questions", "", "+9.0", "+80.0", "+5.0"]
     assert [cell.tone for cell in sums] == ["", "", "good", "good", ""], "a change within two standard errors is none"
     assert letters[3].tone == "" and letters[4].tone == "bad"
-    assert own[0].text == "mean accuracy" and own[3].text == "55.5 ± 1.0"
+    assert own[0] == ("mean accuracy", "200 questions", "") and own[3].text == "55.5 ± 1.0"
     assert page_of("four").text.count("tiny in base") == 1, "three evaluations are a curve"
 
 
-def test_single_figures_share_a_table_and_bits_of_different_data_do_not_compare() -> None:
-    from nanochat_pl.evals.suites import SuiteScore
+def test_different_numbers_of_questions_do_not_compare() -> None:
+    base, mid, sft = (write_stage("three", stage) for stage in ("base", "mid", "sft"))
+    evaluate(base, 50, suite(8, 0, count=8))
+    evaluate(mid, 50, suite(50, 50))
+    evaluate(sft, 50, suite(90, 51))
+    (table,) = tables_of_evaluations(load_run("three").stages)
+    for name, questions, row in zip(("sums", "letters", "mean accuracy"), (100, 100, 200), table.rows, strict=True):
+        assert row[0].text == name and row[0].note == ""
+        assert (row[1].note, row[2].note) == (f"{8 * questions // 100} questions", f"{questions} questions")
+        assert row[3].note.endswith(f", {questions} questions") and row[1].tone == row[2].tone == ""
+    assert table.rows[0][3].note.startswith("+40.0, ") and table.rows[0][3].tone == "good"
 
+
+def test_what_a_stage_began_with_and_the_commands_behind_its_figures() -> None:
+    base, sft = write_stage("one", "base"), write_stage("one", "sft")
+    parent = {"path": "runs/one/base/model", "stage": "base", "step": 1500}
+    write_text(sft.resolved, json.dumps(read_object(sft.resolved) | {"parent": parent}))
+    command = ["-m", "nanochat_pl", "eval", "one/sft", "--suite", "tiny"]
+    evaluate(sft, 50, suite(1, 2), command=command, git_commit="def456")
+    evaluate(base, 50, suite(1, 2))
+    report = build_report(load_run("one"))
+    facts = [dict(section.facts) for section in report.stages]
+    assert "begins with" not in facts[0]
+    assert facts[1]["begins with"] == "base at step 1,500: runs/one/base/model"
+    assert [command.split(" ", 2)[:2] for command in report.commands[:2]] == [
+        ["git", "checkout"],
+        ["python", "train.py"],
+    ]
+    assert report.commands[-2:] == ["git checkout def456", "python -m nanochat_pl eval one/sft --suite tiny"]
+    assert len(report.commands) == 5
+
+
+def test_a_stage_without_tokens_has_none_of_their_figures() -> None:
+    write_stage("one", "sft")
+    rl = write_stage("one", "rl")
+    kept = {key: value for key, value in rl.read_summary().items() if key not in ("tokens", "val_bpb")}
+    write_text(rl.summary, json.dumps(kept))
+    write_text(rl.metrics, "step,val/pass@1\n10,0.25\n20,0.5\n")
+    write_text(rl.resolved, json.dumps({"steps": 50, "total_batch_tokens": 16384, "rows_per_step": 128}))
+    report = build_report(load_run("one"))
+    sft_row, rl_row = ([cell.text for cell in row] for row in report.overview.rows)
+    assert sft_row[3:] == ["102k", "30 min 00 s", "–", "0.63 GB", "0.100", "1.500 bpb"]
+    assert rl_row[3:] == ["–", "30 min 00 s", "–", "0.63 GB", "–", "0.500 pass@1"]
+    assert ", 102k tokens, " in report.lead and ("batch", "128 answers a step") in report.stages[1].facts
+
+
+def test_samples_cannot_be_forged_and_show_their_prompts() -> None:
+    run = write_stage("one", "base")
+    (section,) = build_report(load_run("one")).stages
+    assert section.samples_step == 50 and [sample.prompt for sample in section.samples] == ["Hello", ""]
+    assert section.samples[0].text.endswith("its second line\n[step 50] forged\n[step 99] too")
+    text = run.samples.read_text()
+    run.drop_samples(after=50)
+    assert run.samples.read_text() == text
+    run.drop_samples(after=49)
+    assert run.read_samples() == [(10, "early")]
+
+
+def test_single_figures_share_a_table_and_bits_of_different_data_do_not_compare() -> None:
     base, sft = write_stage("two", "base"), write_stage("two", "sft")
     for run, bits, right in ((base, 1.5, 10), (sft, 1.2, 60)):
         evaluate(run, 50, SuiteScore("bpb", "bits per byte", bits, 0.01))
@@ -152,6 +210,42 @@ def test_broken_and_missing_records_are_left_out() -> None:
     page = page_of("empty")
     assert "mid: failed. 0 steps are done." in " ".join(page.text.split())
     assert "figure" not in page.tags
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metrics.csv", b"step,train/loss,val/bpb\n1,2.0,\n2,1.0,\n3,0.\xff\n4,1e,\n5"),
+        ("summary.json", b"[1]"),
+        ("summary.json", b'{"step": "3", "tokens": [], "wall_seconds": {}, "world_size": null, "data": [1]}'),
+        ("evaluations.json", b"[1]"),
+        ("evaluations.json", b'{"tiny": {"1": 3, "x": {}}, "core": [], "chat": {"5": {"tasks": 3, "value": NaN}}}'),
+        ("config.yaml", b"{stage: sft, data: [1], callbacks: {samples: 3}}"),
+        ("config.yaml", b"data: {tasks: 3, task: 4, val_tasks: [{name: a, start: x, stop: y, epochs: z}]}"),
+        ("resolved.json", b'{"steps": "x", "model": 3, "parent": 4, "hardware": [], "total_batch_tokens": null}'),
+        ("invocations.jsonl", b'[1]\n{"versions": [1], "command": 3, "time": 4}\n{"command": ["train.py"]}\n{"a'),
+    ],
+)
+def test_a_damaged_record_is_left_out(file: str, text: bytes) -> None:
+    run = write_stage("torn", "base")
+    evaluate(run, 50, suite(3, 4))
+    (run.path / file).write_bytes(text)
+    assert "torn" in page_of("torn").text and markdown_of(build_report(load_run("torn")), ".")
+    if file == "metrics.csv":
+        assert run.read_metrics() == {"train/loss": [(1, 2.0), (2, 1.0)]}
+
+
+def test_a_suite_of_many_tasks_without_a_figure() -> None:
+    run = write_stage("one", "base")
+    score = suite(*range(7), labels=tuple("abcdefg")).as_dict()
+    for step in (10, 20, 50):
+        run.record_evaluation("core", step, {key: value for key, value in score.items() if key != "value"})
+    assert "core" in page_of("one").text
+
+
+def test_a_name_with_dollars_is_no_formula() -> None:
+    picture = draw("title", "unit", {"$_{$": [(1, 2.0), (2, 3.0)], "$x$": [(1, 1.0)]}, "salt")
+    assert "$_{$" in picture.svg and "$x$" in picture.svg
 
 
 def test_an_unknown_name_is_answered_with_those_there_are() -> None:
