@@ -37,6 +37,7 @@ class Evaluate(Callback):
         max_per_task: questions of each task at most; None: all.
         bundle: the folder of CORE's tasks; None: downloaded once.
         tasks_path: a folder with the tasks' data sets, laid out as on the hub; None: the hub.
+        before_first_step: score the model that the stage begins with too, where its own run has no result.
 
     Raises:
         Interrupted: by a signal in the evaluation at the end; in another one, the training ends at its next step.
@@ -49,6 +50,7 @@ class Evaluate(Callback):
         max_per_task: int | None = None,
         bundle: str | None = None,
         tasks_path: str | None = None,
+        before_first_step: bool = False,
     ):
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"callbacks.evaluate.every_n_steps is {every_n_steps}; it must be at least 1, or null.")
@@ -57,7 +59,7 @@ class Evaluate(Callback):
                 "callbacks.evaluate.suites names bpb, which every validation measures (val/bpb). Leave it out here."
             )
         self._suites = build_suites(suites, max_per_task=max_per_task, bundle=bundle, tasks_path=tasks_path)
-        self._every_n_steps, self._max_per_task = every_n_steps, max_per_task
+        self._every_n_steps, self._max_per_task, self._before = every_n_steps, max_per_task, before_first_step
         self._options = {"--max-per-task": max_per_task, "--bundle": bundle, "--tasks-path": tasks_path}
         self._seen_step = -1
 
@@ -73,7 +75,8 @@ class Evaluate(Callback):
     def on_train_batch_start(self, trainer: Trainer, stage: Any, batch: Any, batch_idx: int) -> None:
         step, before = trainer.global_step, self._seen_step
         self._seen_step = step
-        if self._every_n_steps is not None and step and step != before and step % self._every_n_steps == 0:
+        is_due = self._before if step == 0 else self._every_n_steps is not None and step % self._every_n_steps == 0
+        if is_due and step != before:
             self._evaluate(trainer, stage)
 
     def on_fit_end(self, trainer: Trainer, stage: Any) -> None:
@@ -86,14 +89,15 @@ class Evaluate(Callback):
         if asked is not None:
             raise Interrupted(
                 f"Stopped by {asked.name} in the evaluation after the last step, {trainer.global_step}. The model is "
-                f"trained and saved. Run the same command again for what is missing, or `{self._command(trainer)}`.",
+                "trained and saved. Run the same command again for what is missing, or "
+                f"`{self._command(trainer, stage)}`.",
                 exit_code=128 + asked,
             )
 
-    def _command(self, trainer: Trainer) -> str:
+    def _command(self, trainer: Trainer, stage: Any) -> str:
         """What makes the results that are missing."""
         arguments = ["python", "-m", "nanochat_pl", "eval", os.path.relpath(trainer.default_root_dir)]
-        for name in self._missing(trainer):
+        for name in self._missing(trainer, stage):
             arguments += ["--suite", name if name in SUITES else f"tasks={name}"]
         for option, value in self._options.items():
             arguments += [option, str(value)] if value is not None else []
@@ -108,15 +112,18 @@ class Evaluate(Callback):
             _report(trainer, suite, "is left out", error)
         return not _over_ranks(trainer, [failed], "max")[0]
 
-    def _missing(self, trainer: Trainer) -> list[str]:
+    def _missing(self, trainer: Trainer, stage: Any) -> list[str]:
         """The suites that have no result of this step, as the first process finds it."""
         results, step = RunFolder(trainer.default_root_dir).read_evaluations(), str(trainer.global_step)
         missing = [suite.name for suite in self._suites if step not in results.get(suite.name, {})]
+        if not trainer.global_step and stage.blueprint.parent:
+            earlier = RunFolder(stage.blueprint.parent.parent).read_evaluations()
+            missing = [name for name in missing if name not in earlier]
         return trainer.strategy.broadcast(missing)
 
     def _evaluate(self, trainer: Trainer, stage: Any) -> signal.Signals | None:
         """Score what is missing; returns the signal that broke it off."""
-        started, was_training, missing = time.perf_counter(), stage.model.training, self._missing(trainer)
+        started, was_training, missing = time.perf_counter(), stage.model.training, self._missing(trainer, stage)
         asked = None
         stage.model.eval()
         try:
