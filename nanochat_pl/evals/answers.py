@@ -23,6 +23,9 @@ from nanochat_pl.tools.tool_calls import ToolCalls
 log = logging.getLogger(__name__)
 
 CHOICES_AT_ONCE = 32
+ANSWERS_AT_ONCE = 128
+CACHE_TOKENS = 1 << 16
+"""Of all answers under way: a long context has fewer of them."""
 CHOICE_BASELINE = 0.25
 """Accuracy of guessing where there are choices, for all of them, as in nanochat's chat_eval.py."""
 
@@ -34,14 +37,12 @@ def score_task(
     indices: Sequence[int],
     *,
     max_new_tokens: int = 256,
-    max_rows: int = 32,
     on_example: Callable[[int, bool], None] = lambda i, right: None,
 ) -> TaskScore:
     """Ask the questions `indices` of a task; greedy.
 
     Args:
         max_new_tokens: of an answer, at most.
-        max_rows: answers under way at once.
         on_example: told of each example as it is scored.
 
     A question that does not fit into the context beside an answer is not answered rightly; choices are read whole.
@@ -53,8 +54,9 @@ def score_task(
     if isinstance(task, ChoiceTask):
         scored, baseline = _choices(model, tokenizer, task, indices), CHOICE_BASELINE
     else:
-        sampling = Sampling(max_new_tokens, temperature=0.0, stop_ids=stop_ids(tokenizer, is_chat=True))
-        scored, baseline = _generated(model, tokenizer, task, indices, sampling, max_rows), 0.0
+        longest = min(max_new_tokens, model.config.sequence_len)  # beyond the context nobody comes to an end
+        sampling = Sampling(longest, temperature=0.0, stop_ids=stop_ids(tokenizer, is_chat=True))
+        scored, baseline = _generated(model, tokenizer, task, indices, sampling), 0.0
     correct = 0
     for i, right in scored:
         correct += right
@@ -87,7 +89,7 @@ def said(content: Content) -> str:
 
 
 def _generated(
-    model: Any, tokenizer: Tokenizer, task: Task, indices: Sequence[int], sampling: Sampling, max_rows: int
+    model: Any, tokenizer: Tokenizer, task: Task, indices: Sequence[int], sampling: Sampling
 ) -> Iterator[tuple[int, bool]]:
     """Whether each question's answer is right, as the answers come."""
     context = model.config.sequence_len
@@ -106,7 +108,8 @@ def _generated(
         )  # fmt: skip
     yield from ((i, False) for i in unread)
     asked = list(prompts)
-    for n, content in answer_all(Engine(model, max_rows), tokenizer, list(prompts.values()), sampling):
+    engine = Engine(model, ANSWERS_AT_ONCE, CACHE_TOKENS, reuse=False)
+    for n, content in answer_all(engine, tokenizer, list(prompts.values()), sampling):
         yield asked[n], task.evaluate(asked[n], content)
 
 

@@ -45,12 +45,19 @@ class Watched(Callback):
 
 
 def fit(
-    folder: Path, *callbacks: Callback, steps: int = 3, rank: int = 0, devices: int = 1, **trainer: Any
+    folder: Path,
+    *callbacks: Callback,
+    steps: int = 3,
+    rank: int = 0,
+    devices: int = 1,
+    parent: Path | None = None,
+    **trainer: Any,
 ) -> tuple[Watched, RunFolder]:
     watched, data = Watched(), data_module(ROWS, rank, devices)
     blueprint = Blueprint(
-        CONFIG, MuonAdamWSpec(), ScheduleSpec(), Horizon(steps, ROWS * T, 1, 0.1, 0.1), 1, TOKENIZER, seed=0
-    )
+        CONFIG, MuonAdamWSpec(), ScheduleSpec(), Horizon(steps, ROWS * T, 1, 0.1, 0.1), 1, TOKENIZER, seed=0,
+        parent=parent,
+    )  # fmt: skip
     run = RunFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(7)
@@ -89,6 +96,15 @@ def test_training_is_the_same_with_evaluations_and_without(tmp_path: Path) -> No
     assert [(e["event"], e["suite"], e["step"]) for e in events(run)] == [
         ("evaluation", suite, step) for step in (2, 3) for suite in ("tiny", "simple_spelling")
     ]
+
+
+def test_the_model_that_a_stage_begins_with_is_scored_where_it_has_not_been(tmp_path: Path) -> None:
+    def steps_of(name: str, parent: Path | None) -> list[str]:
+        run = fit(tmp_path / name, Evaluate(("tasks=tiny_sums",), None, 2, before_first_step=True), parent=parent)[1]
+        return list(run.read_evaluations()["tiny_sums"])
+
+    assert steps_of("first", tmp_path / "unknown/model") == ["0", "3"]
+    assert steps_of("second", tmp_path / "first/model") == ["3"]
 
 
 def test_what_cannot_be_fetched_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
