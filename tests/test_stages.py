@@ -1,6 +1,7 @@
 """All four stages as a user runs them: real processes, one after the other, stopped and started again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def test_four_stages_in_one_command(tmp_path: Path) -> None:
     # Each begins where the one before it ended: a few small steps away.
     for earlier, later in (("base", "mid"), ("mid", "sft"), ("sft", "rl")):
         moved = (weights[later] - weights[earlier]).norm() / weights[earlier].norm()
-        assert 0 < moved < 0.5, (later, moved)
+        # No answer of such a model is right, and where all are worth the same, nothing is learned from them.
+        assert moved == 0 if later == "rl" else 0 < moved < 0.5, (later, moved)
         resolved = json.loads((tmp_path / "test" / later / "resolved.json").read_text())
         assert resolved["parent"] == {"path": str(tmp_path / "test" / earlier / "model"), "stage": earlier, "step": 4}
     samples = (tmp_path / "test/sft/samples.txt").read_text()
@@ -68,11 +70,12 @@ def test_a_stage_that_is_killed_goes_on_exactly(tmp_path: Path, base: Path, stag
     chats = tmp_path / "chats.jsonl"
     chats.write_text("".join(json.dumps(chat) + "\n" for chat in CUSTOM))
     small = (*SMALL, "callbacks.samples=null")
-    begin = [f"stage.init_from={base}", f"stage={stage}", "horizon.steps=6", *small[:3], *small[4:]]
+    shutil.copytree(base, tmp_path / "base")
+    begin = [f"stage.init_from={tmp_path}/base", f"stage={stage}", "horizon.steps=6", *small[:3], *small[4:]]
     if stage == "sft":
         begin += ["tasks=custom", f"tasks.path={chats}"]
     else:
-        begin += ["task=tiny_sums", "stage.max_new_tokens=16"]
+        begin += ["data._target_=tests.stages.vowels.VowelsSpec", "stage.max_new_tokens=16"]
     code, output = train(*begin, runs=tmp_path / "whole")
     assert code == 0, output
     kill = ("+callbacks.kill._target_=tests.faults.Kill", "+callbacks.kill.micro_batch=4")
@@ -80,10 +83,10 @@ def test_a_stage_that_is_killed_goes_on_exactly(tmp_path: Path, base: Path, stag
     (tmp_path / "base").rename(tmp_path / "gone")  # what goes on needs nothing of the model it began with
     code, output = train(*begin, runs=tmp_path / "killed")
     assert code == 0 and "Going on from step" in output, output
-    one, other = (
-        load_file(tmp_path / name / "test" / stage / "model/model.safetensors") for name in ("whole", "killed")
-    )
+    folders = (tmp_path / "whole/test" / stage, tmp_path / "killed/test" / stage, tmp_path / "gone")
+    one, other, begun = (load_file(folder / "model/model.safetensors") for folder in folders)
     assert all(one[name].equal(other[name]) for name in one)
+    assert not all(one[name].equal(begun[name]) for name in one)
 
 
 @pytest.mark.slow

@@ -21,37 +21,13 @@ from nanochat_pl.stages.stage import Blueprint
 from nanochat_pl.tasks.task import Content, Task, question_and_answer
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from tests.models.test_nanochat import randomized
+from tests.stages.vowels import Vowels
 
 TOKENIZER = ByteTokenizer()
 T = 40
 CONFIG = NanoChatConfig(
     vocab_size=TOKENIZER.vocab_size, sequence_len=T, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, window_pattern="L"
 )
-
-
-class Vowels(Task):
-    """Rewards an answer by its share of vowels; anything with a reward above 0 passes."""
-
-    name = "vowels"
-
-    def __init__(self, reward: Any = None):
-        self._reward = reward
-
-    def __len__(self) -> int:
-        return 40
-
-    def conversation(self, i: int) -> list[dict[str, Any]]:
-        self._check_index(i)
-        return question_and_answer(f"Say {i}", "aeiou")
-
-    def evaluate(self, i: int, content: Content) -> bool:
-        return self.reward(i, content) > 0
-
-    def reward(self, i: int, content: Content) -> float:
-        if self._reward is not None:
-            return self._reward(content)
-        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
-        return sum(c in "aeiou" for c in text) / max(1, len(text))
 
 
 class RandomizedRLStage(RLStage):
