@@ -48,7 +48,18 @@ class Shares(Callback):
             with profiler.profile("forward"):
                 return forward(*args, **kwargs)
 
-        stage.model.forward = timed
+        build = stage.model.build_decoder
+
+        def build_timed() -> Any:
+            decode = build()
+
+            def timed_decode(*args: Any) -> Any:
+                with profiler.profile("forward"):
+                    return decode(*args)
+
+            return timed_decode
+
+        stage.model.forward, stage.model.build_decoder = timed, build_timed
         self._since = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, stage: Any) -> None:
