@@ -73,6 +73,7 @@ def fit(
     from nanochat_pl.config.construct import construct, construct_all
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
     from nanochat_pl.core.invocation import invocation
+    from nanochat_pl.models.execution import Execution
     from nanochat_pl.stages.stage import Blueprint
 
     trainer_spec = construct(config.trainer, "trainer")
@@ -120,6 +121,7 @@ def fit(
             tokenizer=tokenizer,
             seed=specs.seed,
             compile_model=bool(plan.hardware.compile),
+            execution=Execution(plan.hardware.attention, plan.hardware.recompute, plan.hardware.precision == "float8"),
             parent=parent.folder if parent else None,
             parent_checkpoint=parent_checkpoint,
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.nanochat import NanoChat
 from nanochat_pl.nn.kv_cache import KVCache
 
@@ -88,15 +89,18 @@ def architecture_of(config: NanoChatConfig) -> str:
     return next(name for name, (kind, _) in ARCHITECTURES.items() if type(config) is kind)
 
 
-def build_model(config: NanoChatConfig, device: torch.device | str, seed: int | None) -> NanoChat:
+def build_model(
+    config: NanoChatConfig, device: torch.device | str, seed: int | None, execution: Execution | None = None
+) -> NanoChat:
     """The model on `device` without a second copy on the way: meta, to_empty, init_weights.
 
     Args:
         device: "meta" for the shapes alone.
         seed: of the initial weights; None leaves them unset, for weights that are loaded next.
+        execution: None: as is best for a model that is not trained.
     """
     with torch.device("meta"):
-        model = ARCHITECTURES[architecture_of(config)][1](config)
+        model = ARCHITECTURES[architecture_of(config)][1](config, execution or Execution())
     model.to_empty(device=device)
     model.init_buffers()
     if seed is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nanochat_pl.core.types import IGNORE_INDEX
 from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.nanochat_decode import NanoChatDecoder
 from nanochat_pl.nn.attention import attention, seen_in_documents
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
@@ -90,9 +91,9 @@ class Block(nn.Module):
 
 
 class NanoChat(nn.Module):
-    def __init__(self, config: NanoChatConfig):
+    def __init__(self, config: NanoChatConfig, execution: Execution):
         super().__init__()
-        self.config = config
+        self.config, self.execution = config, execution
         embedding_dtype = (
             torch.float32 if config.compute_dtype == "float16" else config.dtype
         )  # GradScaler needs float32

@@ -86,9 +86,9 @@ class Plan:
             ("horizon", f"{horizon.steps:,} steps x {horizon.total_batch_tokens:,} tokens = {horizon.tokens:,} tokens "
                         f"({horizon.tokens / self.cost.scaling_parameters:.1f} per scaling parameter)"),
             ("batch", f"{self.rows_per_step} rows a step = {self.accumulation} x {self.micro_batch_rows} rows x "
-                      f"{hardware.devices} device(s)"),
+                      f"{hardware.world_size} device(s)"),
             ("scales", f"learning rates x {horizon.lr_scale:.3g}, weight decay x {horizon.weight_decay_scale:.3g}"),
-            ("hardware", f"{hardware.devices} x {device_name(hardware.accelerator)}, {hardware.compute_dtype}"
+            ("hardware", f"{hardware.world_size} x {device_name(hardware.accelerator)}, {hardware.precision}"
                          f"{', compiled' if hardware.compile else ''}"),
             ("memory", f"about {_gigabytes(sum(self.memory_bytes.values()))} of "
                        f"{_gigabytes(self.device_memory_bytes)} ({memory}){self._memory_advice()}"),
@@ -131,7 +131,7 @@ def make_plan(
     Raises:
         UserError: a combination that cannot be; the message names the nearest that can.
     """
-    cost, sequence_len, devices = ModelCost(model), model.sequence_len, hardware.devices
+    cost, sequence_len, devices = ModelCost(model), model.sequence_len, hardware.world_size
     resolved = resolve_horizon(
         horizon,
         scaling_parameters=cost.scaling_parameters,

@@ -1,5 +1,6 @@
 """What all stages share: building the model, stepping the optimizer, committing the data's cursor, validation."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from nanochat_pl.core.errors import DivergedError
 from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.models.contract import architecture_of, build_model
+from nanochat_pl.models.execution import Execution
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -32,6 +34,7 @@ class Blueprint:
         horizon: steps, batch and the scales that follow from them.
         accumulation: micro-batches of one optimizer step on one device.
         compile_model: whether to compile the model in place.
+        execution: of the model.
         parent: the model folder of the earlier stage, whose weights this one begins with.
         parent_checkpoint: of the earlier stage, whose optimizer state this one begins with.
     """
@@ -44,6 +47,7 @@ class Blueprint:
     tokenizer: Tokenizer
     seed: int
     compile_model: bool = False
+    execution: Execution = dataclasses.field(default_factory=Execution)
     parent: Path | None = None
     parent_checkpoint: Path | None = None
 
@@ -92,7 +96,8 @@ class Stage(LightningModule):
         if hasattr(self, "model"):
             return
         blueprint, device = self.blueprint, self.trainer.strategy.root_device
-        self.model = build_model(blueprint.model, device, None if blueprint.parent else blueprint.seed)
+        seed = None if blueprint.parent else blueprint.seed
+        self.model = build_model(blueprint.model, device, seed, blueprint.execution)
         if blueprint.parent:
             load_weights(self.model, blueprint.parent, device)
         if self.blueprint.compile_model and self.fixed_shapes:

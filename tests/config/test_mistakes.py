@@ -30,7 +30,7 @@ MISTAKES = [
     (["horizon.steps=0"], "horizon.steps is 0"),
     (["horizon.flops=1e15"], "horizon.steps and horizon.flops are both set"),
     (["horizon.steps=null", "horizon.epochs=2"], "horizon.epochs counts passes over conversations or questions"),
-    (["hw=cpu", "hw.devices=3"], "hw.devices is 3"),
+    (["hw=cpu", "hw.devices=3"], "not a multiple of 384 (128 tokens x 3 devices)"),
     (["callbacks.checkpoints.keep_last=0"], "callbacks.checkpoints.keep_last is 0"),
     (["trainer.validate_every_n_steps=0"], "trainer.validate_every_n_steps is 0"),
     (["model={"], "The command line could not be understood"),

@@ -56,7 +56,7 @@ def test_a_profile_for_another_machine_says_so() -> None:
 
 def test_the_model_is_compiled_where_that_pays_back_within_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nanochat_pl.planning.plan.memory_bytes", lambda accelerator: 10**11)  # no GPU needed
-    gpu = Hardware("cuda", 1, "bfloat16", 768, None, None)
+    gpu = Hardware("cuda", "bfloat16", 768)
     long, short = (plan(768, 768, gpu, speed=speed, steps=1000) for speed in (1e5, 1e12))
     assert long.seconds > 300 > short.seconds
     assert long.hardware.compile is True and short.hardware.compile is False
@@ -67,13 +67,13 @@ def test_the_model_is_compiled_where_that_pays_back_within_the_run(monkeypatch: 
 
 
 def test_what_was_decided_before_is_kept_on_the_same_kind_of_device() -> None:
-    decided = {"accelerator": "cpu", "compute_dtype": "bfloat16", "compile": True}
+    decided = {"accelerator": "cpu", "precision": "bfloat16", "compile": True}
     kept = HardwareSpec(accelerator="cpu").detect(decided)
-    assert (kept.compute_dtype, kept.compile) == ("bfloat16", True)
+    assert (kept.precision, kept.compile) == ("bfloat16", True)
     assert HardwareSpec(accelerator="cpu").detect(decided | {"accelerator": "cuda"}) == CPU
-    asked = HardwareSpec(accelerator="cpu", compute_dtype="float32", compile=False).detect(decided)
-    assert (asked.compute_dtype, asked.compile) == ("float32", False)
-    assert CPU.tokens_per_device == 2048 and CPU.compute_dtype == "float32"
+    asked = HardwareSpec(accelerator="cpu", precision="float32", compile=False).detect(decided)
+    assert (asked.precision, asked.compile) == ("float32", False)
+    assert CPU.tokens_per_device == 2048 and CPU.precision == "float32"
 
 
 def test_a_model_larger_than_the_memory_is_refused_and_a_tight_one_advised() -> None:

@@ -1,0 +1,20 @@
+"""How a model computes what it computes: nothing of this is part of the model, or saved with it."""
+
+from dataclasses import dataclass
+
+from nanochat_pl.core.hardware import AttentionBackend
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Choices of speed and memory, for one process.
+
+    Attributes:
+        attention: the kernel of the training's attention; None: the fastest that is here.
+        recompute: keep no activations within a block, compute them again in the backward pass.
+        float8: multiply in float8 in training.
+    """
+
+    attention: AttentionBackend | None = None
+    recompute: bool = False
+    float8: bool = False
