@@ -18,7 +18,8 @@ from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
-from nanochat_pl.planning.plan import Plan, make_plan, measured_matmul_flops_per_second
+from nanochat_pl.planning.plan import Plan, make_plan
+from nanochat_pl.planning.speed import training_flops_per_second
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.cache import cached_tokenizer, find_tokenizer
 from nanochat_pl.tokenizers.specs import CharSpec
@@ -83,7 +84,7 @@ class Specs:
             horizon = dataclasses.replace(horizon, **inherited)
             if horizon.epochs is not None:
                 epoch_tokens = self.data.epoch_tokens(parent.tokenizer(), model.sequence_len, sources)
-        speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, model.n_embd)
+        speed = training_flops_per_second(hardware, model.n_embd)
         plan = make_plan(model, reference, horizon, hardware, self.data.streams, speed, epoch_tokens)
         return plan if parent is None else dataclasses.replace(plan, parent=parent.origin())
 

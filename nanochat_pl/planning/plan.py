@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.hardware import Hardware, device_name, memory_bytes
+from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
-
-TYPICAL_UTILISATION = 0.4
-"""Share of the matrix-multiply speed that training of small models reaches; a guess for the expected time only."""
 
 COMPILING_SECONDS = 90
 COMPILING_SAVES = {"cuda": 0.3}
@@ -29,8 +26,7 @@ class Plan:
         micro_batch_rows: sequences of one forward pass on one device.
         accumulation: micro-batches of one step on one device.
         memory_bytes: estimate by what holds it.
-        device_memory_bytes: what one device has.
-        seconds: expected of the training, a guess from the device's matrix-multiply speed.
+        seconds: expected of the training.
         parent: path, stage and step of the model that the stage begins with; empty for the first stage.
     """
 
@@ -42,17 +38,16 @@ class Plan:
     micro_batch_rows: int
     accumulation: int
     memory_bytes: dict[str, int]
-    device_memory_bytes: int
     seconds: float
     parent: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def check_memory(self) -> None:
         """Raise `UserError` where weights, gradients and optimizer alone exceed the device's memory."""
         state = sum(self.memory_bytes[name] for name in STATE)
-        if state > self.device_memory_bytes:
+        if state > self.hardware.chip.memory_bytes:
             raise UserError(
                 f"The model's {', '.join(STATE)} take {_gigabytes(state)}, but the device has "
-                f"{_gigabytes(self.device_memory_bytes)}. Choose a smaller model.depth or model.n_embd."
+                f"{_gigabytes(self.hardware.chip.memory_bytes)}. Choose a smaller model.depth or model.n_embd."
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,10 +83,10 @@ class Plan:
             ("batch", f"{self.rows_per_step} rows a step = {self.accumulation} x {self.micro_batch_rows} rows x "
                       f"{hardware.world_size} device(s)"),
             ("scales", f"learning rates x {horizon.lr_scale:.3g}, weight decay x {horizon.weight_decay_scale:.3g}"),
-            ("hardware", f"{hardware.world_size} x {device_name(hardware.accelerator)}, {hardware.precision}"
+            ("hardware", f"{hardware.world_size} x {hardware.chip.name}, {hardware.precision}"
                          f"{', compiled' if hardware.compile else ''}"),
             ("memory", f"about {_gigabytes(sum(self.memory_bytes.values()))} of "
-                       f"{_gigabytes(self.device_memory_bytes)} ({memory}){self._memory_advice()}"),
+                       f"{_gigabytes(self.hardware.chip.memory_bytes)} ({memory}){self._memory_advice()}"),
             ("work", f"{flops:.3g} FLOPs, about {_duration(self.seconds)}"),
         ]  # fmt: skip
         if self.parent:
@@ -99,7 +94,7 @@ class Plan:
         return "\n".join(f"{name:>10}  {value}" for name, value in lines)
 
     def _memory_advice(self) -> str:
-        if sum(self.memory_bytes.values()) <= 0.9 * self.device_memory_bytes:
+        if sum(self.memory_bytes.values()) <= 0.9 * self.hardware.chip.memory_bytes:
             return ""
         if self.micro_batch_rows == 1:
             return "; it may not fit: try a smaller model"
@@ -125,7 +120,7 @@ def make_plan(
         model: the architecture's config.
         reference: the config of the model that the scaling laws refer to, with the same vocabulary.
         streams: virtual streams of the data.
-        flops_per_second: matrix-multiply speed of one device.
+        flops_per_second: that training reaches on one device.
         epoch_tokens: of one pass over the data, where the horizon counts them.
 
     Raises:
@@ -148,7 +143,7 @@ def make_plan(
     fitting = max(1, hardware.tokens_per_device // sequence_len)
     micro = max(size for size in range(1, min(rows_per_device, fitting) + 1) if rows_per_device % size == 0)
     work = cost.training_flops_per_token * resolved.tokens
-    seconds = work / (flops_per_second * TYPICAL_UTILISATION * devices)
+    seconds = work / (flops_per_second * devices)
     if hardware.compile is None:
         saved = seconds * COMPILING_SAVES.get(hardware.accelerator, 0)
         hardware = dataclasses.replace(hardware, compile=saved > COMPILING_SECONDS)
@@ -161,26 +156,8 @@ def make_plan(
         micro_batch_rows=micro,
         accumulation=rows_per_device // micro,
         memory_bytes=_memory_estimate(model, cost, hardware, micro * sequence_len),
-        device_memory_bytes=memory_bytes(hardware.accelerator),
         seconds=seconds,
     )
-
-
-def measured_matmul_flops_per_second(accelerator: str, compute_dtype: str, width: int) -> float:
-    """The speed of matrix products of the model's width on this device, measured for a few hundredths of a second."""
-    import time
-
-    import torch
-
-    device, dtype = torch.device(accelerator), getattr(torch, compute_dtype)
-    rows = max(64, 2**29 // width**2)  # the same work at every width
-    a, b = torch.ones(rows, width, device=device, dtype=dtype), torch.ones(width, 4 * width, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        (a @ b).sum().item()
-        best = min(best, time.perf_counter() - started)
-    return 2 * rows * width * 4 * width / best
 
 
 def _memory_estimate(model: Any, cost: ModelCost, hardware: Hardware, micro_tokens: int) -> dict[str, int]:
