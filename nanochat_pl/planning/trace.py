@@ -1,0 +1,147 @@
+"""The memory of a forward and a backward pass, found by running them on shapes alone.
+
+The model is built on torch's meta device, where tensors have a size but no content, and every storage is counted as it
+comes and goes. Nothing is computed, so a step of any model takes tenths of a second on any machine.
+"""
+
+import dataclasses
+import functools
+import math
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from nanochat_pl.models import nanochat
+from nanochat_pl.models.contract import build_model
+from nanochat_pl.models.execution import Execution
+from nanochat_pl.nn import attention, cross_entropy
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Bytes beside weights and their gradients.
+
+    Attributes:
+        activations: kept by the layers for the backward pass.
+        peak: the most there is at any moment.
+    """
+
+    activations: int
+    peak: int
+
+
+@functools.lru_cache(maxsize=256)
+def trace(config: Any, rows: int, accelerator: str, recompute: bool = False, documents: bool = False) -> Traced:
+    """A forward and a backward pass over (rows, sequence_len) tokens, gradients being there already.
+
+    Args:
+        config: of the model; its layers' costs repeat with the window pattern, so few of them tell what many take.
+        documents: several conversations in a row, which don't see each other.
+    """
+    period = math.lcm(len(config.window_pattern), 2 if config.value_embeddings else 1)
+    if config.n_layer <= 2 * period:
+        return _trace_all(config, rows, accelerator, recompute, documents)
+    few, more = (
+        _trace_all(dataclasses.replace(config, n_layer=layers), rows, accelerator, recompute, documents)
+        for layers in (period, 2 * period)
+    )
+    periods = config.n_layer / period
+    return Traced(
+        *(round(a + (b - a) * (periods - 1)) for a, b in zip(dataclasses.astuple(few), dataclasses.astuple(more)))
+    )
+
+
+def _trace_all(config: Any, rows: int, accelerator: str, recompute: bool, documents: bool) -> Traced:
+    model = build_model(config, "meta", None, Execution(recompute=recompute))
+    ids = torch.empty(rows, config.sequence_len, dtype=torch.int64, device="meta")
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    ledger = _Ledger()
+    with _as_on(accelerator), ledger:
+        loss = model(ids, ids, documents=ids if documents else None)
+        kept = ledger.live
+        loss.backward()
+    return Traced(kept, ledger.peak)
+
+
+class _Ledger(TorchDispatchMode):
+    """Counts the bytes of the storages that are made under it, while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live, self.peak = 0, 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {x.untyped_storage()._cdata for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for x in tree_iter(made):
+            if isinstance(x, Tensor):
+                self._add(x.untyped_storage(), given)
+        return made
+
+    def _add(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key = storage._cdata
+        if key in self._known or key in given:
+            return
+        self._known.add(key)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, key, storage.nbytes())
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+@contextmanager
+def _as_on(accelerator: str) -> Iterator[None]:
+    """Code that chooses by the device takes on "meta" the way that it takes on `accelerator`."""
+    chosen = _FusedAttention.attend if accelerator != "cpu" else _blocked
+    own_attention, own_chunks = nanochat.attention, dict(cross_entropy.CHUNK_BYTES)
+    nanochat.attention = chosen  # type: ignore[assignment]
+    cross_entropy.CHUNK_BYTES["meta"] = own_chunks.get(accelerator, cross_entropy.ACCELERATOR_CHUNK_BYTES)
+    try:
+        yield
+    finally:
+        nanochat.attention = own_attention
+        del cross_entropy.CHUNK_BYTES["meta"]
+
+
+def _blocked(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, seen: Tensor | None) -> Tensor:
+    if seen is not None:
+        return _FusedAttention.attend(q, k, v)
+    B, H, T, D = q.shape
+    k, v = (x.repeat_interleave(H // x.size(1), dim=1) for x in (k, v))
+    q, k, v = (x.reshape(B * H, T, D) for x in (q, k, v))
+    return attention._BlockedAttention.apply(q, k, v, window, scale).view(B, H, T, D)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """What a fused kernel (FlashAttention, arXiv:2307.08691) allocates: the output, a float32 a query, and in the
+    backward pass the queries' gradient in float32.
+    """
+
+    @classmethod
+    def attend(cls, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Tensor:
+        """(B, H, T, D)"""
+        return cls.apply(q, k, v)
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, y, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, _, _ = ctx.saved_tensors
+        _accumulated = q.new_empty(q.shape, dtype=torch.float32)
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
