@@ -4,8 +4,10 @@ import csv
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -53,15 +55,45 @@ def train(*arguments: str, runs: Path) -> tuple[int, str]:
 
     What is registered with `atexit` doesn't run there, and variables that libraries read when imported come too late.
     """
+    [(code, output)] = _ended([_fork(arguments, runs, runs / "output.txt", {})])
+    return code, output
+
+
+def train_together(world_size: int, *arguments: str, runs: Path) -> list[tuple[int, str]]:
+    """The same in several processes, which a launcher would have started: exit code and output of each rank."""
+    shared = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+    return _ended([_fork(arguments, runs, runs / f"output-{rank}.txt", own) for rank, own in enumerate(ranks)])
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+Fork = tuple[BaseProcess, Path]
+
+
+def _fork(arguments: tuple[str, ...], runs: Path, output: Path, more: dict[str, str]) -> Fork:
     runs.mkdir(parents=True, exist_ok=True)
-    output = runs / "output.txt"
-    process = FORKS.Process(target=_run, args=(arguments, environment_of(runs), output))
+    process = FORKS.Process(target=_run, args=(arguments, environment_of(runs) | more, output))
     process.start()
-    process.join(timeout=300)
-    code = process.exitcode
-    process.kill()
-    assert code is not None, f"It did not end:\n{output.read_text()}"
-    return code, output.read_text()
+    return process, output
+
+
+def _ended(forks: list[Fork]) -> list[tuple[int, str]]:
+    results = []
+    for process, output in forks:
+        process.join(timeout=300)
+        results.append((process.exitcode, output.read_text()))
+    for process, _ in forks:
+        process.kill()
+    for code, text in results:
+        assert code is not None, f"It did not end:\n{text}"
+    return results
 
 
 def _run(arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
