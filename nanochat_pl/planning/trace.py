@@ -24,17 +24,23 @@ from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn import attention, cross_entropy
 
 
+MMAP_BYTES = 32 << 20
+"""From this size on glibc gives each piece of memory pages of its own, which go back to the system with it."""
+
+
 @dataclass(frozen=True)
 class Traced:
     """Bytes beside weights and their gradients.
 
     Attributes:
-        activations: kept by the layers for the backward pass.
-        peak: the most there is at any moment.
+        activations: that the layers keep for the backward pass.
+        peak: the most at any moment.
+        small: of the peak, what is in pieces below MMAP_BYTES.
     """
 
     activations: int
     peak: int
+    small: int
 
 
 @functools.lru_cache(maxsize=256)
@@ -64,19 +70,18 @@ def _trace_all(config: Any, rows: int, accelerator: str, recompute: bool, docume
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)
     ledger = _Ledger()
-    with _as_on(accelerator), ledger:
-        loss = model(ids, ids, documents=ids if documents else None)
-        kept = ledger.live
-        loss.backward()
-    return Traced(kept, ledger.peak)
+    with _as_on(accelerator, ledger), ledger:
+        model(ids, ids, documents=ids if documents else None).backward()
+    return Traced(ledger.before_head, ledger.peak, ledger.small_at_peak)
 
 
 class _Ledger(TorchDispatchMode):
-    """Counts the bytes of the storages that are made under it, while they live."""
+    """Counts the bytes of the storages that are made under it, while they live; the head notes what lives before it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live, self.peak = 0, 0
+        self.live, self.peak, self.before_head = 0, 0, 0
+        self.small_at_peak, self._small = 0, 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,26 +97,37 @@ class _Ledger(TorchDispatchMode):
         if key in self._known or key in given:
             return
         self._known.add(key)
-        self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
+        self._count(storage.nbytes(), 1)
         weakref.finalize(storage, self._remove, key, storage.nbytes())
 
     def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self.live -= size
+        self._count(size, -1)
+
+    def _count(self, size: int, sign: int) -> None:
+        self.live += sign * size
+        self._small += sign * size if size < MMAP_BYTES else 0
+        if self.live > self.peak:
+            self.peak, self.small_at_peak = self.live, self._small
 
 
 @contextmanager
-def _as_on(accelerator: str) -> Iterator[None]:
+def _as_on(accelerator: str, ledger: _Ledger) -> Iterator[None]:
     """Code that chooses by the device takes on "meta" the way that it takes on `accelerator`."""
-    chosen = _FusedAttention.attend if accelerator != "cpu" else _blocked
-    own_attention, own_chunks = nanochat.attention, dict(cross_entropy.CHUNK_BYTES)
-    nanochat.attention = chosen  # type: ignore[assignment]
-    cross_entropy.CHUNK_BYTES["meta"] = own_chunks.get(accelerator, cross_entropy.ACCELERATOR_CHUNK_BYTES)
+
+    def head(*args: Any, **options: Any) -> Tensor:
+        ledger.before_head = ledger.live
+        return cross_entropy.linear_cross_entropy(*args, **options)
+
+    own = nanochat.attention, nanochat.linear_cross_entropy
+    chunk_bytes = cross_entropy.CHUNK_BYTES.get(accelerator, cross_entropy.ACCELERATOR_CHUNK_BYTES)
+    nanochat.attention = _blocked if accelerator == "cpu" else _FusedAttention.attend  # type: ignore[assignment]
+    nanochat.linear_cross_entropy = head  # type: ignore[assignment]
+    cross_entropy.CHUNK_BYTES["meta"] = chunk_bytes
     try:
         yield
     finally:
-        nanochat.attention = own_attention
+        nanochat.attention, nanochat.linear_cross_entropy = own
         del cross_entropy.CHUNK_BYTES["meta"]
 
 
