@@ -14,7 +14,9 @@ def plan(
     price_per_hour: Annotated[
         float | None, typer.Option(min=0, help="Of one device, in any currency; the plan then tells what it costs.")
     ] = None,
-    largest: Annotated[bool, typer.Option("--largest", help="Find the largest depth that fits on the hardware.")] = False,
+    largest: Annotated[
+        bool, typer.Option("--largest", help="Find the largest depth that fits on the hardware.")
+    ] = False,
     depths: Annotated[
         str | None, typer.Option(help="Tokens, FLOPs and time by the scaling laws: 4-48 (every second) or 4,8,12.")
     ] = None,
@@ -61,7 +63,9 @@ def plan(
     print(specs.plan(vocab_size, hardware, parent).text(price_per_hour))
     if largest:
         depth = scaling_table.largest_depth(specs.model, vocab_size, hardware)
-        print(f"{'largest':>10}  {f'model.depth={depth}' if depth else 'none'} fits, a row of {specs.model.sequence_len} at a time")
+        print(
+            f"{'largest':>10}  {f'model.depth={depth}' if depth else 'none'} fits, a row of {specs.model.sequence_len} at a time"
+        )
 
 
 def _print(table: object) -> None:

@@ -71,29 +71,35 @@ class Specs:
                 yet to be trained, and will be as this configuration says.
             sources: what `data.build_sources` returned, where it was called before.
         """
-        reference, horizon, epoch_tokens, notes = self.model.reference(vocab_size), self.horizon, None, ()
+        horizon, epoch_tokens, note = self.horizon, None, ""
         if parent is not None:
             model, before = parent.config(hardware.compute_dtype), parent.resolved()
             inherited: dict[str, Any] = {name: before.get(name) for name in INHERITED if getattr(horizon, name) is None}
             horizon = dataclasses.replace(horizon, **inherited)
             if horizon.epochs is not None:
                 epoch_tokens = self.data.epoch_tokens(parent.tokenizer(), model.sequence_len, sources)
-        elif horizon.epochs is None:
-            model = self.model.config(vocab_size, hardware.compute_dtype)
-        elif self.data.holds == "text":
-            raise UserError(
-                "horizon.epochs counts passes over conversations or questions, but stage=base reads text, whose "
-                "length is not known beforehand; set horizon.steps, flops or tokens_per_parameter instead."
-            )
         else:
             model = self.model.config(vocab_size, hardware.compute_dtype)
-            notes = (f"one step of those that horizon.epochs={horizon.epochs:g} takes, which the data tell",)
-            horizon = dataclasses.replace(horizon, epochs=None, steps=1)
+            if horizon.epochs is not None and self.data.holds == "text":
+                raise UserError(
+                    "horizon.epochs counts passes over conversations or questions, but stage=base reads text, whose "
+                    "length is not known beforehand; set horizon.steps, flops or tokens_per_parameter instead."
+                )
+            if horizon.epochs is not None:
+                note = f"one step of those that horizon.epochs={horizon.epochs:g} takes, which are counted in the data"
+                horizon = dataclasses.replace(horizon, epochs=None, steps=1)
         speed = training_flops_per_second(hardware, model.n_embd)
         plan = make_plan(
-            model, reference, horizon, hardware, self.data.streams, speed, epoch_tokens, holds=self.data.holds
+            model,
+            self.model.reference(vocab_size),
+            horizon,
+            hardware,
+            self.data.streams,
+            speed,
+            epoch_tokens,
+            self.data.holds,
         )
-        return dataclasses.replace(plan, notes=notes, parent=parent.origin() if parent else {})
+        return dataclasses.replace(plan, note=note, parent=parent.origin() if parent else {})
 
     def check_same_model(self, parent: Parent, overrides: Sequence[str]) -> None:
         """Raise `UserError` where the command asks for another architecture than the model that it begins with has."""

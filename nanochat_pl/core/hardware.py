@@ -56,7 +56,9 @@ class HardwareSpec(Spec):
 
     def check(self) -> None:
         if isinstance(self.tokens_per_device, int) and self.tokens_per_device < 1:
-            raise UserError(f"hw.tokens_per_device is {self.tokens_per_device}; it must be at least one token, or auto.")
+            raise UserError(
+                f"hw.tokens_per_device is {self.tokens_per_device}; it must be at least one token, or auto."
+            )
         if self.threads is not None and self.threads < 1:
             raise UserError(f"hw.threads is {self.threads}; it must be at least 1, or null for torch's own choice.")
         if not 0 < self.timeout_seconds < float("inf"):
@@ -108,7 +110,9 @@ class HardwareSpec(Spec):
             chip=chip,
             devices=devices,
             nodes=self.nodes or 1,
-            precision=self.precision or kept.get("precision") or ("bfloat16" if _fast_bfloat16(chip, accelerator) else "float32"),
+            precision=self.precision
+            or kept.get("precision")
+            or ("bfloat16" if _fast_bfloat16(chip, accelerator) else "float32"),
             tokens_per_device=tokens,
             attention=self.attention or kept.get("attention"),
             compile=kept.get("compile") if self.compile is None else self.compile,

@@ -32,7 +32,7 @@ class Plan:
         flops_per_second: that training is expected to reach on one device.
         holds: what the data hold: "text", "conversations" or "questions".
         parent: path, stage and step of the model that the stage begins with; empty for the first stage.
-        notes: what the plan had to assume.
+        note: what it had to assume.
     """
 
     model: Any
@@ -45,7 +45,7 @@ class Plan:
     flops_per_second: float
     holds: str = "text"
     parent: dict[str, Any] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def accumulation(self) -> int:

@@ -61,7 +61,17 @@ def scaling_rows(
         speed = training_flops_per_second(hardware, config.n_embd) * hardware.world_size
         batch, state = resolved.total_batch_tokens, sum(state_bytes(cost, hardware).values())
         rows.append(
-            Row(depth, config.n_embd, cost.parameters, resolved.tokens, batch, resolved.steps, flops, flops / speed, state)
+            Row(
+                depth,
+                config.n_embd,
+                cost.parameters,
+                resolved.tokens,
+                batch,
+                resolved.steps,
+                flops,
+                flops / speed,
+                state,
+            )
         )
     return rows
 
@@ -88,7 +98,9 @@ def parse_depths(text: str) -> list[int]:
     except ValueError:
         depths = []
     if not depths or depths[0] < 1 or depths[-1] > DEEPEST:
-        raise UserError(f"--depths is '{text}'; give a range such as 4-48 or a list such as 4,8,12, from 1 to {DEEPEST}.")
+        raise UserError(
+            f"--depths is '{text}'; give a range such as 4-48 or a list such as 4,8,12, from 1 to {DEEPEST}."
+        )
     return depths
 
 

@@ -38,7 +38,8 @@ def screen(plan: "Plan", price_per_hour: float | None = None) -> str:
     ]  # fmt: skip
     if plan.parent:
         lines.insert(0, ("from", f"{plan.parent['path']} ({plan.parent['stage']}, step {plan.parent['step']:,})"))
-    lines += [("note", note) for note in plan.notes]
+    if plan.note:
+        lines.append(("note", plan.note))
     return "\n".join(f"{name:>10}  {value}" for name, value in lines)
 
 

@@ -23,7 +23,6 @@ from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn import attention, cross_entropy
 
-
 MMAP_BYTES = 32 << 20
 """From this size on glibc gives each piece of memory pages of its own, which go back to the system with it."""
 

@@ -35,7 +35,7 @@ def tried(plan: Plan, optimizer: MuonAdamWSpec) -> Plan:
 
 
 def step_fits(plan: Plan, optimizer: MuonAdamWSpec, execution: Execution) -> bool:
-    """Whether two micro-batches, a step of the optimizer and one more micro-batch pass without running out of memory."""
+    """Whether micro-batches and steps of the optimizer pass without running out of memory."""
     device = torch.device(plan.hardware.accelerator)
     try:
         _step(plan.model, optimizer, execution, device, plan.micro_batch_rows, plan.holds == "conversations")
