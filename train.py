@@ -39,6 +39,8 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     Args:
         started: `time.perf_counter()` when this invocation (in a sweep: this job) began.
     """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from nanochat_pl.config.construct import construct
@@ -59,6 +61,11 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
         )
     run = RunFolder.of(run_name(config, overrides), stage_spec.name)
     here = place()
+    if here and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            "A sweep starts the processes of each job itself: run `python train.py -m ...` with hw.devices=N, without "
+            "torchrun or srun (SLURM: docs/cluster.md)."
+        )
     specs = dataclasses.replace(specs, hw=placed(specs.hw, here))
     if here is None and specs.hw.devices != 1:
         specs.hw.detect()  # or every process would say what is missing here
@@ -94,6 +101,7 @@ def fit(
     import torch
 
     from nanochat_pl.callbacks.checkpoints import is_sound, last_good, resume_point, step_of
+    from nanochat_pl.callbacks.hang_watch import HangWatch
     from nanochat_pl.callbacks.summary import Summary
     from nanochat_pl.config.construct import construct, construct_all
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
@@ -105,11 +113,13 @@ def fit(
 
     trainer_spec = construct(config.trainer, "trainer")
     callbacks = [Summary(started), *construct_all(config.callbacks, "callbacks")]
+    if processes.place.world_size > 1:
+        callbacks.insert(0, HangWatch(processes, specs.hw.timeout_seconds))
     logger_specs = construct_all(config.logger, "logger")
     earlier = processes.decided_by_first(lambda: find_earlier(run, config))
     hardware = specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
-    if hardware.threads:
-        torch.set_num_threads(hardware.threads)
+    if threads := processes.threads(hardware):
+        torch.set_num_threads(threads)
     with processes.one_by_node():
         sources = specs.data.build_sources()
     for source in sources:

@@ -7,6 +7,7 @@ import runpy
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -59,12 +60,27 @@ def train(*arguments: str, runs: Path) -> tuple[int, str]:
     return code, output
 
 
-def train_together(world_size: int, *arguments: str, runs: Path) -> list[tuple[int, str]]:
-    """The same in several processes, which a launcher would have started: exit code and output of each rank."""
+def train_together(
+    world_size: int,
+    *arguments: str,
+    runs: Path,
+    only_rank: dict[int, tuple[str, ...]] | None = None,
+    joined: Sequence[int] | None = None,
+) -> list[tuple[int, str]]:
+    """The same in several processes, which a launcher would have started: exit code and output of each rank.
+
+    Args:
+        only_rank: further arguments of single ranks.
+        joined: the ranks that are waited for; None: all. The others are killed then.
+    """
     shared = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
-    return _ended([_fork(arguments, runs, runs / f"output-{rank}.txt", own) for rank, own in enumerate(ranks)])
+    forks = [
+        _fork((*arguments, *(only_rank or {}).get(rank, ())), runs, runs / f"output-{rank}.txt", own)
+        for rank, own in enumerate(ranks)
+    ]
+    return _ended(forks, joined)
 
 
 def free_port() -> int:
@@ -84,11 +100,11 @@ def _fork(arguments: tuple[str, ...], runs: Path, output: Path, more: dict[str, 
     return process, output
 
 
-def _ended(forks: list[Fork]) -> list[tuple[int, str]]:
-    results = []
-    for process, output in forks:
+def _ended(forks: list[Fork], joined: Sequence[int] | None = None) -> list[tuple[int, str]]:
+    awaited = forks if joined is None else [forks[rank] for rank in joined]
+    for process, _ in awaited:
         process.join(timeout=300)
-        results.append((process.exitcode, output.read_text()))
+    results = [(process.exitcode, output.read_text()) for process, output in awaited]
     for process, _ in forks:
         process.kill()
     for code, text in results:

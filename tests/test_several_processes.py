@@ -112,3 +112,66 @@ def test_any_number_of_processes_trains_alike(
     run = together(world_size, *arguments_of(stage), *options, runs=tmp_path) / stage
     assert_same(alone(stage), run)
     assert json.loads((run / "summary.json").read_text())["world_size"] == world_size
+
+
+def fault(rank: int, micro_batch: int, what: str) -> tuple[str, ...]:
+    return (
+        "+callbacks.fault._target_=tests.faults.OnOneRank", f"+callbacks.fault.rank={rank}",
+        f"+callbacks.fault.micro_batch={micro_batch}", f"+callbacks.fault.what={what}",
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_on_other_numbers_of_processes(tmp_path: Path, alone: Callable[[str], Path]) -> None:
+    """Two processes, one of which is killed; then one; then four."""
+    options = (*OPTIONS, "callbacks.checkpoints.every_n_steps=3")
+    killed = train_together(2, *options, *fault(1, 8, "kill"), runs=tmp_path)
+    assert killed[1][0] == -9
+    assert killed[0][0] == 3 and "has lost another process" in killed[0][1], killed[0]
+    assert "Traceback" not in killed[0][1]
+    code, output = train(*options, *fault(0, 14, "kill"), runs=tmp_path)
+    assert code == -9 and "Going on from step 6" in output, output
+    results = train_together(4, *options, runs=tmp_path)
+    assert [code for code, _ in results] == [0] * 4 and "Going on from step 12" in results[0][1], results
+    assert_same(alone("base"), tmp_path / "test/base")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("hang", "Rank 1 is busy with something else, and the others wait for it."),
+        ("stop", "Rank 1 did not answer at all"),
+    ],
+)
+def test_a_process_that_hangs_is_named(tmp_path: Path, what: str, words: str) -> None:
+    results = train_together(2, *OPTIONS, *fault(1, 5, what), "hw.timeout_seconds=6", runs=tmp_path, joined=[0])
+    code, output = results[0]
+    assert code == 3 and words in output, output
+    assert "after step 4" in output and "Traceback" not in output
+    run = tmp_path / "test/base"
+    dumped = {path.name for path in (run / "stacks").iterdir()}
+    assert dumped == ({"rank-0.txt", "rank-1.txt"} if what == "hang" else {"rank-0.txt"})
+    if what == "hang":
+        assert "faults.py" in output and "faults.py" in (run / "stacks/rank-1.txt").read_text()
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_an_error_on_any_rank_is_told_once_with_its_exit_code(tmp_path: Path) -> None:
+    spoiled = train_together(2, *OPTIONS, *fault(1, 5, "spoil"), runs=tmp_path / "spoiled")
+    assert [code for code, _ in spoiled] == [4, 4]
+    assert sum("The training loss is nan at step 5" in output for _, output in spoiled) == 1
+    failed = train_together(2, *OPTIONS, *fault(1, 5, "fail"), runs=tmp_path / "failed")
+    assert failed[1][0] == 1 and "ValueError: a mishap on one rank" in failed[1][1]
+    assert failed[0][0] == 1 and "Traceback" not in failed[0][1]
+
+
+@pytest.mark.slow
+def test_processes_that_differ_are_refused(tmp_path: Path) -> None:
+    results = train_together(2, *OPTIONS, runs=tmp_path, only_rank={1: ("horizon.steps=21",)})
+    outputs = [output for _, output in results]
+    assert [code for code, _ in results] == [2, 2], outputs
+    told = [output for output in outputs if "would train something else than rank 0" in output]
+    assert len(told) == 1 and "horizon.steps is 21 there, 20 here" in told[0]
+    assert not list(tmp_path.rglob("config.yaml"))

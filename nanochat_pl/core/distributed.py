@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.core.hardware import HardwareSpec
+from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.core.paths import machine_error
 
 if TYPE_CHECKING:
@@ -139,6 +139,14 @@ class Processes:
         """Whether this is the one that writes the run's folder."""
         return self.place.rank == 0
 
+    def threads(self, hardware: Hardware) -> int | None:
+        """How many this process is to use of the CPU; None leaves torch's choice."""
+        if hardware.threads or self._store is None or hardware.accelerator != "cpu" or "OMP_NUM_THREADS" in os.environ:
+            return hardware.threads
+        import torch
+
+        return max(1, torch.get_num_threads() // self.place.local_world_size)
+
     def close(self) -> None:
         """Part from the others."""
         import torch
@@ -208,6 +216,18 @@ class Processes:
                     f"{shown}{more}. Start all with the same command, code and versions, and a runs folder "
                     "(NANOCHAT_PL_RUNS) that all of them see."
                 )
+
+    def tell(self, what: str, text: str) -> None:
+        """Leave a word for the others; from any thread, without waiting for them."""
+        if self._store is not None:
+            self._store.set(f"told/{what}/{self.place.rank}", text)
+
+    def told(self, what: str) -> dict[int, str]:
+        """The words that were left so far, by rank."""
+        if self._store is None:
+            return {}
+        keys = {rank: f"told/{what}/{rank}" for rank in range(self.place.world_size)}
+        return {rank: self._store.get(key).decode() for rank, key in keys.items() if self._store.check([key])}
 
     @contextlib.contextmanager
     def failing_once(self) -> Iterator[None]:
