@@ -63,9 +63,8 @@ def plan(
     print(specs.plan(vocab_size, hardware, parent).text(price_per_hour))
     if largest:
         depth = scaling_table.largest_depth(specs.model, vocab_size, hardware)
-        print(
-            f"{'largest':>10}  {f'model.depth={depth}' if depth else 'none'} fits, a row of {specs.model.sequence_len} at a time"
-        )
+        found = f"model.depth={depth} fits" if depth else "no model fits"
+        print(f"{'largest':>10}  {found}, {specs.model.sequence_len:,} tokens at a time")
 
 
 def _print(table: object) -> None:

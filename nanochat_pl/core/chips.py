@@ -24,8 +24,8 @@ class Chip:
     Attributes:
         name: in the table as hw.chip names it, else as its maker writes it.
         memory_bytes: that a process can have.
-        bfloat16_flops, float32_flops: peak per second of dense matrix products (bfloat16 accumulated in float32);
-            None: unknown, or not fast at it.
+        bfloat16_flops, float32_flops: peak per second of dense matrix products (accumulated in float32; those of
+            float32 in TF32, where the chip has it); None: unknown, or not fast at it.
         float8: whether it multiplies in float8.
         bytes_per_second: of its memory.
         mfu: the share of the peak that training is expected to reach.
@@ -53,26 +53,22 @@ class Chip:
         return None if peak is None else peak * self.mfu * (FLOAT8_GAIN if precision == "float8" else 1)
 
 
-# Peaks are NVIDIA's data sheets' (without sparsity), memory is what torch finds free of the driver's part. MFU: nanochat's
-# log tells 41 to 46% for d18 to d24 on H100 in bfloat16; the other figures are scaled from it by how much arithmetic a chip
-# has for its bandwidth, and are guesses until somebody measures them (bench/step.py).
+# Peaks are of NVIDIA's data sheets, without sparsity; memory is what torch finds there. MFU: nanochat's log has 41 to
+# 46% for d18 to d24 on H100 in bfloat16. The other chips' follow from their arithmetic for each byte of bandwidth,
+# and are guesses until bench/step.py has run there.
 _TABLE = (
-    Chip("A100 40GB", int(39.4 * GIB), 312e12, 19.5e12, False, 1.56e12, 0.50, r"A100.*40GB"),
-    Chip("A100", int(79.1 * GIB), 312e12, 19.5e12, False, 2.04e12, 0.50, r"A100|A800", ((8, "a100x8"),)),
-    Chip("H100 PCIe", int(79.1 * GIB), 756e12, 51.2e12, True, 2.0e12, 0.40, r"H100.*PCIe"),
-    Chip("H100 NVL", int(93.1 * GIB), 835e12, 60e12, True, 3.9e12, 0.43, r"H100.*NVL"),
-    Chip("H100", int(79.1 * GIB), 989.4e12, 66.9e12, True, 3.35e12, 0.43, r"H100", ((1, "h100x1"), (8, "h100x8"))),
-    Chip("H200", int(139.7 * GIB), 989.4e12, 66.9e12, True, 4.8e12, 0.45, r"H200", ((1, "h200x1"),)),
-    Chip("B200", int(178.3 * GIB), 2250e12, 75e12, True, 7.7e12, 0.35, r"B200", ((8, "b200x8"),)),
-    Chip("L4", int(22.0 * GIB), 121e12, 30.3e12, True, 0.3e12, 0.35, r"\bL4\b"),
-    Chip("L40S", int(44.4 * GIB), 362e12, 91.6e12, True, 0.86e12, 0.35, r"L40S"),
+    Chip("A100 40GB", int(39.4 * GIB), 312e12, 156e12, False, 1.56e12, 0.50, r"A100.*40GB"),
+    Chip("A100", int(79.1 * GIB), 312e12, 156e12, False, 2.04e12, 0.50, r"A100|A800", ((8, "a100x8"),)),
+    Chip("H100 PCIe", int(79.1 * GIB), 756e12, 378e12, True, 2.0e12, 0.40, r"H100.*PCIe"),
+    Chip("H100 NVL", int(93.1 * GIB), 835e12, 417e12, True, 3.9e12, 0.43, r"H100.*NVL"),
+    Chip("H100", int(79.1 * GIB), 989.4e12, 494.7e12, True, 3.35e12, 0.43, r"H100", ((1, "h100x1"), (8, "h100x8"))),
+    Chip("H200", int(139.7 * GIB), 989.4e12, 494.7e12, True, 4.8e12, 0.45, r"H200", ((1, "h200x1"),)),
+    Chip("B200", int(178.3 * GIB), 2250e12, 1125e12, True, 7.7e12, 0.35, r"B200", ((8, "b200x8"),)),
+    Chip("L4", int(22.0 * GIB), 121e12, 60e12, True, 0.3e12, 0.35, r"\bL4\b"),
+    Chip("L40S", int(44.4 * GIB), 362e12, 183e12, True, 0.86e12, 0.35, r"L40S"),
     Chip("RTX 3090", int(23.5 * GIB), 71e12, 35.6e12, False, 0.94e12, 0.50, r"RTX 3090"),
-    Chip(
-        "RTX 4090", int(23.5 * GIB), 165.2e12, 82.6e12, True, 1.01e12, 0.45, r"RTX 4090(?! Laptop)", ((1, "rtx4090"),)
-    ),
-    Chip(
-        "RTX 5090", int(31.3 * GIB), 209.5e12, 104.8e12, True, 1.79e12, 0.45, r"RTX 5090(?! Laptop)", ((1, "rtx5090"),)
-    ),
+    Chip("RTX 4090", int(23.5 * GIB), 165.2e12, 82.6e12, True, 1.01e12, 0.45, r"RTX 4090$", ((1, "rtx4090"),)),
+    Chip("RTX 5090", int(31.3 * GIB), 209.5e12, 104.8e12, True, 1.79e12, 0.45, r"RTX 5090$", ((1, "rtx5090"),)),
     Chip("Apple M4", int(10.6 * GIB), None, 4.3e12, False, 0.12e12, 0.40, r"Apple M4$", ((1, "mps"),)),
 )
 CHIPS = {chip.name: chip for chip in _TABLE}

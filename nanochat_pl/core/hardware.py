@@ -144,8 +144,8 @@ class HardwareSpec(Spec):
         else:
             fitting = f"hw.devices={count}" if same_chip else "hw=auto"
         return (
-            f"{f'hw={profile}' if profile else 'hw'} asks for {times}{self.chip or wanted}, but this machine has {has}. "
-            f"The nearest that fits: {fitting}. `python -m nanochat_pl plan` plans for any chip anywhere."
+            f"{f'hw={profile}' if profile else 'hw'} asks for {times}{self.chip or wanted}, but this machine has "
+            f"{has}. The nearest that fits: {fitting}. `python -m nanochat_pl plan` plans for any chip anywhere."
         )
 
 

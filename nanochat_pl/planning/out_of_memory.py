@@ -31,7 +31,7 @@ def out_of_memory_advice(plan: Plan, overrides: Sequence[str], error: BaseExcept
     kept = [override for override in overrides if not override.lstrip("+").startswith(REPLACED)]
     tokens = smaller.hardware.tokens_per_device
     return MachineError(
-        f"{full} With half the micro-batch it takes about {gigabytes(sum(smaller.memory_bytes.values()))}, and the same "
-        "rows are trained on in each step. To go on from the last checkpoint:\n"
+        f"{full} With half the micro-batch it takes about {gigabytes(sum(smaller.memory_bytes.values()))}, and trains "
+        "on the same rows. To go on from the last checkpoint:\n"
         f"  {shlex.join(['python', 'train.py', *kept, f'hw.tokens_per_device={tokens}'])}"
     )

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_iter
 from nanochat_pl.models import nanochat
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.execution import Execution
-from nanochat_pl.nn import attention, cross_entropy
+from nanochat_pl.nn import cross_entropy
+from nanochat_pl.nn.attention.backend import Backend
 
 MMAP_BYTES = 32 << 20
 """From this size on glibc gives each piece of memory pages of its own, which go back to the system with it."""
@@ -69,7 +70,12 @@ def _trace_all(config: Any, rows: int, accelerator: str, recompute: bool, docume
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)
     ledger = _Ledger()
-    with _as_on(accelerator, ledger), ledger:
+    if accelerator != "cpu":  # on "meta" the model has chosen the CPU's attention
+        model.attention = _Fused()
+        for module in model.modules():
+            if isinstance(module, nanochat.Attention):
+                module.backend = model.attention
+    with _head_as_on(accelerator, ledger), ledger:
         model(ids, ids, documents=ids if documents else None).backward()
     return Traced(ledger.before_head, ledger.peak, ledger.small_at_peak)
 
@@ -111,43 +117,38 @@ class _Ledger(TorchDispatchMode):
 
 
 @contextmanager
-def _as_on(accelerator: str, ledger: _Ledger) -> Iterator[None]:
-    """Code that chooses by the device takes on "meta" the way that it takes on `accelerator`."""
+def _head_as_on(accelerator: str, ledger: _Ledger) -> Iterator[None]:
+    """The head's loss, on "meta", in chunks as on `accelerator`; it notes what there is before it."""
 
     def head(*args: Any, **options: Any) -> Tensor:
         ledger.before_head = ledger.live
         return cross_entropy.linear_cross_entropy(*args, **options)
 
-    own = nanochat.attention, nanochat.linear_cross_entropy
+    own = nanochat.linear_cross_entropy
     chunk_bytes = cross_entropy.CHUNK_BYTES.get(accelerator, cross_entropy.ACCELERATOR_CHUNK_BYTES)
-    nanochat.attention = _blocked if accelerator == "cpu" else _FusedAttention.attend  # type: ignore[assignment]
     nanochat.linear_cross_entropy = head  # type: ignore[assignment]
     cross_entropy.CHUNK_BYTES["meta"] = chunk_bytes
     try:
         yield
     finally:
-        nanochat.attention, nanochat.linear_cross_entropy = own
+        nanochat.linear_cross_entropy = own
         del cross_entropy.CHUNK_BYTES["meta"]
 
 
-def _blocked(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, seen: Tensor | None) -> Tensor:
-    if seen is not None:
-        return _FusedAttention.attend(q, k, v)
-    B, H, T, D = q.shape
-    k, v = (x.repeat_interleave(H // x.size(1), dim=1) for x in (k, v))
-    q, k, v = (x.reshape(B * H, T, D) for x in (q, k, v))
-    return attention._BlockedAttention.apply(q, k, v, window, scale).view(B, H, T, D)
+class _Fused(Backend):
+    """What a fused kernel (FlashAttention, arXiv:2307.08691) allocates, whichever window or documents it sees."""
+
+    def see(
+        self, B: int, T: int, windows: Iterable[int], documents: Tensor | None, device: torch.device
+    ) -> dict[int, None]:
+        return dict.fromkeys(windows)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, seen: None) -> Tensor:
+        return _FusedAttention.apply(q, k, v)
 
 
 class _FusedAttention(torch.autograd.Function):
-    """What a fused kernel (FlashAttention, arXiv:2307.08691) allocates: the output, a float32 a query, and in the
-    backward pass the queries' gradient in float32.
-    """
-
-    @classmethod
-    def attend(cls, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Tensor:
-        """(B, H, T, D)"""
-        return cls.apply(q, k, v)
+    """The output and a float32 a query; in the backward pass also the queries' gradient in float32."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
