@@ -1,6 +1,7 @@
 """The Plan: everything that can be checked beforehand, and everything that was left open decided."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,6 @@ class Plan:
         horizon: total batch, steps, tokens and what follows from them.
         rows_per_step: sequences of one optimizer step over all devices.
         micro_batch_rows: sequences of one forward pass on one device.
-        memory_bytes: the peak on one device, by what holds it.
         flops_per_second: that training is expected to reach on one device.
         holds: what the data hold: "text", "conversations" or "questions".
         parent: path, stage and step of the model that the stage begins with; empty for the first stage.
@@ -41,7 +41,6 @@ class Plan:
     cost: ModelCost
     rows_per_step: int
     micro_batch_rows: int
-    memory_bytes: dict[str, int]
     flops_per_second: float
     holds: str = "text"
     parent: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -67,6 +66,12 @@ class Plan:
         """Expected of the training."""
         return self.horizon.tokens / self.tokens_per_second
 
+    @functools.cached_property
+    def memory_bytes(self) -> dict[str, int]:
+        """The peak on one device, by what holds it."""
+        rows = self._rows_per_device
+        return memory_bytes(self.model, self.cost, self.hardware, self.micro_batch_rows, rows, self.holds)
+
     @property
     def fits(self) -> bool:
         """Whether the device has the memory, with a margin."""
@@ -84,8 +89,7 @@ class Plan:
     def with_micro_batch(self, rows: int) -> "Plan":
         """The same training in micro-batches of another size, which divides the rows of one device."""
         hardware = dataclasses.replace(self.hardware, tokens_per_device=rows * self.model.sequence_len)
-        memory = memory_bytes(self.model, self.cost, hardware, rows, self._rows_per_device, self.holds)
-        return dataclasses.replace(self, hardware=hardware, micro_batch_rows=rows, memory_bytes=memory)
+        return dataclasses.replace(self, hardware=hardware, micro_batch_rows=rows)
 
     def smaller(self) -> "Plan | None":
         """The same training in micro-batches of half the size, or less where that does not divide the rows of a device;
@@ -166,11 +170,8 @@ def make_plan(
         hardware = dataclasses.replace(hardware, compile=saved > COMPILING_SECONDS)
     most = (hardware.tokens_per_device or AUTO_TOKENS) // sequence_len
     sizes = [size for size in _divisors(rows // devices) if size <= max(1, most)]
-    plan = Plan(model, hardware, resolved, cost, rows, sizes[-1], {}, flops_per_second, holds)
-    if hardware.tokens_per_device is None:
-        return _largest_that_fits(plan, sizes)
-    memory = memory_bytes(model, cost, hardware, sizes[-1], rows // devices, holds)
-    return dataclasses.replace(plan, memory_bytes=memory)
+    plan = Plan(model, hardware, resolved, cost, rows, sizes[-1], flops_per_second, holds)
+    return plan if hardware.tokens_per_device else _largest_that_fits(plan, sizes)
 
 
 def _largest_that_fits(plan: Plan, sizes: list[int]) -> Plan:

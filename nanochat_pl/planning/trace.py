@@ -48,46 +48,48 @@ def trace(config: Any, rows: int, accelerator: str, recompute: bool = False, doc
     """A forward and a backward pass over (rows, sequence_len) tokens, gradients being there already.
 
     Args:
-        config: of the model; its layers' costs repeat with the window pattern, so few of them tell what many take.
+        config: of the model; what the layers keep repeats with the window pattern, so that few of them tell of many.
         documents: several conversations in a row, which don't see each other.
     """
     period = math.lcm(len(config.window_pattern), 2 if config.value_embeddings else 1)
-    if config.n_layer <= 2 * period:
-        return _trace_all(config, rows, accelerator, recompute, documents)
-    few, more = (
-        _trace_all(dataclasses.replace(config, n_layer=layers), rows, accelerator, recompute, documents)
-        for layers in (period, 2 * period)
-    )
-    periods = config.n_layer / period
-    return Traced(
-        *(round(a + (b - a) * (periods - 1)) for a, b in zip(dataclasses.astuple(few), dataclasses.astuple(more)))
-    )
-
-
-def _trace_all(config: Any, rows: int, accelerator: str, recompute: bool, documents: bool) -> Traced:
-    model = build_model(config, "meta", None, Execution(recompute=recompute))
-    ids = torch.empty(rows, config.sequence_len, dtype=torch.int64, device="meta")
-    for parameter in model.parameters():
-        parameter.grad = torch.empty_like(parameter)
-    ledger = _Ledger()
+    layers = min(config.n_layer, 2 * period)
+    model = build_model(dataclasses.replace(config, n_layer=layers), "meta", None, Execution(recompute=recompute))
     if accelerator != "cpu":  # on "meta" the model has chosen the CPU's attention
         model.attention = _Fused()
         for module in model.modules():
             if isinstance(module, nanochat.Attention):
                 module.backend = model.attention
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    ids = torch.empty(rows, config.sequence_len, dtype=torch.int64, device="meta")
+    ledger = _Ledger()
+    model.blocks[layers // 2].register_forward_pre_hook(lambda *_: ledger.note("half"))
     with _head_as_on(accelerator, ledger), ledger:
         model(ids, ids, documents=ids if documents else None).backward()
-    return Traced(ledger.before_head, ledger.peak, ledger.small_at_peak)
+    activations, small_activations = ledger.noted["head"]
+    half, small_half = ledger.noted["half"]
+    more = (config.n_layer - layers) / (layers - layers // 2)
+    grown, small = more * (activations - half), more * (small_activations - small_half)
+    return Traced(round(activations + grown), round(ledger.peak + grown), round(ledger.small_at_peak + small))
 
 
 class _Ledger(TorchDispatchMode):
-    """Counts the bytes of the storages that are made under it, while they live; the head notes what lives before it."""
+    """Counts the bytes of the storages that are made under it, while they live.
+
+    Attributes:
+        noted: what lived at some place, and how much of it in small pieces.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.live, self.peak, self.before_head = 0, 0, 0
+        self.live, self.peak = 0, 0
         self.small_at_peak, self._small = 0, 0
+        self.noted: dict[str, tuple[int, int]] = {}
         self._known: set[int] = set()
+
+    def note(self, place: str) -> None:
+        """Keep what lives now."""
+        self.noted[place] = self.live, self._small
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {x.untyped_storage()._cdata for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)}
@@ -121,7 +123,7 @@ def _head_as_on(accelerator: str, ledger: _Ledger) -> Iterator[None]:
     """The head's loss, on "meta", in chunks as on `accelerator`; it notes what there is before it."""
 
     def head(*args: Any, **options: Any) -> Tensor:
-        ledger.before_head = ledger.live
+        ledger.note("head")
         return cross_entropy.linear_cross_entropy(*args, **options)
 
     own = nanochat.linear_cross_entropy
