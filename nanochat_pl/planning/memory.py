@@ -6,7 +6,7 @@ from typing import Any
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.optim.muon import WORKSPACE_BYTES
-from nanochat_pl.planning.trace import MMAP_BYTES, trace
+from nanochat_pl.planning.trace import trace
 
 STATE = ("weights", "gradients", "optimizer")
 MARGIN = 0.1
@@ -14,7 +14,9 @@ MARGIN = 0.1
 ROLLOUT_ROWS = 256
 """Answers at once in stage=rl (stages/rl.py)."""
 
-_FRAMEWORK_BYTES = {"cpu": 600_000_000, "cuda": 700_000_000, "mps": 600_000_000}
+MMAP_BYTES = 32 << 20
+"""From this size on glibc gives each tensor pages of its own, which are given back with it."""
+_FRAMEWORK_BYTES = {"cpu": 460_000_000, "cuda": 700_000_000, "mps": 600_000_000}
 """Python, torch and Lightning; on CUDA the context and the libraries' workspaces."""
 _WORKSPACES = {"cpu": 3.0, "cuda": 3.5}
 """Muon holds so many times the float32 of the matrices that it updates at once: update, bfloat16 copy, decay, mask."""
@@ -40,7 +42,7 @@ def memory_bytes(
         "logits": traced.peak - traced.activations,
         "workspace": held - traced.peak,  # of the optimizer, beyond what the activations have left
         "cache": max(0, cache - held),
-        "allocator": _allocator(config, hardware, sum(state.values()), held, traced.small),
+        "allocator": _allocator(config, hardware, sum(state.values()), held),
         "framework": _FRAMEWORK_BYTES[hardware.accelerator],
     }
 
@@ -74,7 +76,7 @@ def _optimizer_workspace(config: Any, cost: ModelCost, hardware: Hardware) -> in
     return round(max(muon, tables))
 
 
-def _allocator(config: Any, hardware: Hardware, state: int, held: int, small: int) -> int:
+def _allocator(config: Any, hardware: Hardware, state: int, held: int) -> int:
     """What the allocator keeps beside what is asked of it.
 
     On CPUs, glibc before 2.38 does not use a block that was given back for the next one of the same, aligned, size (its
@@ -84,7 +86,7 @@ def _allocator(config: Any, hardware: Hardware, state: int, held: int, small: in
         return round(0.05 * held)
     library, version = platform.libc_ver()
     if library != "glibc" or tuple(map(int, version.split(".")[:2])) >= (2, 38):
-        return round(0.1 * small)
-    if 4 * config.padded_vocab_size * config.n_embd >= MMAP_BYTES:  # most of the state is in large tables
-        state = 4 * 12 * config.n_layer * config.n_embd**2 * 3
-    return round(0.25 * state + 0.57 * small)
+        return round(0.1 * held)
+    if 4 * config.padded_vocab_size * config.n_embd >= MMAP_BYTES:
+        state = 4 * 12 * config.n_layer * config.n_embd**2 * 3  # of the matrices
+    return round(0.25 * state + 0.57 * held)

@@ -1,13 +1,10 @@
 """A plan as people read it."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from nanochat_pl.planning.plan import Plan
+from typing import Any
 
 
-def screen(plan: "Plan", price_per_hour: float | None = None) -> str:
-    """The plan, a line a subject."""
+def screen(plan: Any, price_per_hour: float | None = None) -> str:
+    """A `Plan`, a line a subject."""
     model, horizon, hardware = plan.model, plan.horizon, plan.hardware
     roles = ", ".join(f"{role} {count:,}" for role, count in plan.cost.parameters_by_role.items() if count)
     windows = f"windows {model.window_pattern}, " if set(model.window_pattern) != {"L"} else ""
@@ -43,12 +40,12 @@ def screen(plan: "Plan", price_per_hour: float | None = None) -> str:
     return "\n".join(f"{name:>10}  {value}" for name, value in lines)
 
 
-def money(plan: "Plan", price_per_hour: float) -> str:
+def money(plan: Any, price_per_hour: float) -> str:
     """What the training costs at the price of one device."""
     return f"{price_per_hour * plan.hardware.world_size * plan.seconds / 3600:,.2f}"
 
 
-def _memory_advice(plan: "Plan") -> str:
+def _memory_advice(plan: Any) -> str:
     if plan.fits:
         return ""
     smaller = plan.smaller()

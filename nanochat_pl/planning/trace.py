@@ -24,9 +24,6 @@ from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn import cross_entropy
 from nanochat_pl.nn.attention.backend import Backend
 
-MMAP_BYTES = 32 << 20
-"""From this size on glibc gives each piece of memory pages of its own, which go back to the system with it."""
-
 
 @dataclass(frozen=True)
 class Traced:
@@ -35,12 +32,10 @@ class Traced:
     Attributes:
         activations: that the layers keep for the backward pass.
         peak: the most at any moment.
-        small: of the peak, what is in pieces below MMAP_BYTES.
     """
 
     activations: int
     peak: int
-    small: int
 
 
 @functools.lru_cache(maxsize=256)
@@ -63,33 +58,31 @@ def trace(config: Any, rows: int, accelerator: str, recompute: bool = False, doc
         parameter.grad = torch.empty_like(parameter)
     ids = torch.empty(rows, config.sequence_len, dtype=torch.int64, device="meta")
     ledger = _Ledger()
-    model.blocks[layers // 2].register_forward_pre_hook(lambda *_: ledger.note("half"))
+    for place, layer in (("first", 0), ("second", layers // 2)):
+        model.blocks[layer].register_forward_pre_hook(lambda *_, place=place: ledger.note(place))
     with _head_as_on(accelerator, ledger), ledger:
         model(ids, ids, documents=ids if documents else None).backward()
-    activations, small_activations = ledger.noted["head"]
-    half, small_half = ledger.noted["half"]
-    more = (config.n_layer - layers) / (layers - layers // 2)
-    grown, small = more * (activations - half), more * (small_activations - small_half)
-    return Traced(round(activations + grown), round(ledger.peak + grown), round(ledger.small_at_peak + small))
+    period_bytes = ledger.noted["second"] - ledger.noted["first"]
+    further = round((config.n_layer - layers) / period * period_bytes)
+    return Traced(ledger.noted["head"] + further, ledger.peak + further)
 
 
 class _Ledger(TorchDispatchMode):
     """Counts the bytes of the storages that are made under it, while they live.
 
     Attributes:
-        noted: what lived at some place, and how much of it in small pieces.
+        noted: the bytes that lived at some place.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live, self.peak = 0, 0
-        self.small_at_peak, self._small = 0, 0
-        self.noted: dict[str, tuple[int, int]] = {}
+        self.noted: dict[str, int] = {}
         self._known: set[int] = set()
 
     def note(self, place: str) -> None:
         """Keep what lives now."""
-        self.noted[place] = self.live, self._small
+        self.noted[place] = self.live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {x.untyped_storage()._cdata for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)}
@@ -104,18 +97,13 @@ class _Ledger(TorchDispatchMode):
         if key in self._known or key in given:
             return
         self._known.add(key)
-        self._count(storage.nbytes(), 1)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._remove, key, storage.nbytes())
 
     def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self._count(size, -1)
-
-    def _count(self, size: int, sign: int) -> None:
-        self.live += sign * size
-        self._small += sign * size if size < MMAP_BYTES else 0
-        if self.live > self.peak:
-            self.peak, self.small_at_peak = self.live, self._small
+        self.live -= size
 
 
 @contextmanager

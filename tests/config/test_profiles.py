@@ -25,9 +25,18 @@ def planned(*overrides: str) -> Plan:
     return specs.plan(specs.planned_vocab_size(), specs.hw.assume())
 
 
+NAMED = {name: (chip.name, devices) for chip in CHIPS.values() for devices, name in chip.profiles}
+"""The profiles that the table of chips knows."""
+
+
 @pytest.mark.parametrize("hw", names("hw"))
-def test_a_profile_names_its_recipe(hw: str) -> None:
-    assert compose([f"+hw={hw}"]).recipe_name == RECIPES[hw]
+def test_a_profile_names_its_recipe_and_the_table_of_chips_the_profile(hw: str) -> None:
+    config = compose([f"+hw={hw}"])
+    assert config.recipe_name == RECIPES[hw]
+    if hw in NAMED:
+        assert (config.hw.chip or "Apple M4", config.hw.devices or 1) == NAMED[hw]
+    else:
+        assert hw in ("auto", "cpu", "slurm")
 
 
 def test_the_recipe_of_the_command_line_or_of_an_experiment_wins() -> None:
@@ -55,13 +64,6 @@ def test_slurm_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     hw = Specs.of(compose(["hw=slurm"])).hw
     assert (hw.nodes, hw.devices) == (4, 2)
-
-
-def test_the_table_of_chips_names_the_profiles() -> None:
-    named = {name: (chip.name, devices) for chip in CHIPS.values() for devices, name in chip.profiles}
-    profiles = {hw: compose([f"hw={hw}"]).hw for hw in named}
-    assert {hw: (hw_config.chip or "Apple M4", hw_config.devices or 1) for hw, hw_config in profiles.items()} == named
-    assert named.keys() == set(names("hw")) - {"auto", "cpu", "slurm"}
 
 
 HARDWARE = itertools.cycle(names("hw"))
