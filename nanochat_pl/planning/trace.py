@@ -116,7 +116,7 @@ def _head_as_on(accelerator: str, ledger: _Ledger) -> Iterator[None]:
 
     own = nanochat.linear_cross_entropy
     chunk_bytes = cross_entropy.CHUNK_BYTES.get(accelerator, cross_entropy.ACCELERATOR_CHUNK_BYTES)
-    nanochat.linear_cross_entropy = head  # type: ignore[assignment]
+    nanochat.linear_cross_entropy = head
     cross_entropy.CHUNK_BYTES["meta"] = chunk_bytes
     try:
         yield
