@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import nanochat_pl
 from nanochat_pl.config.compose import CONF_FOLDER, run_name, without_plus
 from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted, UserError
-from nanochat_pl.core.paths import machine_error
+from nanochat_pl.core.paths import keep_compiled_kernels, machine_error
 from nanochat_pl.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     Args:
         started: `time.perf_counter()` when this invocation (in a sweep: this job) began.
     """
+    keep_compiled_kernels()
     from nanochat_pl.config.construct import construct
     from nanochat_pl.config.specs import Specs
     from nanochat_pl.core.logging import logging_to
@@ -120,8 +121,12 @@ def fit(
             accumulation=plan.accumulation,
             tokenizer=tokenizer,
             seed=specs.seed,
-            compile_model=bool(plan.hardware.compile),
-            execution=Execution(plan.hardware.attention, plan.hardware.recompute, plan.hardware.precision == "float8"),
+            execution=Execution(
+                plan.hardware.attention,
+                plan.hardware.recompute,
+                float8=plan.hardware.precision == "float8",
+                compile=bool(plan.hardware.compile),
+            ),
             parent=parent.folder if parent else None,
             parent_checkpoint=parent_checkpoint,
         )

@@ -25,7 +25,7 @@ class LanguageModel(Protocol):
     config: Any
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """`forward`, through what was compiled."""
+        """`forward`."""
 
     def forward(
         self,
