@@ -75,6 +75,7 @@ def fit(
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
     from nanochat_pl.core.invocation import invocation
     from nanochat_pl.models.execution import Execution
+    from nanochat_pl.stages.precision import precision_plugins, set_float32_products
     from nanochat_pl.stages.stage import Blueprint
 
     trainer_spec = construct(config.trainer, "trainer")
@@ -82,6 +83,7 @@ def fit(
     logger_specs = construct_all(config.logger, "logger")
     earlier = find_earlier(run, config)
     hardware = specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
+    set_float32_products(hardware.accelerator)
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     sources = specs.data.build_sources()
@@ -145,6 +147,7 @@ def fit(
         accumulation=plan.accumulation,
         callbacks=callbacks,
         loggers=[spec.build(run, resumed_step) for spec in logger_specs],
+        precision=precision_plugins(hardware, plan.horizon.total_batch_tokens),
     )
     facts |= {"parameters": plan.cost.parameters, "world_size": hardware.devices, "resumed_from": resumed_step}
     with run.recording(stage=stage_spec.name, **facts):
