@@ -75,6 +75,7 @@ def fit(
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
     from nanochat_pl.core.invocation import invocation
     from nanochat_pl.models.execution import Execution
+    from nanochat_pl.nn.float8 import check_float8
     from nanochat_pl.stages.precision import precision_plugins, set_float32_products
     from nanochat_pl.stages.stage import Blueprint
 
@@ -83,6 +84,8 @@ def fit(
     logger_specs = construct_all(config.logger, "logger")
     earlier = find_earlier(run, config)
     hardware = specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
+    if hardware.precision == "float8":
+        check_float8(hardware.accelerator)
     set_float32_products(hardware.accelerator)
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
