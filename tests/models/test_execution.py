@@ -1,6 +1,7 @@
 """What a model computes how changes nothing of what it computes: compiled, recomputed."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from nanochat_pl.core.hardware import Hardware
+from nanochat_pl.core.paths import cache_root, keep_compiled_kernels
 from nanochat_pl.inference.generate import generate
 from nanochat_pl.inference.sampling import Sampling
 from nanochat_pl.models.execution import Execution
@@ -92,3 +94,31 @@ def test_each_kind_of_block_is_compiled_once_and_never_again(tmp_path: Path, rec
     assert not counters["graph_break"]
     assert compiled.losses == pytest.approx(eager.losses, rel=1e-4) and compiled.losses[3] < compiled.losses[0]
     assert compiled.keys == eager.keys
+
+
+@pytest.mark.slow
+def test_a_compiled_model_under_ddp_is_the_same(tmp_path: Path):
+    config = dataclasses.replace(TINY, n_layer=2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        losses = []
+        for execution in (Execution(), Execution(compile=True)):
+            model = randomized(config)
+            model.execution = execution
+            parallel = torch.nn.parallel.DistributedDataParallel(model)
+            loss = parallel(*batch(config))
+            loss.backward()
+            losses.append((loss.detach(), [parameter.grad for parameter in model.parameters()]))
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_kernels_are_kept_in_our_cache(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "so that it is put back")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    keep_compiled_kernels()
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_root() / "compiled"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/chosen")
+    keep_compiled_kernels()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/chosen"
