@@ -267,6 +267,4 @@ def _chunks_of_one_shape(matrices: list[Tensor], sharding: Sharding) -> Iterator
     for same in by_shape.values():
         workspace = WORKSPACE_BYTES["cuda" if same[0].is_cuda else "cpu"]
         size = max(1, workspace // (4 * same[0].numel()))
-        owned = sharding.by_owner(same)
-        for start in range(0, max(map(len, owned)), size):
-            yield [matrix for matrices in owned for matrix in matrices[start : start + size]]
+        yield from sharding.in_rounds(same, size)

@@ -1,6 +1,7 @@
 """Which rank owns what of the parameters, and how what the ranks own comes together again."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,12 +59,14 @@ class Sharding:
         """What this rank owns, as a view, of `value`, which has the rows of its `p` or is a scalar."""
         return value if value.ndim == 0 or p not in self._parts else value[self._parts[p][self._rank]]
 
-    def by_owner(self, matrices: Iterable[Tensor]) -> list[list[Tensor]]:
-        """The matrices of each rank."""
+    def in_rounds(self, matrices: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
+        """`matrices` in pieces of at most `size` of each rank; in a piece the ranks take turns, and so in sending."""
         owned: list[list[Tensor]] = [[] for _ in range(self._size)]
         for matrix in matrices:
             owned[next(iter(self._parts[matrix])) if self._parts else 0].append(matrix)
-        return owned
+        turns = list(itertools.zip_longest(*owned))
+        for start in range(0, len(turns), size):
+            yield [matrix for turn in turns[start : start + size] for matrix in turn if matrix is not None]
 
     def gather(self, params: Iterable[Tensor]) -> None:
         """Begin to send every rank what the others have updated; `wait` before the parameters are read.
@@ -71,7 +74,7 @@ class Sharding:
         Each owner broadcasts its part straight into the parameter: no padding where shares differ, no buffers.
         """
         views = [(owner, p[rows]) for p in params for owner, rows in self._parts.get(p, {}).items()]
-        if views and views[0][1].is_cuda:  # one launch for all of them
+        if views and views[0][1].is_cuda:  # in one launch, which newer NCCL turns into one AllGatherV
             device = views[0][1].device
             with dist.distributed_c10d._coalescing_manager(self._group, device, async_ops=True) as works:
                 for owner, view in views:
@@ -89,8 +92,8 @@ class Sharding:
 
     def consolidate(
         self, params: Sequence[Tensor], states: Mapping[Tensor, Mapping[str, Tensor]], to: int
-    ) -> dict[int, dict[str, Tensor]]:
-        """The states of all parameters by their index, on the CPU of rank `to`; nothing on the others.
+    ) -> dict[int, dict[str, Tensor]] | None:
+        """The states of all parameters by their index, on the CPU of rank `to`; None on the others.
 
         All ranks take part; each holds at most one part of one tensor more than its own.
         """
@@ -116,7 +119,7 @@ class Sharding:
                         collected.setdefault(name, []).append(part.to("cpu", copy=True))
             if collected:
                 whole[index] = {n: torch.cat(parts) if parts[0].ndim else parts[0] for n, parts in collected.items()}
-        return whole
+        return whole if self._rank == to else None
 
 
 def _cost(matrix: Tensor) -> int:
