@@ -55,13 +55,24 @@ def muon_(group: Mapping[str, Any], params: list[Tensor], grads: list[Tensor], s
             state["momentum_buffer"] = torch.zeros_like(p, dtype=torch.float32)
             if group["variance_normalize"]:
                 state["variance"] = p.new_zeros((rows, 1) if neurons == -1 else (1, cols), dtype=torch.float32)
-    buffers = [state["momentum_buffer"] for state in states]
-    update = torch.empty((len(params), rows, cols), dtype=torch.float32, device=params[0].device)
+    update = _nesterov(group["momentum"], grads, [state["momentum_buffer"] for state in states])
+    _orthogonalize_(group, update)
+    if group["variance_normalize"]:
+        _normalize_variance_(update, [state["variance"] for state in states], group["beta2"], neurons)
+    _descend(group, params, update)
+
+
+def _nesterov(momentum: float, grads: list[Tensor], buffers: list[Tensor]) -> Tensor:
+    """Bring the momentum up to date; (K, rows, cols), the stack of what it says with the gradient."""
+    update = torch.empty((len(grads), *grads[0].shape), dtype=torch.float32, device=grads[0].device)
     views = list(update.unbind())
     torch._foreach_copy_(views, grads)
-    torch._foreach_lerp_(buffers, views, 1 - group["momentum"])
-    torch._foreach_lerp_(views, buffers, group["momentum"])
+    torch._foreach_lerp_(buffers, views, 1 - momentum)
+    torch._foreach_lerp_(views, buffers, momentum)
+    return update
 
+
+def _orthogonalize_(group: Mapping[str, Any], update: Tensor) -> None:
     in_bfloat16 = update.is_cuda if group["bfloat16_updates"] is None else group["bfloat16_updates"]
     working = update.bfloat16() if in_bfloat16 else update
     if group["equilibrate"]:
@@ -71,16 +82,6 @@ def muon_(group: Mapping[str, Any], params: list[Tensor], grads: list[Tensor], s
         update.copy_(working)
     if group["renormalize"]:
         renormalize_(update)
-    if group["variance_normalize"]:
-        _normalize_variance_(update, [state["variance"] for state in states], group["beta2"], neurons)
-
-    lr = group["lr"] * max(1.0, rows / cols) ** 0.5
-    if group["weight_decay"]:
-        decay = torch.stack(params).float()
-        if group["cautious"]:
-            decay.mul_(update.mul(decay).ge_(0))
-        update.add_(decay, alpha=group["weight_decay"])
-    torch._foreach_add_(params, views, alpha=-lr)
 
 
 def _normalize_variance_(update: Tensor, variances: list[Tensor], beta2: float, neurons: int) -> None:
@@ -91,3 +92,15 @@ def _normalize_variance_(update: Tensor, variances: list[Tensor], beta2: float, 
     norm = mean_square.sum(dim=(-2, -1), keepdim=True).sqrt()
     norm_after = mean_square.mul(scale.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
     update.mul_(scale.mul_(norm / norm_after.clamp_min_(SMALLEST_VARIANCE)))
+
+
+def _descend(group: Mapping[str, Any], params: list[Tensor], update: Tensor) -> None:
+    """Take the update and the decay off the matrices; `update` is overwritten."""
+    rows, cols = params[0].shape
+    if group["weight_decay"]:
+        stack = torch.stack(params).float()
+        if group["cautious"]:
+            update.addcmul_(stack, update.mul(stack).ge_(0), value=group["weight_decay"])
+        else:
+            update.add_(stack, alpha=group["weight_decay"])
+    torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)
