@@ -24,8 +24,8 @@ from nanochat_pl.optim.sharding import Sharding
 SEQUENCE_LEN = 2048
 PARTS: dict[str, tuple[Any, str]] = {
     "momentum": (updates, "_nesterov"),
-    "orthogonalisation": (updates, "_orthogonalize_"),
-    "variance": (updates, "_normalize_variance_"),
+    "orthogonalisation": (updates, "_orthogonalized"),
+    "norms and variances": (updates, "_scales"),
     "decay and update": (updates, "_descend"),
     "gather begun": (Sharding, "gather"),
     "gather awaited": (Sharding, "wait"),
@@ -96,7 +96,7 @@ class Side:
             for name, (owner, attribute) in PARTS.items():
                 setattr(owner, attribute, originals[name])
         parts = {name: seconds[name] / steps for name in PARTS}
-        return parts | {"AdamW and all else": whole - sum(parts.values())}
+        return parts | {"AdamW and the rest": whole - sum(parts.values())}
 
 
 class Ours(Side):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat_pl.optim.orthogonalize import equilibrate_rows_, polar_express_, renormalize_
+from nanochat_pl.optim.orthogonalize import SMALLEST_NORM, equilibrate_rows_, polar_express_
 
 SMALLEST_VARIANCE = 1e-10
 
@@ -56,9 +56,11 @@ def muon_(group: Mapping[str, Any], params: list[Tensor], grads: list[Tensor], s
             if group["variance_normalize"]:
                 state["variance"] = p.new_zeros((rows, 1) if neurons == -1 else (1, cols), dtype=torch.float32)
     update = _nesterov(group["momentum"], grads, [state["momentum_buffer"] for state in states])
-    _orthogonalize_(group, update)
-    if group["variance_normalize"]:
-        _normalize_variance_(update, [state["variance"] for state in states], group["beta2"], neurons)
+    orthogonal = _orthogonalized(group, update)
+    if group["renormalize"] or group["variance_normalize"]:
+        torch.mul(orthogonal, _scales(group, orthogonal, states, neurons), out=update)
+    elif orthogonal is not update:
+        update.copy_(orthogonal)
     _descend(group, params, update)
 
 
@@ -72,26 +74,35 @@ def _nesterov(momentum: float, grads: list[Tensor], buffers: list[Tensor]) -> Te
     return update
 
 
-def _orthogonalize_(group: Mapping[str, Any], update: Tensor) -> None:
+def _orthogonalized(group: Mapping[str, Any], update: Tensor) -> Tensor:
+    """In bfloat16 or in place."""
     in_bfloat16 = update.is_cuda if group["bfloat16_updates"] is None else group["bfloat16_updates"]
     working = update.bfloat16() if in_bfloat16 else update
     if group["equilibrate"]:
         equilibrate_rows_(working)
-    polar_express_(working, group["ns_steps"])
-    if working is not update:
-        update.copy_(working)
+    return polar_express_(working, group["ns_steps"])
+
+
+def _scales(group: Mapping[str, Any], stack: Tensor, states: list[dict[str, Tensor]], neurons: int) -> Tensor:
+    """The factors of each matrix, or of each neuron of it, that `stack` is to be multiplied by.
+
+    `renormalize`: to the Frobenius norm sqrt(min(rows, cols)), that of a semi-orthogonal matrix (Muon+, arXiv
+    2602.21545). `variance_normalize`: each neuron by its running root mean square, which is brought up to date, with
+    the matrix keeping its norm (NorMuon, arXiv 2510.05491).
+    """
+    squares = torch.linalg.vector_norm(stack, dim=neurons, keepdim=True, dtype=torch.float32).square()
+    norm = squares.sum(dim=(-2, -1), keepdim=True).sqrt()
+    scale = torch.ones_like(norm)
     if group["renormalize"]:
-        renormalize_(update)
-
-
-def _normalize_variance_(update: Tensor, variances: list[Tensor], beta2: float, neurons: int) -> None:
-    """Divide each neuron's update by its running root mean square, keeping the matrix's norm."""
-    mean_square = update.square().mean(dim=neurons, keepdim=True)
-    torch._foreach_lerp_(variances, list(mean_square.unbind()), 1 - beta2)
-    scale = torch.stack(variances).clamp_min_(SMALLEST_VARIANCE).rsqrt_()
-    norm = mean_square.sum(dim=(-2, -1), keepdim=True).sqrt()
-    norm_after = mean_square.mul(scale.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
-    update.mul_(scale.mul_(norm / norm_after.clamp_min_(SMALLEST_VARIANCE)))
+        scale = min(stack.shape[-2:]) ** 0.5 / norm.clamp_min(SMALLEST_NORM)
+        squares, norm = squares * scale.square(), norm * scale
+    if group["variance_normalize"]:
+        variances = [state["variance"] for state in states]
+        torch._foreach_lerp_(variances, list((squares / stack.size(neurons)).unbind()), 1 - group["beta2"])
+        per_neuron = torch.stack(variances).clamp_min(SMALLEST_VARIANCE).rsqrt()
+        norm_after = (squares * per_neuron.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
+        scale = scale * per_neuron * (norm / norm_after.clamp_min(SMALLEST_VARIANCE))
+    return scale
 
 
 def _descend(group: Mapping[str, Any], params: list[Tensor], update: Tensor) -> None:
