@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nanochat_pl.optim.muon import MuonAdamW, MuonAdamWSpec
+from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
 
 RANKS = 4
@@ -63,21 +63,18 @@ class Training:
     """Parameters, their optimizer and schedule."""
 
     def __init__(self, case: Case, group: dist.ProcessGroup | None = None):
-        self.case = case
+        self.case, self.group = case, group
         generator = torch.Generator().manual_seed(0)
         self.parameters = {
             name: nn.Parameter(torch.randn(shape, generator=generator).to(case.dtype))
             for name, (_, shape) in case.shapes.items()
         }
-        self.optimizer = self.build(group)
+        roles = {name: role for name, (role, _) in case.shapes.items()}
+        spec = MuonAdamWSpec(**case.options)
+        self.optimizer = spec.build(self.parameters.items(), roles, width=768, process_group=group)
         self.schedule = ScheduleSpec(warmup_steps=2, momentum_warmup_steps=3).build(self.optimizer, STEPS)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=case.scaled)
         self.scaler.scale(torch.zeros(()))
-
-    def build(self, group: dist.ProcessGroup | None) -> MuonAdamW:
-        roles = {name: role for name, (role, _) in self.case.shapes.items()}
-        spec = MuonAdamWSpec(**self.case.options)
-        return spec.build(self.parameters.items(), roles, width=768, process_group=group)
 
     def steps(self, steps: range) -> "Training":
         for step in steps:
@@ -102,7 +99,7 @@ class Training:
     def save(self, path: Path, to: int = 0) -> None:
         """All ranks call this; the rank `to` writes."""
         self.optimizer.consolidate_state_dict(to)
-        if dist.get_rank(self.optimizer._sharding._group) == to:
+        if dist.get_rank(self.group) == to:
             torch.save({"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
                         "parameters": self.values()}, path)  # fmt: skip
 
