@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from nanochat_pl.models.contract import build_model
+from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn.attention.flash import Flash, Flash2, document_bounds
+from tests.models.test_nanochat import TINY
 from tests.nn.test_attention import CASES, assert_plain, numbered, tensors
 from tests.reference.plain_gpt import plain_softmax_attention
 
@@ -48,3 +51,28 @@ def test_bounds_of_documents():
     assert bounds.tolist() == [0, 2, 5, 7, 8, 10, 15, 15, 15], "a row begins a document; empty ones fill up to eight"
     assert document_bounds(torch.zeros(1, 7)).tolist() == [0, 7]
     assert document_bounds(torch.arange(4)[None]).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_torchs_kernels_accept_what_they_are_given(compiled):
+    """Shapes and arguments alone, which need no GPU."""
+    backend = Flash()
+    backend.load()
+    sizes, options = [(2, heads, 100, 16) for heads in (4, 2, 2)], {"device": "meta", "dtype": torch.bfloat16}
+    q, k, v = (torch.empty(size, **options, requires_grad=True) for size in sizes)
+    bounds = document_bounds(numbered([(30, 70), (100,)])).to("meta")
+    attend = backend.attend
+    if compiled:
+        attend = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=False)
+    y = attend(q, k, v, 40, 0.3, bounds)
+    assert y.shape == q.shape and y.dtype == torch.bfloat16
+    gradients = torch.autograd.grad(y.float().sum(), (q, k, v))
+    assert [gradient.shape for gradient in gradients] == [q.shape, k.shape, v.shape]
+
+
+@pytest.mark.parametrize("name", [None, "blocked", "flash", "flash3", "sdpa"])
+def test_on_shapes_alone_each_backend_is_there(name):
+    model = build_model(TINY, "meta", None, Execution(attention=name))
+    ids = torch.empty(2, 24, dtype=torch.int64, device="meta")
+    model(ids, ids, documents=ids).backward()
+    assert all(p.grad is not None for p in model.parameters())
