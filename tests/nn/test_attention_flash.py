@@ -4,10 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat_pl.models.contract import build_model
-from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn.attention.flash import Flash, Flash2, document_bounds
-from tests.models.test_nanochat import TINY
 from tests.nn.test_attention import CASES, assert_plain, numbered, tensors
 from tests.reference.plain_gpt import plain_softmax_attention
 
@@ -68,11 +65,3 @@ def test_torchs_kernels_accept_what_they_are_given(compiled):
     assert y.shape == q.shape and y.dtype == torch.bfloat16
     gradients = torch.autograd.grad(y.float().sum(), (q, k, v))
     assert [gradient.shape for gradient in gradients] == [q.shape, k.shape, v.shape]
-
-
-@pytest.mark.parametrize("name", [None, "blocked", "flash", "flash3", "sdpa"])
-def test_on_shapes_alone_each_backend_is_there(name):
-    model = build_model(TINY, "meta", None, Execution(attention=name))
-    ids = torch.empty(2, 24, dtype=torch.int64, device="meta")
-    model(ids, ids, documents=ids).backward()
-    assert all(p.grad is not None for p in model.parameters())

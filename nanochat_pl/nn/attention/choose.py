@@ -23,18 +23,14 @@ def choose(
 ) -> Backend:
     """The backend of this name, or (None) the first that runs with such heads on the device.
 
-    On "meta", where a model is shapes alone, each name is there: what fused kernels allocate is what torch's own does.
+    On "meta", where nothing is computed, it is always the CPU's.
 
     Raises:
         UserError: the named one does not run here.
     """
     device = torch.device(device)
-    if name in (None, "blocked") and device.type in ("cpu", "meta"):
+    if device.type == "meta" or (device.type == "cpu" and name is None):
         return Blocked()
-    if device.type == "meta":
-        flash = Flash()
-        flash.load()
-        return flash
     if name is None:
         backends = (kind() for kind in BACKENDS.values())
         return next(backend for backend in backends if backend.why_not(device, dtype, head_dim) is None)

@@ -53,7 +53,7 @@ class Flash(Backend):
         self, B: int, T: int, windows: Iterable[int], documents: Tensor | None, device: torch.device
     ) -> dict[int, Tensor]:
         """(N + 1,) int32, where each sequence of the flattened batch begins, and where the last one ends."""
-        if documents is None or documents.is_meta:  # shapes alone say nothing of documents
+        if documents is None:
             bounds = torch.arange(0, B * T + 1, T, dtype=torch.int32, device=device)
         else:
             bounds = document_bounds(documents)
