@@ -5,7 +5,7 @@ After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps.
 
 import zlib
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,8 @@ from nanochat_pl.core.types import IGNORE_INDEX
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.nanochat_decode import NanoChatDecoder
-from nanochat_pl.nn.attention import attention, seen_in_documents
+from nanochat_pl.nn.attention.backend import Backend
+from nanochat_pl.nn.attention.choose import choose
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 from nanochat_pl.nn.kv_cache import KVCache
 from nanochat_pl.nn.layers import Linear, relu_squared, rms_norm
@@ -26,6 +27,8 @@ SMEAR_GATE_CHANNELS = 24
 
 
 class Attention(nn.Module):
+    backend: Backend
+
     def __init__(self, config: NanoChatConfig, layer: int):
         super().__init__()
         self.config, self.layer, self.window = config, layer, config.windows[layer]
@@ -44,7 +47,7 @@ class Attention(nn.Module):
         cos: Tensor,
         sin: Tensor,
         cache: KVCache | None,
-        seen: dict[int, Tensor],
+        seen: dict[int, Any],
     ) -> Tensor:
         B, T, C = x.shape
         D = self.config.head_dim
@@ -55,7 +58,7 @@ class Attention(nn.Module):
             v = torch.addcmul(v, gate.unsqueeze(-1), value_embedding.view(B, T, -1, D), value=3)
         v, scale = v.transpose(1, 2), self.config.qk_scale**2 / D**0.5  # both sides' qk_scale
         if cache is None:
-            y = attention(q, k, v, self.window, scale, seen.get(self.window))
+            y = self.backend.attend(q, k, v, self.window, scale, seen[self.window])
         else:
             y = cache.attend(self.layer, q, k, v, self.window, scale)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
@@ -84,13 +87,21 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         cache: KVCache | None,
-        seen: dict[int, Tensor],
+        seen: dict[int, Any],
     ) -> Tensor:
         x = x + self.attn(rms_norm(x), value_embedding, cos, sin, cache, seen)
         return x + self.mlp(rms_norm(x))
 
 
 class NanoChat(nn.Module):
+    """See `models.contract.LanguageModel`.
+
+    Attributes:
+        attention: the backend of all layers, chosen when the device is known.
+    """
+
+    attention: Backend
+
     def __init__(self, config: NanoChatConfig, execution: Execution):
         super().__init__()
         self.config, self.execution = config, execution
@@ -191,8 +202,8 @@ class NanoChat(nn.Module):
                 gate = gate * F.pad(documents[:, 1:] == documents[:, :-1], (1, 0)).unsqueeze(-1)
             x = torch.addcmul(x, gate, before)
         seen = {}
-        if documents is not None:
-            seen = {window: seen_in_documents(documents, window) for window in set(config.windows)}
+        if cache is None:
+            seen = self.attention.see(ids.size(0), ids.size(1), set(config.windows), documents, ids.device)
         x0, middle = x, x
         if config.scalars:
             resid, added = (scalars.to(x.dtype).unbind() for scalars in (self.resid_scalars, self.x0_scalars))
@@ -228,7 +239,8 @@ class NanoChat(nn.Module):
             capacity: tokens of a row; where it exceeds the trained context, as many as one likes.
         """
         tables = RotaryTables(self._tables, capacity)
-        return KVCache(self.config.windows, rows, capacity, self.config.n_kv_head, tables)
+        backend = self.attention.for_prompts()
+        return KVCache(self.config.windows, rows, capacity, self.config.n_kv_head, tables, backend)
 
     def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
         """What continues rows by one token each: (ids (B, 1), cache) -> logits (B, 1, vocab_size).
@@ -255,8 +267,16 @@ class NanoChat(nn.Module):
         return {name: roles[name.split(".")[0]] for name, _ in self.named_parameters()}
 
     def init_buffers(self) -> None:
-        """Compute the rotary tables of the trained context on the parameters' device."""
+        """Compute the rotary tables of the trained context on the parameters' device, and choose attention's backend.
+
+        Raises:
+            UserError: the backend that is asked for does not run there.
+        """
         config, device = self.config, self.embedding.weight.device
+        self.attention = choose(self.execution.attention, device, config.dtype, config.head_dim)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.backend = self.attention
         self.cos, self.sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base, device)
 
     @torch.no_grad()
