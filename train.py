@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import nanochat_pl
 from nanochat_pl.config.compose import CONF_FOLDER, run_name, without_plus
 from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted, UserError
-from nanochat_pl.core.paths import machine_error
+from nanochat_pl.core.paths import keep_compiled_kernels, machine_error
 from nanochat_pl.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     Args:
         started: `time.perf_counter()` when this invocation (in a sweep: this job) began.
     """
+    keep_compiled_kernels()
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -106,6 +107,8 @@ def fit(
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
     from nanochat_pl.core.invocation import invocation
     from nanochat_pl.models.execution import Execution
+    from nanochat_pl.nn.float8 import check_float8
+    from nanochat_pl.stages.precision import precision_plugins, set_float32_products
     from nanochat_pl.stages.stage import Blueprint
 
     trainer_spec = construct(config.trainer, "trainer")
@@ -115,6 +118,9 @@ def fit(
     logger_specs = construct_all(config.logger, "logger")
     earlier = processes.decided_by_first(lambda: find_earlier(run, config))
     hardware = specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
+    if hardware.precision == "float8":
+        check_float8(hardware.accelerator)
+    set_float32_products(hardware.accelerator)
     if threads := processes.threads(hardware):
         torch.set_num_threads(threads)
     with processes.one_by_node():
@@ -158,8 +164,12 @@ def fit(
             accumulation=plan.accumulation,
             tokenizer=tokenizer,
             seed=specs.seed,
-            compile_model=bool(plan.hardware.compile),
-            execution=Execution(plan.hardware.attention, plan.hardware.recompute, plan.hardware.precision == "float8"),
+            execution=Execution(
+                plan.hardware.attention,
+                plan.hardware.recompute,
+                float8=plan.hardware.precision == "float8",
+                compile=bool(plan.hardware.compile),
+            ),
             parent=parent.folder if parent else None,
             parent_checkpoint=parent_checkpoint,
         )
@@ -182,6 +192,7 @@ def fit(
         accumulation=plan.accumulation,
         callbacks=callbacks,
         loggers=[spec.build(run, resumed_step) for spec in logger_specs],
+        precision=precision_plugins(hardware, plan.horizon.total_batch_tokens),
     )
     facts |= {"parameters": plan.cost.parameters, "world_size": hardware.world_size, "resumed_from": resumed_step}
     with run.recording(stage=stage_spec.name, **facts) if processes.is_first else contextlib.nullcontext():
