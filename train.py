@@ -4,6 +4,7 @@ Compose the configuration -> check it -> plan -> build -> fit. Every heavy impor
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from nanochat_pl.config.specs import Specs
+    from nanochat_pl.core.distributed import Processes
 
 log = logging.getLogger("nanochat_pl.train")
 
@@ -32,12 +34,22 @@ AFTER_DIVERGENCE = (
 def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     """Train one stage of one run in its folder, from where it is; returns the folder's path.
 
+    Several devices on this machine get a process each, in which this function is called again.
+
     Args:
         started: `time.perf_counter()` when this invocation (in a sweep: this job) began.
     """
     keep_compiled_kernels()
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
     from nanochat_pl.config.construct import construct
+    from nanochat_pl.config.resume import flat
     from nanochat_pl.config.specs import Specs
+    from nanochat_pl.core.distributed import ALONE, Processes, place, placed
+    from nanochat_pl.core.invocation import program
+    from nanochat_pl.core.launch import launch
     from nanochat_pl.core.logging import logging_to
 
     specs, stage_spec = Specs.of(config), construct(config.stage, "stage")
@@ -49,11 +61,29 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
             "stage."
         )
     run = RunFolder.of(run_name(config, overrides), stage_spec.name)
-    with run.locked():
-        if config.run.fresh:
-            run.move_aside()
-        with logging_to(run.log), contextlib.ExitStack() as at_the_end:
-            fit(config, specs, stage_spec, run, overrides, started, at_the_end)
+    here = place()
+    if here and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            "A sweep starts the processes of each job itself: run `python train.py -m ...` with hw.devices=N, without "
+            "torchrun or srun (SLURM: docs/cluster.md)."
+        )
+    specs = dataclasses.replace(specs, hw=placed(specs.hw, here))
+    if here is None and specs.hw.devices != 1:
+        in_plain = OmegaConf.to_container(config, resolve=True)
+        job = {"config": in_plain, "overrides": overrides, "arguments": sys.argv[1:]}
+        if code := launch(__file__, job, specs.hw.devices or 1):
+            sys.exit(code)
+        return str(run.path)
+    processes = Processes(here or ALONE, specs.hw.detect().accelerator, specs.hw.timeout_seconds)
+    with processes.failing_once(), contextlib.ExitStack() as at_the_end:
+        if processes.is_first:
+            at_the_end.enter_context(run.locked())
+            if config.run.fresh and not processes.place.restarts:
+                run.move_aside()
+        at_the_end.enter_context(logging_to(run.log, processes.place.rank))
+        processes.check_alike(flat(OmegaConf.to_container(config, resolve=True)) | program())
+        fit(config, specs, stage_spec, run, overrides, started, processes, at_the_end)
+    processes.close()
     return str(run.path)
 
 
@@ -64,12 +94,14 @@ def fit(
     run: RunFolder,
     overrides: list[str],
     started: float,
+    processes: "Processes",
     at_the_end: contextlib.ExitStack,
 ) -> None:
     """Plan, build and fit; the run folder says at every moment how far it came."""
     import torch
 
     from nanochat_pl.callbacks.checkpoints import is_sound, last_good, resume_point, step_of
+    from nanochat_pl.callbacks.hang_watch import HangWatch
     from nanochat_pl.callbacks.summary import Summary
     from nanochat_pl.config.construct import construct, construct_all
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
@@ -81,23 +113,27 @@ def fit(
 
     trainer_spec = construct(config.trainer, "trainer")
     callbacks = [Summary(started), *construct_all(config.callbacks, "callbacks")]
+    if processes.place.world_size > 1:
+        callbacks.insert(0, HangWatch(processes, specs.hw.timeout_seconds))
     logger_specs = construct_all(config.logger, "logger")
-    earlier = find_earlier(run, config)
+    earlier = processes.decided_by_first(lambda: find_earlier(run, config))
     hardware = specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
     if hardware.precision == "float8":
         check_float8(hardware.accelerator)
     set_float32_products(hardware.accelerator)
-    if hardware.threads:
-        torch.set_num_threads(hardware.threads)
-    sources = specs.data.build_sources()
+    if threads := processes.threads(hardware):
+        torch.set_num_threads(threads)
+    with processes.one_by_node():
+        sources = specs.data.build_sources()
     for source in sources:
         at_the_end.callback(source.close)  # or a thread that waits for the network would hold the process up
-    resume_from = resume_point(run.checkpoints) if earlier else None
+    resume_from = processes.decided_by_first(lambda: resume_point(run.checkpoints) if earlier else None)
     parent = stage_spec.find_parent(run, config.recipe_name, overrides, resume_from is not None)
     if parent:
         specs.check_same_model(parent, overrides)
-    tokenizer = parent.tokenizer() if parent else specs.build_tokenizer(sources)
-    plan = specs.plan(tokenizer.vocab_size, hardware, parent, sources)
+    with processes.one_by_node():
+        tokenizer = parent.tokenizer() if parent else specs.build_tokenizer(sources)
+    plan = processes.decided_by_first(lambda: specs.plan(tokenizer.vocab_size, hardware, parent, sources))
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
         return log.info(finished_message(run, overrides))
     plan.check_memory()
@@ -108,6 +144,8 @@ def fit(
         rows_per_step=plan.rows_per_step,
         micro_batch_rows=plan.micro_batch_rows,
         seed=specs.seed,
+        rank=processes.place.rank,
+        world_size=processes.place.world_size,
         tokenizer_threads=specs.hw.loader_threads,
         sources=sources,
     )
@@ -137,10 +175,14 @@ def fit(
         )
     )
     resumed_step = step_of(resume_from) if resume_from else None
-    record(run, config, plan)
+    processes.check_alike(
+        {"tokenizer": tokenizer.fingerprint, "checkpoint": resumed_step, "parent": parent and parent.origin()}
+    )
     facts = invocation()
-    run.record_invocation(resumed_step=resumed_step, **facts)
-    log.info("%s\n%s", run.path, run.plan.read_text())
+    if processes.is_first:
+        record(run, config, plan)
+        run.record_invocation(resumed_step=resumed_step, **facts)
+    log.info("%s\n%s", run.path, plan.text())
     if resume_from:
         log.info("Going on from step %d (%s).", resumed_step, resume_from)
     trainer = trainer_spec.build(
@@ -152,8 +194,8 @@ def fit(
         loggers=[spec.build(run, resumed_step) for spec in logger_specs],
         precision=precision_plugins(hardware, plan.horizon.total_batch_tokens),
     )
-    facts |= {"parameters": plan.cost.parameters, "world_size": hardware.devices, "resumed_from": resumed_step}
-    with run.recording(stage=stage_spec.name, **facts):
+    facts |= {"parameters": plan.cost.parameters, "world_size": hardware.world_size, "resumed_from": resumed_step}
+    with run.recording(stage=stage_spec.name, **facts) if processes.is_first else contextlib.nullcontext():
         try:
             trainer.fit(stage, datamodule=data, ckpt_path=resume_from, weights_only=True)
         except DivergedError as error:
@@ -167,7 +209,10 @@ def main() -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from nanochat_pl.config.explain import composing
+    from nanochat_pl.core.launch import own_job
 
+    if work := own_job():
+        return _work(work)
     arguments = sys.argv[1:] = without_plus(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them and exiting with 1
     started = [nanochat_pl.STARTED]
@@ -187,6 +232,18 @@ def main() -> int:
             job()
     except KeyboardInterrupt:
         return _fail(Interrupted("Interrupted before training began.", EXIT_SIGINT))
+    except Exception as error:
+        return _fail(error)
+    return 0
+
+
+def _work(job: dict[str, Any]) -> int:
+    """What `train` has started in a process of its own."""
+    from omegaconf import OmegaConf
+
+    sys.argv[1:] = job["arguments"]
+    try:
+        train(OmegaConf.create(job["config"]), job["overrides"], nanochat_pl.STARTED)
     except Exception as error:
         return _fail(error)
     return 0

@@ -17,7 +17,8 @@ from nanochat_pl.core.types import IGNORE_INDEX
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.nanochat_decode import NanoChatDecoder
-from nanochat_pl.nn.attention import attention, seen_in_documents
+from nanochat_pl.nn.attention.backend import Backend
+from nanochat_pl.nn.attention.choose import choose
 from nanochat_pl.nn.compiled import compiled
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 from nanochat_pl.nn.kv_cache import KVCache
@@ -29,6 +30,8 @@ SMEAR_GATE_CHANNELS = 24
 
 
 class Attention(nn.Module):
+    backend: Backend
+
     def __init__(self, config: NanoChatConfig, layer: int):
         super().__init__()
         self.config, self.layer, self.window = config, layer, config.windows[layer]
@@ -47,7 +50,7 @@ class Attention(nn.Module):
         cos: Tensor,
         sin: Tensor,
         cache: KVCache | None,
-        seen: dict[int, Tensor],
+        seen: dict[int, Any],
     ) -> Tensor:
         B, T, C = x.shape
         D = self.config.head_dim
@@ -58,7 +61,7 @@ class Attention(nn.Module):
             v = torch.addcmul(v, gate.unsqueeze(-1), value_embedding.to(v.dtype).view(B, T, -1, D), value=3)
         v, scale = v.transpose(1, 2), self.config.qk_scale**2 / D**0.5  # both sides' qk_scale
         if cache is None:
-            y = attention(q, k, v, self.window, scale, seen.get(self.window))
+            y = self.backend.attend(q, k, v, self.window, scale, seen[self.window])
         else:
             y = cache.attend(self.layer, q, k, v, self.window, scale)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
@@ -93,7 +96,7 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         cache: KVCache | None,
-        seen: dict[int, Tensor],
+        seen: dict[int, Any],
     ) -> Tensor:
         """x (B, T, C) of the layer before, x0 of the embedding; scales (2,) the factors of the two."""
         if scales is not None:
@@ -104,6 +107,14 @@ class Block(nn.Module):
 
 
 class NanoChat(nn.Module):
+    """See `models.contract.LanguageModel`.
+
+    Attributes:
+        attention: the backend of all layers, chosen when the device is known.
+    """
+
+    attention: Backend
+
     def __init__(self, config: NanoChatConfig, execution: Execution):
         super().__init__()
         self.config, self.execution = config, execution
@@ -197,8 +208,8 @@ class NanoChat(nn.Module):
         read = torch.cat((cache.last_ids, ids), dim=1) if continued and cache is not None else ids
         x0 = self._fused(NanoChat._embedded)(self, self.embedding(read), continued, documents)
         seen = {}
-        if documents is not None:
-            seen = {window: seen_in_documents(documents, window) for window in set(config.windows)}
+        if cache is None:
+            seen = self.attention.see(ids.size(0), ids.size(1), set(config.windows), documents, ids.device)
         x = middle = x0.view_as(x0)  # one tensor as two inputs of the first block would make that a kind of its own
         scales: Sequence[Tensor | None] = [None] * config.n_layer
         if config.scalars:
@@ -265,7 +276,8 @@ class NanoChat(nn.Module):
             capacity: tokens of a row; where it exceeds the trained context, as many as one likes.
         """
         tables = RotaryTables(self._tables, capacity)
-        return KVCache(self.config.windows, rows, capacity, self.config.n_kv_head, tables)
+        backend = self.attention.for_prompts()
+        return KVCache(self.config.windows, rows, capacity, self.config.n_kv_head, tables, backend)
 
     def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
         """What continues rows by one token each: (ids (B, 1), cache) -> logits (B, 1, vocab_size).
@@ -292,8 +304,16 @@ class NanoChat(nn.Module):
         return {name: roles[name.split(".")[0]] for name, _ in self.named_parameters()}
 
     def init_buffers(self) -> None:
-        """Compute the rotary tables of the trained context on the parameters' device."""
+        """Compute the rotary tables of the trained context on the parameters' device, and choose attention's backend.
+
+        Raises:
+            UserError: the backend that is asked for does not run there.
+        """
         config, device = self.config, self.embedding.weight.device
+        self.attention = choose(self.execution.attention, device, config.dtype, config.head_dim)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.backend = self.attention
         self.cos, self.sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base, device)
 
     @torch.no_grad()

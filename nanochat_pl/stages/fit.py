@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins import Precision
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 from nanochat_pl.callbacks.checkpoints import AtomicCheckpointIO
 from nanochat_pl.core.errors import UserError
@@ -47,9 +49,12 @@ class TrainerSpec(Spec):
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", module="lightning.pytorch.trainer.connectors.data_connector")
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
-        return Trainer(
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+        trainer = Trainer(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=_strategy(hardware),
             default_root_dir=folder,
             max_steps=steps,
             max_epochs=-1,
@@ -65,3 +70,19 @@ class TrainerSpec(Spec):
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             use_distributed_sampler=False,
         )
+        # callbacks/shutdown.py does both: Lightning's own handler ends without saving, and asks all processes with a
+        # broadcast and a host sync in every micro-batch.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        return trainer
+
+
+def _strategy(hardware: Hardware) -> DDPStrategy | str:
+    """One process alone, or DDP among processes that were started and joined before (core/distributed.py)."""
+    if hardware.world_size == 1:
+        return "auto"
+    return DDPStrategy(
+        cluster_environment=TorchElasticEnvironment(),
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )

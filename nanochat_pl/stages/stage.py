@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -61,7 +62,8 @@ class Stage(LightningModule):
         is_chat: the model learns conversations.
         fixed_shapes: False where batches differ in shape, so that compiling would never end.
         model: the network (`nn.Module` and `models.contract.LanguageModel`), there after `configure_model`.
-        step_loss: 0-d tensor, the mean loss per token of the last complete optimizer step; on the device.
+        step_loss: 0-d tensor on the device, the mean loss per token of the last complete optimizer step; with several
+            processes, `mean_step_loss` is the mean of theirs.
         latest: the newest value of each logged metric.
         step_metrics: what a stage measures in each step, to be logged with the others.
     """
@@ -112,6 +114,7 @@ class Stage(LightningModule):
             width=self.blueprint.model.n_embd,
             batch_lr_scale=self.blueprint.horizon.lr_scale,
             weight_decay=self.blueprint.optimizer.weight_decay * self.blueprint.horizon.weight_decay_scale,
+            process_group=dist.group.WORLD,  # None in a run of one process
         )
         schedule = self.blueprint.schedule.build(optimizer, self.blueprint.horizon.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -143,6 +146,10 @@ class Stage(LightningModule):
         self._step_loss_sum = torch.zeros_like(self._step_loss_sum)
         self._step_targets = torch.zeros_like(self._step_targets)
         self.trainer.datamodule.commit(self._cursor)  # type: ignore[attr-defined]
+
+    def mean_step_loss(self) -> Tensor:
+        """The mean loss per token of the last complete optimizer step over all processes; called by all of them."""
+        return self.trainer.strategy.reduce(self.step_loss.clone(), reduce_op="mean")
 
     def on_fit_start(self) -> None:
         if self.blueprint.parent_checkpoint:  # before Lightning restores the state of a run that goes on
@@ -179,7 +186,8 @@ class Stage(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         metric = self.val_bits_per_byte
-        metrics = {"val/bpb": metric.compute().item(), "val/loss": (metric.nats / metric.tokens).item()}
+        bits_per_byte, loss = metric.compute()
+        metrics = {"val/bpb": bits_per_byte.item(), "val/loss": loss.item()}
         if not math.isfinite(metrics["val/loss"]):
             step = self.trainer.global_step
             raise DivergedError(f"The validation loss is {metrics['val/loss']} at step {step}.")
