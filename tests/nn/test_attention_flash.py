@@ -65,3 +65,12 @@ def test_torchs_kernels_accept_what_they_are_given(compiled):
     assert y.shape == q.shape and y.dtype == torch.bfloat16
     gradients = torch.autograd.grad(y.float().sum(), (q, k, v))
     assert [gradient.shape for gradient in gradients] == [q.shape, k.shape, v.shape]
+
+
+def test_what_is_compiled_takes_any_number_of_documents():
+    torch.compiler.reset()
+    last = torch.compile(lambda bounds: bounds[-1] + bounds.size(0), dynamic=False, backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for count in (1, 3, 9):
+            bounds = document_bounds(numbered([(4,) * count]))
+            assert last(bounds) == 4 * count + len(bounds)

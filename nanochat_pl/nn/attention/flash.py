@@ -129,11 +129,13 @@ class Flash2(Flash):
 def document_bounds(documents: Tensor) -> Tensor:
     """(N + 1,) int32, the bounds of all documents (B, T) in the flattened batch.
 
-    Empty sequences at the end bring N to a power of two, so that what is compiled meets few shapes.
+    Empty sequences at the end bring N to a power of two, so that what is compiled meets few shapes; a block of the
+    model is compiled once for all of them.
     """
     starts = is_start(documents).flatten().nonzero().flatten()
     bounds = starts.new_full(((1 << (len(starts) - 1).bit_length()) + 1,), documents.numel(), dtype=torch.int32)
     bounds[: len(starts)] = starts
+    torch._dynamo.maybe_mark_dynamic(bounds, 0)
     return bounds
 
 
