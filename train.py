@@ -7,10 +7,8 @@ import contextlib
 import logging
 import os
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
-import nanochat_pl
 from nanochat_pl.config.compose import CONF_FOLDER, run_name, without_plus
 from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted, UserError
 from nanochat_pl.core.paths import machine_error
@@ -156,19 +154,23 @@ def main() -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from nanochat_pl.config.explain import composing
+    from nanochat_pl.config.sweep import in_sweep, skip_behind_a_failure
+    from nanochat_pl.core.invocation import job_started
 
     arguments = sys.argv[1:] = without_plus(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them and exiting with 1
-    started = [nanochat_pl.STARTED]
 
     @hydra.main(config_path=str(CONF_FOLDER), config_name="train", version_base="1.3")
     def job(config: "DictConfig") -> str:
-        began = started.pop() if started else time.perf_counter()
+        began = job_started()
         overrides = list(HydraConfig.get().overrides.task)
         try:
+            skip_behind_a_failure(config, overrides)
             return train(config, overrides, began)
         except Exception as error:
-            # Left as SystemExit, which Hydra passes on at once: it would bury the message, and go on with a sweep.
+            if in_sweep():
+                raise  # SweepSummary tells it, and the sweep goes on
+            # Left as SystemExit, which Hydra passes on at once: it would bury the message.
             sys.exit(_fail(error))
 
     try:

@@ -39,7 +39,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
-    groups = [argument for argument in arguments if re.fullmatch(r"\w+=\w+", argument)]
+    # Of a sweep such as stage=base,sft the last value, which may lack what the first has.
+    groups = [re.sub("=.*,", "=", argument) for argument in arguments if re.fullmatch(r"\w+=[\w,]+", argument)]
     try:
         known = list(_dotted_keys(compose(groups)))
     except (HydraException, OmegaConfBaseException):
