@@ -1,8 +1,10 @@
 """A sweep: a failed job is named at once and the others go on; at the end stands a table, and the spread over seeds."""
 
 import atexit
+import contextlib
 import gc
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -16,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nanochat_pl.checkpoint.header import STAGES
 from nanochat_pl.config.compose import run_name
-from nanochat_pl.core.errors import EXIT_DIVERGED, EXIT_SIGINT, EXIT_SIGTERM, EXIT_USER
+from nanochat_pl.core.errors import EXIT_DIVERGED, EXIT_SIGINT, EXIT_SIGTERM, EXIT_SIGUSR2, EXIT_USER
 from nanochat_pl.core.paths import machine_error
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.sweep_folder import METRICS, Job, SweepFolder, first_sentence, job_of, spread_over_seeds, swept
@@ -26,7 +28,7 @@ EXIT_UNKNOWN = 1
 LOOK_EVERY_SECONDS = 2.0
 
 _ENDED = {"failed": "failed", "diverged": "diverged", "interrupted": "was interrupted"}
-_STATUS = {EXIT_DIVERGED: "diverged", EXIT_SIGINT: "interrupted", EXIT_SIGTERM: "interrupted"}
+_STATUS = {EXIT_DIVERGED: "diverged"} | dict.fromkeys((EXIT_SIGINT, EXIT_SIGTERM, EXIT_SIGUSR2), "interrupted")
 
 
 class SkippedError(RuntimeError):
@@ -63,6 +65,7 @@ class SweepSummary(Callback):
     def __init__(self) -> None:
         self._sweep: SweepFolder | None = None  # None: a single run
         self._given: list[str] = []
+        self._command: list[str] = []
         self._jobs_are_here = True
         self._watch: _Watch | None = None
 
@@ -71,6 +74,7 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._given = list(config.hydra.overrides.task)
+        self._command = sys.argv
         self._jobs_are_here = config.hydra.launcher._target_.endswith(".BasicLauncher")
         self._sweep = SweepFolder(config.hydra.sweep.dir)
         if not self._jobs_are_here:
@@ -82,6 +86,7 @@ class SweepSummary(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if self._sweep is not None:
             gc.collect()  # the model of the job before, which a failure may have left in a cycle
+            sys.argv = self._command  # in a process of its own: for the records
             self._record(config, "running")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -92,6 +97,9 @@ class SweepSummary(Callback):
             return
         error = job_return._return_value
         status, exit_code, text = _ending(error)
+        if exit_code == EXIT_SIGUSR2 and not self._jobs_are_here:
+            with contextlib.suppress(RuntimeError):  # which the launcher raises where the job had its last try
+                signal.raise_signal(signal.SIGUSR2)  # the state is saved: the launcher ends, and queues the job again
         job = self._record(config, status, exit_code, text)
         # Hydra would end the sweep at the error, whose traceback keeps the model in memory and cannot be pickled.
         job_return.status, job_return.return_value = JobStatus.COMPLETED, None
