@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import gc
-import re
 import signal
 import sys
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +21,7 @@ from nanochat_pl.config.compose import run_name
 from nanochat_pl.core.errors import EXIT_DIVERGED, EXIT_SIGINT, EXIT_SIGTERM, EXIT_SIGUSR2, EXIT_USER
 from nanochat_pl.core.paths import machine_error
 from nanochat_pl.core.run_folder import RunFolder
-from nanochat_pl.core.sweep_folder import METRICS, Job, SweepFolder, first_sentence, job_of, spread_over_seeds, swept
+from nanochat_pl.core.sweep_folder import METRICS, Job, SweepFolder, first_sentence, job_of, spread_over_seeds
 
 EXIT_UNKNOWN = 1
 """Of an error that nobody foresaw, as Python's own."""
@@ -64,7 +64,7 @@ class SweepSummary(Callback):
 
     def __init__(self) -> None:
         self._sweep: SweepFolder | None = None  # None: a single run
-        self._given: list[str] = []
+        self._swept: list[str] = []
         self._command: list[str] = []
         self._jobs_are_here = True
         self._watch: _Watch | None = None
@@ -73,14 +73,18 @@ class SweepSummary(Callback):
         return self.__dict__ | {"_watch": None}  # a thread does not travel to another process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._given = list(config.hydra.overrides.task)
+        given = list(config.hydra.overrides.task)
+        params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+        parsed = OverridesParser.create().parse_overrides([*given, *params])
+        self._swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
         self._command = sys.argv
         self._jobs_are_here = config.hydra.launcher._target_.endswith(".BasicLauncher")
         self._sweep = SweepFolder(config.hydra.sweep.dir)
         if not self._jobs_are_here:
-            self._refuse_stages_at_once(config)
-            self._watch = _Watch(self._sweep, self._given)
-        self._sweep.begin(self._given)
+            if "stage" in self._swept and config.hydra.sweeper.get("max_batch_size") is None:
+                _refuse_stages_at_once()
+            self._watch = _Watch(self._sweep, self._swept)
+        self._sweep.begin(given)
         atexit.register(self._at_exit)  # at the program's end and not at the sweep's: an interrupt ends both
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -105,7 +109,7 @@ class SweepSummary(Callback):
         job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         if exit_code == EXIT_UNKNOWN:
             traceback.print_exception(error)
-        tell(job, self._given)
+        tell(job, self._swept)
         if status == "interrupted" and self._jobs_are_here:
             sys.exit(exit_code)
 
@@ -132,25 +136,22 @@ class SweepSummary(Callback):
             self._sweep.record(**jobs[-1])
         print_table(jobs)
 
-    def _refuse_stages_at_once(self, config: DictConfig) -> None:
-        stages = next((given for given in self._given if re.match(r"stage=.*,", given)), None)
-        if stages and config.hydra.sweeper.max_batch_size is None:
-            names = stages.removeprefix("stage=").split(",")
-            print(
-                f"This launcher runs all jobs of a sweep at once, but of {stages} each begins with the model of the "
-                f"one before. Give one command for each: first with stage={names[0]}, and when it is finished with "
-                f"stage={names[1]}.",
-                file=sys.stderr,
-            )
-            sys.exit(EXIT_USER)  # of a callback's exceptions, Hydra would make a warning
+
+def _refuse_stages_at_once() -> None:
+    print(
+        "This launcher runs all jobs of a sweep at once, but each stage begins with the model of the one before. Give "
+        "one command for each stage: first stage=base, and when it is finished the next.",
+        file=sys.stderr,
+    )
+    sys.exit(EXIT_USER)  # of a callback's exceptions, Hydra would make a warning
 
 
 class _Watch(threading.Thread):
     """Names the failures of jobs that run elsewhere, as they appear in sweep.json."""
 
-    def __init__(self, sweep: SweepFolder, given: list[str]) -> None:
+    def __init__(self, sweep: SweepFolder, swept: list[str]) -> None:
         super().__init__(daemon=True)
-        self._sweep, self._given = sweep, given
+        self._sweep, self._swept = sweep, swept
         self._told: set[int] = set()
         self._is_over = threading.Event()
         self.start()
@@ -169,12 +170,13 @@ class _Watch(threading.Thread):
         for job in self._sweep.jobs():
             if job["job"] not in self._told and job["status"] in (*_ENDED, "skipped"):
                 self._told.add(job["job"])
-                tell(job, self._given)
+                tell(job, self._swept)
 
 
-def tell(job: Job, given: list[str]) -> None:
-    """Name a job that did not finish: its overrides, why, and where it is."""
-    name = f"Job {job['job']}{f' ({own})' if (own := swept(job['overrides'], given)) else ''}"
+def tell(job: Job, swept: list[str]) -> None:
+    """Name a job that did not finish: its overrides of the swept options, why, and where it is."""
+    own = [override for override in job["overrides"] if override.partition("=")[0] in swept]
+    name = f"Job {job['job']} ({' '.join(own)})"
     if job["status"] == "skipped":
         print(f"\n{name} is skipped. {job['error']}", file=sys.stderr)
     else:
@@ -200,12 +202,12 @@ def print_table(jobs: list[Job]) -> None:
     for job in jobs:
         cells = [form.format(job[name]) if job.get(name) is not None else "-" for form, name in zip(numbers, METRICS)]
         status = Text(str(job["status"]), style="" if job["status"] == "finished" else "red")
-        table.add_row(str(job["job"]), Text(swept(job["overrides"], shared)), status, *cells)
+        table.add_row(str(job["job"]), Text(_own(job["overrides"], shared)), status, *cells)
     for row in spread_over_seeds([job for job in jobs if job["status"] == "finished"]):
         spread = [row.get(name) for name in METRICS]
         for title, key in ((f"mean of {row['seeds']} seeds", "mean"), ("± standard deviation", "standard_deviation")):
             cells = [form.format(of[key]) if of else "-" for form, of in zip(numbers, spread)]
-            name = f"{swept(row['overrides'], shared)} {title}" if key == "mean" else title
+            name = f"{_own(row['overrides'], shared)} {title}" if key == "mean" else title
             table.add_row("", Text(name.strip(), style="bold"), "", *cells)
     console = Console()
     console.print(table)
@@ -213,6 +215,10 @@ def print_table(jobs: list[Job]) -> None:
         if job["status"] not in ("finished", "running"):
             how = f"Job {job['job']} {job['status']}: {first_sentence(job.get('error', 'before it began'))}"
             console.print(Text(f"{how}\n  {job['folder']}"), soft_wrap=True)
+
+
+def _own(overrides: list[str], shared: list[str]) -> str:
+    return " ".join(override for override in overrides if override not in shared)
 
 
 def _run_folder(config: DictConfig, overrides: list[str]) -> RunFolder:

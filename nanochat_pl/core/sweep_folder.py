@@ -97,11 +97,6 @@ def spread_over_seeds(runs: list[Job]) -> list[dict[str, Any]]:
     return spread
 
 
-def swept(overrides: list[str], given: list[str]) -> str:
-    """The overrides of a job that are its own, where `given` are those of the command."""
-    return " ".join(override for override in overrides if override not in given)
-
-
 def first_sentence(text: str) -> str:
     """Of a paragraph."""
     return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", " ".join(text.split()), maxsplit=1)[0]

@@ -52,7 +52,7 @@ class Valley:
         loss: at the bottom.
         coefficients: of log(rate)^2, log(rate) and 1.
         lowest_tried: the rate of the lowest mean loss.
-        edge: "lowest" or "highest" where the loss still falls at that end of the rates tried, else "".
+        edge: "lowest" or "highest" where the loss still falls at that end of the rates tried or is least there, else "".
     """
 
     best: float | None
@@ -130,13 +130,14 @@ def fit_valley(points: Sequence[Point]) -> Valley | str:
         if a <= 0 and lowest not in (rates[0], rates[-1]):
             return "The losses have no valley over the rates: their differences are noise."
         return Valley(None, None, math.nan, coefficients, lowest, "lowest" if bottom < center else "highest")
+    edge = {rates[0]: "lowest", rates[-1]: "highest"}.get(lowest, "")
     factor, spare = None, len(losses) - 3
     if spare > 0:
         variance = float(((design @ (a, b, c) - losses) ** 2).sum()) / spare
         gradient = np.array([b / (2 * a**2), -1 / (2 * a), 0.0])
         covariance = variance * np.linalg.inv(design.T @ design)
         factor = float(np.exp(np.sqrt(gradient @ covariance @ gradient)))
-    return Valley(math.exp(bottom), factor, float(c - b**2 / (4 * a)), coefficients, lowest, "")
+    return Valley(math.exp(bottom), factor, float(c - b**2 / (4 * a)), coefficients, lowest, edge)
 
 
 def _linear(compute: np.ndarray, loss: np.ndarray, exponent: float) -> tuple[float, float, float]:

@@ -34,9 +34,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A job that did not finish, and why."""
+    """Jobs that did not finish, and why."""
 
-    name: str
+    names: list[str]
     status: str
     reason: str
 
@@ -72,7 +72,7 @@ def build_sweep_report(sweep: SweepRecord) -> SweepReport:
         name=sweep.name,
         lead=_lead(jobs),
         written=time.strftime("%Y-%m-%d %H:%M"),
-        troubles=[Trouble(job.name, job.status, job.error) for job in jobs if job.status != "finished"],
+        troubles=_troubles(jobs),
         jobs=_jobs(jobs),
         sections=sections,
         shared=sweep.shared,
@@ -87,6 +87,14 @@ def _lead(jobs: list[JobRecord]) -> str:
     parts = [f"{len(finished)} of {len(jobs)} jobs finished"] if len(finished) < len(jobs) else [f"{len(jobs)} jobs"]
     parts += [f"{flops:.3g} FLOPs"] if flops else []
     return ", ".join([*parts, f"{duration(seconds)} of training"]) + "."
+
+
+def _troubles(jobs: list[JobRecord]) -> list[Trouble]:
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for job in jobs:
+        if job.status != "finished":
+            names[job.status, job.error].append(job.name)
+    return [Trouble(alike, *ending) for ending, alike in names.items()]
 
 
 def _jobs(jobs: list[JobRecord]) -> Table:
@@ -169,9 +177,9 @@ def _valleys(key: str, groups: dict[str, list[JobRecord]], metric: str, where: s
 def _bottom(key: str, valley: Valley | str) -> str:
     if isinstance(valley, str):
         return valley
+    further = {"lowest": "smaller", "highest": "greater"}.get(valley.edge)
     lowest = f"the lowest loss was measured at {valley.lowest_tried:g}"
     if valley.best is None:
-        further = "smaller" if valley.edge == "lowest" else "greater"
         return (
             f"the best {key} is not within what was tried: {lowest}, and the loss still falls at the {valley.edge} "
             f"rate. Try {further} ones."
@@ -181,7 +189,8 @@ def _bottom(key: str, valley: Valley | str) -> str:
         text += f" (one standard error: {valley.best / valley.factor:.3g} to {valley.best * valley.factor:.3g})"
     else:
         text += " (through three points: no error can be told)"
-    return f"{text}, with a loss of {valley.loss:.4f}; {lowest}."
+    at_edge = f", the {valley.edge} rate tried: {further} ones would show the bottom" if further else ""
+    return f"{text}, with a loss of {valley.loss:.4f}; {lowest}{at_edge}."
 
 
 def _seeds(jobs: list[JobRecord]) -> list[Section]:

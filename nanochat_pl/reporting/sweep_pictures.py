@@ -20,7 +20,7 @@ def draw_compute(
     def paint(axes: Any) -> None:
         for i, (name, points) in enumerate(curves.items()):
             color, label = (SERIES[i], name) if len(curves) <= NAMED else (SERIES[0], None)
-            axes.plot(*zip(*sorted(points)), color=color, linewidth=1, marker=".", markersize=4, label=label)
+            axes.plot(*zip(*sorted(points)), color=color, linewidth=1, alpha=0.7, marker=".", markersize=4, label=label)
         axes.plot(*zip(*best), linestyle="", marker="o", markersize=6, fillstyle="none", color=INK, label="envelope")
         if isinstance(law, PowerLaw):
             compute = np.geomspace(best[0][0], best[-1][0] * 3, 100)

@@ -125,6 +125,8 @@ def _jobs_of_sweep(sweep: SweepFolder) -> list[JobRecord]:
         folder = Path(entry["folder"])
         beside = sweep.path.parents[1] / folder.parent.name / folder.name  # where the runs were moved together
         record = load_stage(RunFolder(beside if beside.is_dir() else folder))
+        if record.status == "finished" != entry.get("status"):  # the folder holds another training
+            record = replace(record, summary={}, metrics={}, config={})
         status, error = str(entry.get("status", record.status)), first_sentence(str(entry.get("error", "")))
         jobs.append(_job("", [str(override) for override in entry["overrides"]], record, status, error))
     return jobs
