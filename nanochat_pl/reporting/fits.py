@@ -52,7 +52,7 @@ class Valley:
         loss: at the bottom.
         coefficients: of log(rate)^2, log(rate) and 1.
         lowest_tried: the rate of the lowest mean loss.
-        edge: "lowest" or "highest" where the loss still falls at that end of the rates tried or is least there, else "".
+        edge: "lowest" or "highest" where the loss falls until that end of the rates tried, or is least there; or "".
     """
 
     best: float | None
