@@ -73,7 +73,7 @@ class SweepSummary(Callback):
         return self.__dict__ | {"_watch": None}  # a thread does not travel to another process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        given = list(config.hydra.overrides.task)
+        given = _overrides(config)
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
         parsed = OverridesParser.create().parse_overrides([*given, *params])
         self._swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
@@ -122,7 +122,7 @@ class SweepSummary(Callback):
             sys.exit(failed[0]["exit_code"])
 
     def _record(self, config: DictConfig, status: str, exit_code: int | None = None, error: str = "") -> Job:
-        overrides, number = list(config.hydra.overrides.task), config.hydra.job.num
+        overrides, number = _overrides(config), config.hydra.job.num
         job = job_of(_run_folder(config, overrides), overrides, status, exit_code, error)
         assert self._sweep is not None
         self._sweep.record(number, **job)
@@ -219,6 +219,13 @@ def print_table(jobs: list[Job]) -> None:
 
 def _own(overrides: list[str], shared: list[str]) -> str:
     return " ".join(override for override in overrides if override not in shared)
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    """As they were given: `run.name=n${seed}` is not for this configuration to resolve."""
+    overrides = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    return list(map(str, overrides))
 
 
 def _run_folder(config: DictConfig, overrides: list[str]) -> RunFolder:

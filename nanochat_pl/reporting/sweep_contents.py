@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat_pl.core.sweep_folder import spread_over_seeds
+from nanochat_pl.reporting.contents import ENDINGS
 from nanochat_pl.reporting.fits import PowerLaw, Valley, envelope, fit_power_law, fit_valley
 from nanochat_pl.reporting.pictures import Picture
 from nanochat_pl.reporting.records import as_list
@@ -93,7 +94,7 @@ def _troubles(jobs: list[JobRecord]) -> list[Trouble]:
     names: dict[tuple[str, str], list[str]] = defaultdict(list)
     for job in jobs:
         if job.status != "finished":
-            names[job.status, job.error].append(job.name)
+            names[job.status, job.error or ENDINGS.get(job.status, "")].append(job.name)
     return [Trouble(alike, *ending) for ending, alike in names.items()]
 
 

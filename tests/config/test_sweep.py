@@ -162,6 +162,19 @@ def test_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_job_that_is_killed_in_a_process_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    options = (*without("model.n_embd"), "model.n_embd=32", "run.name=k${callbacks.kill.micro_batch}")
+    kill = ("+callbacks.kill._target_=tests.faults.Kill", "+callbacks.kill.micro_batch=2,1000")
+    code, output = train_anew("-m", *options, *kill, "hydra/launcher=submitit_local", runs=tmp_path)
+    assert code == 3 and "ended without a word" in output and "Traceback" not in output, output
+    deadline = time.monotonic() + 120
+    while jobs_of(tmp_path)[1]["status"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert jobs_of(tmp_path)[1]["status"] == "finished", "the program's end is not the end of the other job"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [
