@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import hydra
 import pytest
 
+from nanochat_pl.config.compose import CONF_FOLDER
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.sweep_folder import SweepFolder, first_sentence, job_of, spread_over_seeds
 from tests.processes import REPOSITORY, SMALL, start_training, train, train_anew
@@ -80,6 +83,23 @@ def test_a_failed_job_does_not_take_the_results_of_another_training() -> None:
 def test_the_first_sentence_of_a_paragraph() -> None:
     assert first_sentence("It is 3.5 of 4.\nTry hw.x=1. Or not.") == "It is 3.5 of 4."
     assert first_sentence("no end") == "no end"
+
+
+@pytest.mark.parametrize(
+    ("variables", "root"),
+    [
+        ({"NANOCHAT_PL_RUNS": "/a", "OUT_DIR": "/b"}, "/a"),
+        ({"NANOCHAT_PL_RUNS": "", "OUT_DIR": "/b"}, "/b"),
+        ({}, "runs"),
+    ],
+)
+def test_sweeps_lie_where_the_runs_are(variables: dict, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NANOCHAT_PL_RUNS")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with hydra.initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+        config = hydra.compose("train", return_hydra_config=True)
+    assert re.fullmatch(rf"{root}/sweeps/\d{{4}}-.*", config.hydra.sweep.dir)
 
 
 @pytest.mark.slow
@@ -188,12 +208,3 @@ def test_what_cannot_be_is_refused_before_anything_runs(tmp_path: Path, options:
     code, output = train_anew("-m", *options, runs=tmp_path, environment={"PATH": os.environ["PATH"]})
     assert code == 2 and said in output and "Traceback" not in output, output
     assert not list(tmp_path.glob("*/base"))
-
-
-@pytest.mark.slow
-def test_the_sweeps_folder_lies_where_the_runs_are(tmp_path: Path) -> None:
-    variables = {"NANOCHAT_PL_RUNS": "", "OUT_DIR": str(tmp_path / "out")}
-    code, output = train_anew(
-        "-m", *without("model.n_embd"), "model.n_embd=33,35", runs=tmp_path, environment=variables
-    )
-    assert code == 2 and len(list(tmp_path.glob("out/sweeps/*/sweep.json"))) == 1, output
