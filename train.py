@@ -4,20 +4,23 @@ Compose the configuration -> check it -> plan -> build -> fit. Every heavy impor
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+import nanochat_pl
 from nanochat_pl.config.compose import CONF_FOLDER, run_name, without_plus
-from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted, UserError
-from nanochat_pl.core.paths import machine_error
+from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, EndedError, Interrupted, UserError
+from nanochat_pl.core.paths import keep_compiled_kernels, machine_error
 from nanochat_pl.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from nanochat_pl.config.specs import Specs
+    from nanochat_pl.core.distributed import Processes
 
 log = logging.getLogger("nanochat_pl.train")
 
@@ -30,11 +33,21 @@ AFTER_DIVERGENCE = (
 def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     """Train one stage of one run in its folder, from where it is; returns the folder's path.
 
+    Several devices on this machine get a process each, in which this function is called again.
+
     Args:
         started: `time.perf_counter()` when this invocation (in a sweep: this job) began.
     """
+    keep_compiled_kernels()
+    from omegaconf import OmegaConf
+
     from nanochat_pl.config.construct import construct
+    from nanochat_pl.config.resume import flat
     from nanochat_pl.config.specs import Specs
+    from nanochat_pl.config.sweep import in_sweep
+    from nanochat_pl.core.distributed import ALONE, Processes, place, placed
+    from nanochat_pl.core.invocation import program
+    from nanochat_pl.core.launch import launch
     from nanochat_pl.core.logging import logging_to
 
     specs, stage_spec = Specs.of(config), construct(config.stage, "stage")
@@ -46,11 +59,26 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
             "stage."
         )
     run = RunFolder.of(run_name(config, overrides), stage_spec.name)
-    with run.locked():
-        if config.run.fresh:
-            run.move_aside()
-        with logging_to(run.log), contextlib.ExitStack() as at_the_end:
-            fit(config, specs, stage_spec, run, overrides, started, at_the_end)
+    here = place()
+    specs = dataclasses.replace(specs, hw=placed(specs.hw, here))
+    if here is None and specs.hw.devices != 1:
+        in_plain = OmegaConf.to_container(config, resolve=True)
+        job = {"config": in_plain, "overrides": overrides, "arguments": sys.argv[1:]}
+        if code := launch(__file__, job, specs.hw.devices or 1):
+            if in_sweep():
+                raise EndedError(code)
+            sys.exit(code)
+        return str(run.path)
+    processes = Processes(here or ALONE, specs.hw.detect().accelerator, specs.hw.timeout_seconds)
+    with processes.failing_once(), contextlib.ExitStack() as at_the_end:
+        if processes.is_first:
+            at_the_end.enter_context(run.locked())
+            if config.run.fresh and not processes.place.restarts:
+                run.move_aside()
+        at_the_end.enter_context(logging_to(run.log, processes.place.rank))
+        processes.check_alike(flat(OmegaConf.to_container(config, resolve=True)) | program())
+        fit(config, specs, stage_spec, run, overrides, started, processes, at_the_end)
+    processes.close()
     return str(run.path)
 
 
@@ -61,35 +89,46 @@ def fit(
     run: RunFolder,
     overrides: list[str],
     started: float,
+    processes: "Processes",
     at_the_end: contextlib.ExitStack,
 ) -> None:
     """Plan, build and fit; the run folder says at every moment how far it came."""
     import torch
 
     from nanochat_pl.callbacks.checkpoints import is_sound, last_good, resume_point, step_of
+    from nanochat_pl.callbacks.hang_watch import HangWatch
     from nanochat_pl.callbacks.summary import Summary
     from nanochat_pl.config.construct import construct, construct_all
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
     from nanochat_pl.core.invocation import invocation
     from nanochat_pl.models.execution import Execution
+    from nanochat_pl.nn.float8 import check_float8
+    from nanochat_pl.stages.precision import precision_plugins, set_float32_products
     from nanochat_pl.stages.stage import Blueprint
 
     trainer_spec = construct(config.trainer, "trainer")
     callbacks = [Summary(started), *construct_all(config.callbacks, "callbacks")]
+    if processes.place.world_size > 1:
+        callbacks.insert(0, HangWatch(processes, specs.hw.timeout_seconds))
     logger_specs = construct_all(config.logger, "logger")
-    earlier = find_earlier(run, config)
+    earlier = processes.decided_by_first(lambda: find_earlier(run, config))
     hardware = specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
-    if hardware.threads:
-        torch.set_num_threads(hardware.threads)
-    sources = specs.data.build_sources()
+    if hardware.precision == "float8":
+        check_float8(hardware.accelerator)
+    set_float32_products(hardware.accelerator)
+    if threads := processes.threads(hardware):
+        torch.set_num_threads(threads)
+    with processes.one_by_node():
+        sources = specs.data.build_sources()
     for source in sources:
         at_the_end.callback(source.close)  # or a thread that waits for the network would hold the process up
-    resume_from = resume_point(run.checkpoints) if earlier else None
+    resume_from = processes.decided_by_first(lambda: resume_point(run.checkpoints) if earlier else None)
     parent = stage_spec.find_parent(run, config.recipe_name, overrides, resume_from is not None)
     if parent:
         specs.check_same_model(parent, overrides)
-    tokenizer = parent.tokenizer() if parent else specs.build_tokenizer(sources)
-    plan = specs.plan(tokenizer.vocab_size, hardware, parent, sources)
+    with processes.one_by_node():
+        tokenizer = parent.tokenizer() if parent else specs.build_tokenizer(sources)
+    plan = processes.decided_by_first(lambda: specs.plan(tokenizer.vocab_size, hardware, parent, sources))
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
         return log.info(finished_message(run, overrides))
     plan.check_memory()
@@ -100,6 +139,8 @@ def fit(
         rows_per_step=plan.rows_per_step,
         micro_batch_rows=plan.micro_batch_rows,
         seed=specs.seed,
+        rank=processes.place.rank,
+        world_size=processes.place.world_size,
         tokenizer_threads=specs.hw.loader_threads,
         sources=sources,
     )
@@ -118,17 +159,25 @@ def fit(
             accumulation=plan.accumulation,
             tokenizer=tokenizer,
             seed=specs.seed,
-            compile_model=bool(plan.hardware.compile),
-            execution=Execution(plan.hardware.attention, plan.hardware.recompute, plan.hardware.precision == "float8"),
+            execution=Execution(
+                plan.hardware.attention,
+                plan.hardware.recompute,
+                float8=plan.hardware.precision == "float8",
+                compile=bool(plan.hardware.compile),
+            ),
             parent=parent.folder if parent else None,
             parent_checkpoint=parent_checkpoint,
         )
     )
     resumed_step = step_of(resume_from) if resume_from else None
-    record(run, config, plan)
+    processes.check_alike(
+        {"tokenizer": tokenizer.fingerprint, "checkpoint": resumed_step, "parent": parent and parent.origin()}
+    )
     facts = invocation()
-    run.record_invocation(resumed_step=resumed_step, **facts)
-    log.info("%s\n%s", run.path, run.plan.read_text())
+    if processes.is_first:
+        record(run, config, plan)
+        run.record_invocation(resumed_step=resumed_step, **facts)
+    log.info("%s\n%s", run.path, plan.text())
     if resume_from:
         log.info("Going on from step %d (%s).", resumed_step, resume_from)
     trainer = trainer_spec.build(
@@ -138,9 +187,10 @@ def fit(
         accumulation=plan.accumulation,
         callbacks=callbacks,
         loggers=[spec.build(run, resumed_step) for spec in logger_specs],
+        precision=precision_plugins(hardware, plan.horizon.total_batch_tokens),
     )
-    facts |= {"parameters": plan.cost.parameters, "world_size": hardware.devices, "resumed_from": resumed_step}
-    with run.recording(stage=stage_spec.name, **facts):
+    facts |= {"parameters": plan.cost.parameters, "world_size": hardware.world_size, "resumed_from": resumed_step}
+    with run.recording(stage=stage_spec.name, **facts) if processes.is_first else contextlib.nullcontext():
         try:
             trainer.fit(stage, datamodule=data, ckpt_path=resume_from, weights_only=True)
         except DivergedError as error:
@@ -156,7 +206,10 @@ def main() -> int:
     from nanochat_pl.config.explain import composing
     from nanochat_pl.config.sweep import in_sweep, skip_behind_a_failure
     from nanochat_pl.core.invocation import job_started
+    from nanochat_pl.core.launch import own_job
 
+    if work := own_job():
+        return _work(work)
     arguments = sys.argv[1:] = without_plus(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them and exiting with 1
 
@@ -178,6 +231,18 @@ def main() -> int:
             job()
     except KeyboardInterrupt:
         return _fail(Interrupted("Interrupted before training began.", EXIT_SIGINT))
+    except Exception as error:
+        return _fail(error)
+    return 0
+
+
+def _work(job: dict[str, Any]) -> int:
+    """What `train` has started in a process of its own."""
+    from omegaconf import OmegaConf
+
+    sys.argv[1:] = job["arguments"]
+    try:
+        train(OmegaConf.create(job["config"]), job["overrides"], nanochat_pl.STARTED)
     except Exception as error:
         return _fail(error)
     return 0

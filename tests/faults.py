@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import torch
@@ -78,3 +79,28 @@ class KillInEvaluation(Callback):
             return score_task(*arguments, **options)
 
         suites.score_task = score_and_kill
+
+
+class OnOneRank(Callback):
+    """What happens to one of several processes when the given micro-batch (counted from 1) begins, unless it
+    was started anew.
+
+    Args:
+        what: "hang": it does something else; "stop": nothing; "kill"; "fail": it raises; "spoil": its loss is NaN.
+    """
+
+    def __init__(self, rank: int, micro_batch: int, what: str):
+        self._rank, self._micro_batch, self._what = rank, micro_batch, what
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        here = (trainer.global_rank, trainer.fit_loop.epoch_loop.total_batch_idx + 1)
+        if here != (self._rank, self._micro_batch) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+            return
+        if self._what == "hang":
+            time.sleep(1000)
+        elif self._what == "fail":
+            raise ValueError("a mishap on one rank")
+        elif self._what == "spoil":
+            pl_module._step_loss_sum.fill_(float("nan"))
+        else:
+            os.kill(os.getpid(), {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[self._what])

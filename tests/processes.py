@@ -4,8 +4,11 @@ import csv
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,10 +32,12 @@ def environment_of(runs: Path) -> dict[str, str]:
     return os.environ | folders | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
-def start_training(*arguments: str, runs: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start `python train.py ARGUMENTS` with its runs and caches under `runs`."""
+def start_training(
+    *arguments: str, runs: Path, environment: dict[str, str] | None = None, launcher: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Start `python LAUNCHER train.py ARGUMENTS` with its runs and caches under `runs`."""
     return subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
+        [sys.executable, *launcher, "train.py", *arguments],
         cwd=REPOSITORY,
         env=environment_of(runs) | (environment or {}),
         stdout=subprocess.PIPE,
@@ -53,15 +58,60 @@ def train(*arguments: str, runs: Path) -> tuple[int, str]:
 
     What is registered with `atexit` doesn't run there, and variables that libraries read when imported come too late.
     """
+    [(code, output)] = _ended([_fork(arguments, runs, runs / "output.txt", {})])
+    return code, output
+
+
+def train_together(
+    world_size: int,
+    *arguments: str,
+    runs: Path,
+    only_rank: dict[int, tuple[str, ...]] | None = None,
+    joined: Sequence[int] | None = None,
+) -> list[tuple[int, str]]:
+    """The same in several processes, which a launcher would have started: exit code and output of each rank.
+
+    Args:
+        only_rank: further arguments of single ranks.
+        joined: the ranks that are waited for; None: all. The others are killed then.
+    """
+    shared = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+    forks = [
+        _fork((*arguments, *(only_rank or {}).get(rank, ())), runs, runs / f"output-{rank}.txt", own)
+        for rank, own in enumerate(ranks)
+    ]
+    return _ended(forks, joined)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+Fork = tuple[BaseProcess, Path]
+
+
+def _fork(arguments: tuple[str, ...], runs: Path, output: Path, more: dict[str, str]) -> Fork:
     runs.mkdir(parents=True, exist_ok=True)
-    output = runs / "output.txt"
-    process = FORKS.Process(target=_run, args=(arguments, environment_of(runs), output))
+    process = FORKS.Process(target=_run, args=(arguments, environment_of(runs) | more, output))
     process.start()
-    process.join(timeout=300)
-    code = process.exitcode
-    process.kill()
-    assert code is not None, f"It did not end:\n{output.read_text()}"
-    return code, output.read_text()
+    return process, output
+
+
+def _ended(forks: list[Fork], joined: Sequence[int] | None = None) -> list[tuple[int, str]]:
+    awaited = forks if joined is None else [forks[rank] for rank in joined]
+    for process, _ in awaited:
+        process.join(timeout=300)
+    results = [(process.exitcode, output.read_text()) for process, output in awaited]
+    for process, _ in forks:
+        process.kill()
+    for code, text in results:
+        assert code is not None, f"It did not end:\n{text}"
+    return results
 
 
 def _run(arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:

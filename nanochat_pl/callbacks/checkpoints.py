@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from nanochat_pl.callbacks.agreement import Agreement
 from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
 from nanochat_pl.core.errors import DivergedError, UserError
 from nanochat_pl.core.paths import replacing
@@ -26,6 +27,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with replacing(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Mapped, not read: every process of a run needs a part of it only."""
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 class Checkpoints(Checkpoint):
@@ -49,6 +54,7 @@ class Checkpoints(Checkpoint):
         self._keep_last = keep_last
         self._saved_step = -1
         self._saved_time = time.monotonic()
+        self._agreement = Agreement()
 
     def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
@@ -72,7 +78,7 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if step == self._saved_step:
             return
-        if not (stage.step_loss.isfinite() and all(weight.isfinite().all() for weight in stage.parameters())):
+        if not (stage.mean_step_loss().isfinite() and all(weight.isfinite().all() for weight in stage.parameters())):
             raise DivergedError(f"The loss or the weights are not finite after step {step}.")
         for logger in trainer.loggers:
             logger.save()  # a checkpoint's metrics must not be lost where the checkpoint is not
@@ -86,8 +92,10 @@ class Checkpoints(Checkpoint):
         log.debug("saved %s", folder / f"step-{step:08d}.ckpt")
 
     def _due(self, trainer: Trainer) -> bool:
-        by_steps = self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0
-        return by_steps or time.monotonic() - self._saved_time >= self._every_n_seconds
+        if self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0:
+            return True
+        by_time = time.monotonic() - self._saved_time >= self._every_n_seconds
+        return bool(self._agreement.largest(trainer, by_time))
 
 
 def step_checkpoints(folder: Path) -> list[Path]:

@@ -47,7 +47,7 @@ class LogMetrics(Callback):
         step = trainer.global_step
         if not stepped(trainer) or not (step % self._every_n_steps == 0 or finished(trainer)):
             return
-        loss = stage.step_loss.item()
+        loss = stage.mean_step_loss().item()
         now = time.perf_counter()
         before_step, before = self._since
         self._since = (step, now)

@@ -84,6 +84,7 @@ class MetricsCSV(Logger):
         with self._path.open("a", encoding="utf-8") as file:
             os.fsync(file.fileno())
 
+    @rank_zero_only
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore")

@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nanochat_pl.callbacks.agreement import Agreement
 from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
 from nanochat_pl.callbacks.checkpoints import Checkpoints
 from nanochat_pl.core.errors import Interrupted
@@ -36,17 +37,12 @@ class SaveOnSignal(Callback):
         self._before: dict[Any, Any] = {}
         self._interrupt_data: Callable[[BaseException], None] = lambda error: None
         self._no_data: Interrupted | None = None
+        self._agreement = Agreement()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._interrupt_data = getattr(getattr(trainer, "datamodule", None), "interrupt", self._interrupt_data)
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.signal(kind, self._remember) for kind in ENDING}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning has put its own handler before ours since; it would end without saving, and with exit code 0.
-        for kind in self._before:
-            signal.signal(kind, self._remember)
-        trainer._signal_connector.received_sigterm = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,7 +55,8 @@ class SaveOnSignal(Callback):
             self._stop_if_asked(trainer, pl_module)
 
     def _stop_if_asked(self, trainer: Trainer, stage: LightningModule) -> None:
-        if self.received is not None:
+        if asked := self._agreement.largest(trainer, self.received or 0):
+            self.received = signal.Signals(asked)
             saved = self._save(trainer, stage)
             raise Interrupted(
                 f"Stopped by {self.received.name} after step {trainer.global_step}; {saved}",

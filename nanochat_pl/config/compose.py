@@ -17,8 +17,20 @@ NOT_TRAINED = ("run", "hw", "stage", "recipe", "experiment", "trainer", "callbac
 OmegaConf.register_new_resolver("runs_root", lambda: str(runs_root()), replace=True)
 
 
+LIGHTNINGS = {
+    "trainer.devices=": "hw.devices=",
+    "trainer.num_nodes=": "hw.nodes=",
+    "trainer.accelerator=": "hw.accelerator=",
+}
+"""Options of Lightning's Trainer, and the ones that say the same here."""
+
+
 def without_plus(arguments: Sequence[str]) -> list[str]:
     """`+hw=cpu` as `hw=cpu`: `hw` stands in the defaults list, where Hydra refuses the plus."""
+    for theirs, ours in LIGHTNINGS.items():
+        arguments = [
+            ours + argument.removeprefix(theirs) if argument.startswith(theirs) else argument for argument in arguments
+        ]
     return [argument[1:] if argument.startswith("+hw=") else argument for argument in arguments]
 
 

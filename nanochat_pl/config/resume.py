@@ -18,7 +18,7 @@ from nanochat_pl.planning.plan import Plan
 MAY_CHANGE = (
     "run.", "trainer.", "callbacks.", "logger.", "schedule.", "horizon.steps", "horizon.epochs", "horizon.flops",
     "hw.accelerator", "hw.devices", "hw.nodes", "hw.tokens_per_device", "hw.attention", "hw.compile", "hw.recompute",
-    "hw.threads", "hw.loader_threads",
+    "hw.timeout_seconds", "hw.threads", "hw.loader_threads",
     "data.mode", "data.cache_gigabytes", "data.on_bad_shard",
 )  # fmt: skip
 """Options (or sections) that an unfinished run may be resumed with in another setting: none changes which rows a step
@@ -154,12 +154,13 @@ def _command(overrides: Sequence[str], *more: str) -> str:
 
 
 def _differences(before: DictConfig, after: DictConfig) -> list[tuple[str, Any, Any]]:
-    old, new = _flat(OmegaConf.to_container(before, resolve=True)), _flat(OmegaConf.to_container(after, resolve=True))
+    old, new = flat(OmegaConf.to_container(before, resolve=True)), flat(OmegaConf.to_container(after, resolve=True))
     keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(MAY_CHANGE))
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
     if not isinstance(values, dict):
         return {prefix[:-1]: values}
-    return {key: value for name, part in values.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+    return {key: value for name, part in values.items() for key, value in flat(part, f"{prefix}{name}.").items()}

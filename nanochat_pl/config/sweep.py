@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nanochat_pl.checkpoint.header import STAGES
 from nanochat_pl.config.compose import run_name
+from nanochat_pl.core.distributed import place
 from nanochat_pl.core.errors import EXIT_DIVERGED, EXIT_SIGINT, EXIT_SIGTERM, EXIT_SIGUSR2, EXIT_USER
 from nanochat_pl.core.paths import machine_error
 from nanochat_pl.core.run_folder import RunFolder
@@ -37,7 +38,7 @@ class SkippedError(RuntimeError):
 
 def in_sweep() -> bool:
     """Whether Hydra runs this job as one of several."""
-    return not OmegaConf.is_missing(HydraConfig.get().job, "num")
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
 def skip_behind_a_failure(config: DictConfig, overrides: list[str]) -> None:
@@ -73,6 +74,11 @@ class SweepSummary(Callback):
         return self.__dict__ | {"_watch": None}  # a thread does not travel to another process
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if place() is not None:
+            _refuse(
+                "A sweep starts the processes of each job itself: run `python train.py -m ...` with hw.devices=N, "
+                "without torchrun or srun (SLURM: docs/cluster.md)."
+            )
         given = _overrides(config)
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
         parsed = OverridesParser.create().parse_overrides([*given, *params])
@@ -82,7 +88,10 @@ class SweepSummary(Callback):
         self._sweep = SweepFolder(config.hydra.sweep.dir)
         if not self._jobs_are_here:
             if "stage" in self._swept and config.hydra.sweeper.get("max_batch_size") is None:
-                _refuse_stages_at_once()
+                _refuse(
+                    "This launcher runs all jobs of a sweep at once, but each stage begins with the model of the one "
+                    "before. Give one command for each stage: first stage=base, and when it is finished the next."
+                )
             self._watch = _Watch(self._sweep, self._swept)
         self._sweep.begin(given)
         atexit.register(self._at_exit)  # at the program's end and not at the sweep's: an interrupt ends both
@@ -137,12 +146,8 @@ class SweepSummary(Callback):
         print_table(jobs)
 
 
-def _refuse_stages_at_once() -> None:
-    print(
-        "This launcher runs all jobs of a sweep at once, but each stage begins with the model of the one before. Give "
-        "one command for each stage: first stage=base, and when it is finished the next.",
-        file=sys.stderr,
-    )
+def _refuse(why: str) -> None:
+    print(why, file=sys.stderr)
     sys.exit(EXIT_USER)  # of a callback's exceptions, Hydra would make a warning
 
 

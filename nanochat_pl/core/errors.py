@@ -37,6 +37,14 @@ class Interrupted(RuntimeError):
         self.exit_code = exit_code
 
 
+class EndedError(RuntimeError):
+    """A training's own processes ended with this exit code, and have said why."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"Its processes ended with exit code {exit_code}; what they said stands above.")
+        self.exit_code = exit_code
+
+
 def nearest_multiples(value: int, unit: int) -> str:
     """The positive multiples of `unit` on both sides of `value`: "128 or 192"."""
     below = value // unit * unit

@@ -31,7 +31,8 @@ class HardwareSpec(Spec):
             the run.
         recompute: keep no activations within a block, compute them again in the backward pass (activation
             checkpointing).
-        threads: torch's threads per process; None leaves torch's choice.
+        timeout_seconds: how long one process may wait for another before the run is given up.
+        threads: torch's threads per process; None leaves torch's choice, shared out where several are on one CPU.
         loader_threads: that tokenize beside the training, per process.
     """
 
@@ -43,6 +44,7 @@ class HardwareSpec(Spec):
     attention: AttentionBackend | None = None
     compile: bool | None = None
     recompute: bool = False
+    timeout_seconds: float = 600.0
     threads: int | None = None
     loader_threads: int = 2
 
@@ -51,6 +53,8 @@ class HardwareSpec(Spec):
             raise UserError(f"hw.tokens_per_device is {self.tokens_per_device}; it must be at least one token.")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"hw.threads is {self.threads}; it must be at least 1, or null for torch's own choice.")
+        if not 0 < self.timeout_seconds < float("inf"):
+            raise UserError(f"hw.timeout_seconds is {self.timeout_seconds}; it must be above 0, for example 600.")
         for name in ("devices", "nodes", "loader_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

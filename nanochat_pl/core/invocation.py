@@ -20,13 +20,14 @@ def job_started() -> float:
 
 def invocation() -> dict[str, Any]:
     """The command, the commit and the versions of what matters, for invocations.jsonl and summary.json."""
+    return {"command": [Path(sys.argv[0]).name, *sys.argv[1:]]} | program()
+
+
+def program() -> dict[str, Any]:
+    """The commit and the versions of what matters."""
     packages = ("torch", "lightning", "hydra-core", "tiktoken", "rustbpe", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "git_commit": git_commit(),
-        "versions": {"python": platform.python_version()} | versions,
-    }
+    return {"git_commit": git_commit(), "versions": {"python": platform.python_version()} | versions}
 
 
 def git_commit() -> str | None:

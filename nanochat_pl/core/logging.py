@@ -8,11 +8,19 @@ from pathlib import Path
 
 
 @contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """While inside, the package's INFO lines go to standard error and are appended to `path`."""
+def logging_to(path: Path, rank: int = 0) -> Iterator[None]:
+    """While inside, the package's INFO lines go to standard error and are appended to `path`.
+
+    Args:
+        rank: of this process; another than the first shows errors only, and keeps its lines in a file of its own.
+    """
     logger = logging.getLogger("nanochat_pl")
     console = _Console()
     console.setFormatter(logging.Formatter("%(message)s"))
+    if rank:
+        console.setLevel(logging.ERROR)
+        console.setFormatter(logging.Formatter(f"rank {rank}: %(message)s"))
+        path = path.with_name(f"{path.stem}.rank-{rank}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -36,9 +36,9 @@ class BitsPerByte(Metric):
         self.bytes += size.sum()
         self.tokens += (size > 0).sum()
 
-    def compute(self) -> Tensor:
-        """Bits per byte; infinite where no byte was seen."""
-        return self.nats / (math.log(2) * self.bytes)
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Bits per byte, infinite where no byte was seen; and nats per token that counts."""
+        return self.nats / (math.log(2) * self.bytes), self.nats / self.tokens
 
 
 def count_nats_and_bytes(losses: Tensor, targets: Tensor, token_bytes: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat_pl.nn.attention import attention
+from nanochat_pl.nn.attention.backend import Backend
 from nanochat_pl.nn.position import RotaryTables
 
 
@@ -22,6 +22,7 @@ class KVCache:
         rows: that are stored.
         capacity: tokens of a row that are stored in layers whose window shows as many.
         tables: the rotary tables, in the cache's dtype and on its device.
+        backend: attends where a row begins with several tokens.
 
     Attributes:
         storage: the same object for all parts of one storage.
@@ -33,13 +34,16 @@ class KVCache:
     _places: dict[int, tuple[Tensor, Tensor]]
     _derived: tuple[Tensor, Tensor] | None
 
-    def __init__(self, windows: Sequence[int], rows: int, capacity: int, n_kv_head: int, tables: RotaryTables):
+    def __init__(
+        self, windows: Sequence[int], rows: int, capacity: int, n_kv_head: int, tables: RotaryTables, backend: Backend
+    ):
         like, _ = tables.rows(0, 1)
         sizes = [min(capacity, window + 1) for window in windows]
         self.keys = [like.new_zeros(rows, n_kv_head, size, like.size(1)) for size in sizes]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.last_ids = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
-        self.windows, self.capacity, self.tables, self.storage = windows, capacity, tables, object()
+        self.windows, self.capacity, self.tables, self.backend = windows, capacity, tables, backend
+        self.storage = object()
         self._lengths, self._first = [0] * rows, 0
 
     def rows(self, first: int, last: int) -> "KVCache":
@@ -49,7 +53,7 @@ class KVCache:
         part.values = [values[first:last] for values in self.values]
         part.last_ids = self.last_ids[first:last]
         part.windows, part.capacity, part.tables = self.windows, self.capacity, self.tables
-        part.storage = self.storage
+        part.backend, part.storage = self.backend, self.storage
         part._lengths, part._first = self._lengths, self._first + first
         return part
 
@@ -106,7 +110,7 @@ class KVCache:
             return F.scaled_dot_product_attention(q, keys, values, mask, scale=scale, enable_gqa=gqa)
         assert start is not None, "rows of different lengths go on by one token at a time"
         if start == 0:
-            y = attention(q, k, v, window, scale)
+            y = self.backend(q, k, v, window, scale)
         else:
             first = start - min(start, window)
             before = torch.arange(first, start, device=k.device) % self.keys[layer].size(2)
@@ -151,7 +155,7 @@ class KVCache:
 
     def resized(self, rows: int, capacity: int) -> "KVCache":
         """A copy with more or fewer rows, and a capacity that all of them fit in."""
-        new = KVCache(self.windows, rows, capacity, self.keys[0].size(1), self.tables)
+        new = KVCache(self.windows, rows, capacity, self.keys[0].size(1), self.tables, self.backend)
         kept = min(rows, len(self.last_ids))
         for olds, news in ((self.keys, new.keys), (self.values, new.values)):
             for old, to in zip(olds, news):

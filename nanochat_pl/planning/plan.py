@@ -12,7 +12,8 @@ from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
 TYPICAL_UTILISATION = 0.4
 """Share of the matrix-multiply speed that training of small models reaches; a guess for the expected time only."""
 
-COMPILING_SECONDS = 90
+COMPILING_SECONDS = 40
+"""At most four kinds of block, at up to ten seconds each, however deep the model is; an estimate."""
 COMPILING_SAVES = {"cuda": 0.3}
 """The share of a run's time that torch.compile saves, by accelerator. On CPUs nothing (measured: 0.95 to 0.97 times the
 eager speed, docs/benchmarks.md), on Apple's chips it is untried."""

@@ -11,17 +11,44 @@ from nanochat_pl.stages.stage import Blueprint, Stage
 
 
 class BaseStage(Stage):
-    """Next-token prediction; every target counts the same."""
+    """Next-token prediction; every target counts the same.
+
+    Args:
+        mask_documents: documents that share a row don't see each other.
+    """
+
+    def __init__(self, blueprint: Blueprint, mask_documents: bool = False):
+        super().__init__(blueprint)
+        self.mask_documents = mask_documents
 
     def loss(self, batch: StepBatch) -> Tensor:
-        return self.model(batch.inputs, batch.targets)
+        return self.model(batch.inputs, batch.targets, documents=self._documents(batch))
+
+    def token_losses(self, batch: StepBatch) -> Tensor:
+        return self.model.forward(batch.inputs, batch.targets, documents=self._documents(batch), reduction="none")
+
+    def _documents(self, batch: StepBatch) -> Tensor | None:
+        """(B, T) the number of each token's document in its row, if they are to be told apart.
+
+        What stands before a row's first BOS is one, and so is the padding, which is a BOS many times over.
+        """
+        if not self.mask_documents:
+            return None
+        begins = batch.inputs == self.blueprint.tokenizer.bos_id
+        begins[:, 1:] &= ~begins[:, :-1]
+        return begins.cumsum(dim=1)
 
 
 @dataclass(frozen=True)
 class BaseStageSpec(Spec):
-    """`stage=base`."""
+    """`stage=base`.
+
+    Attributes:
+        mask_documents: documents that share a row don't see each other; nanochat lets them.
+    """
 
     name: Literal["base"] = "base"
+    mask_documents: bool = False
 
     trains_on: ClassVar[str] = "text"
 
@@ -29,4 +56,4 @@ class BaseStageSpec(Spec):
         """The first stage begins with nothing."""
 
     def build(self, blueprint: Blueprint) -> BaseStage:
-        return BaseStage(blueprint)
+        return BaseStage(blueprint, self.mask_documents)

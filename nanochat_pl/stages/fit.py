@@ -2,12 +2,16 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins import Precision
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 
 from nanochat_pl.callbacks.checkpoints import AtomicCheckpointIO
 from nanochat_pl.core.errors import UserError
@@ -34,18 +38,23 @@ class TrainerSpec(Spec):
         accumulation: int,
         callbacks: list[Callback],
         loggers: list[Logger],
+        precision: Sequence[Precision] = (),
     ) -> Trainer:
         """A trainer that ends after `steps` optimizer steps of `accumulation` micro-batches each.
 
         Args:
             folder: the run folder; callbacks find it as `trainer.default_root_dir`.
+            precision: of `precision_plugins`.
         """
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", module="lightning.pytorch.trainer.connectors.data_connector")
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
-        return Trainer(
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+        trainer = Trainer(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=_strategy(hardware),
             default_root_dir=folder,
             max_steps=steps,
             max_epochs=-1,
@@ -55,9 +64,25 @@ class TrainerSpec(Spec):
             num_sanity_val_steps=0,
             callbacks=callbacks,
             logger=loggers,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *precision],
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             use_distributed_sampler=False,
         )
+        # callbacks/shutdown.py does both: Lightning's own handler ends without saving, and asks all processes with a
+        # broadcast and a host sync in every micro-batch.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        return trainer
+
+
+def _strategy(hardware: Hardware) -> DDPStrategy | str:
+    """One process alone, or DDP among processes that were started and joined before (core/distributed.py)."""
+    if hardware.world_size == 1:
+        return "auto"
+    return DDPStrategy(
+        cluster_environment=TorchElasticEnvironment(),
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -18,6 +19,7 @@ from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.models.contract import architecture_of, build_model
 from nanochat_pl.models.execution import Execution
+from nanochat_pl.nn.compiled import forget_compiled
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -33,7 +35,6 @@ class Blueprint:
         model: the architecture's config.
         horizon: steps, batch and the scales that follow from them.
         accumulation: micro-batches of one optimizer step on one device.
-        compile_model: whether to compile the model in place.
         execution: of the model.
         parent: the model folder of the earlier stage, whose weights this one begins with.
         parent_checkpoint: of the earlier stage, whose optimizer state this one begins with.
@@ -46,7 +47,6 @@ class Blueprint:
     accumulation: int
     tokenizer: Tokenizer
     seed: int
-    compile_model: bool = False
     execution: Execution = dataclasses.field(default_factory=Execution)
     parent: Path | None = None
     parent_checkpoint: Path | None = None
@@ -62,7 +62,8 @@ class Stage(LightningModule):
         is_chat: the model learns conversations.
         fixed_shapes: False where batches differ in shape, so that compiling would never end.
         model: the network (`nn.Module` and `models.contract.LanguageModel`), there after `configure_model`.
-        step_loss: 0-d tensor, the mean loss per token of the last complete optimizer step; on the device.
+        step_loss: 0-d tensor on the device, the mean loss per token of the last complete optimizer step; with several
+            processes, `mean_step_loss` is the mean of theirs.
         latest: the newest value of each logged metric.
         step_metrics: what a stage measures in each step, to be logged with the others.
     """
@@ -89,7 +90,7 @@ class Stage(LightningModule):
         raise NotImplementedError
 
     def token_losses(self, batch: StepBatch) -> Tensor:
-        """(B, T) losses for validation; uncompiled, for its shapes must not recompile the training graph."""
+        """(B, T) losses for validation."""
         return self.model.forward(batch.inputs, batch.targets, reduction="none")
 
     def configure_model(self) -> None:
@@ -97,11 +98,13 @@ class Stage(LightningModule):
             return
         blueprint, device = self.blueprint, self.trainer.strategy.root_device
         seed = None if blueprint.parent else blueprint.seed
-        self.model = build_model(blueprint.model, device, seed, blueprint.execution)
+        execution = blueprint.execution
+        if execution.compile:
+            forget_compiled()
+            execution = dataclasses.replace(execution, compile=self.fixed_shapes)
+        self.model = build_model(blueprint.model, device, seed, execution)
         if blueprint.parent:
             load_weights(self.model, blueprint.parent, device)
-        if self.blueprint.compile_model and self.fixed_shapes:
-            self.model.compile(dynamic=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         roles = self.model.param_roles()
@@ -111,6 +114,7 @@ class Stage(LightningModule):
             width=self.blueprint.model.n_embd,
             batch_lr_scale=self.blueprint.horizon.lr_scale,
             weight_decay=self.blueprint.optimizer.weight_decay * self.blueprint.horizon.weight_decay_scale,
+            process_group=dist.group.WORLD,  # None in a run of one process
         )
         schedule = self.blueprint.schedule.build(optimizer, self.blueprint.horizon.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -142,6 +146,10 @@ class Stage(LightningModule):
         self._step_loss_sum = torch.zeros_like(self._step_loss_sum)
         self._step_targets = torch.zeros_like(self._step_targets)
         self.trainer.datamodule.commit(self._cursor)  # type: ignore[attr-defined]
+
+    def mean_step_loss(self) -> Tensor:
+        """The mean loss per token of the last complete optimizer step over all processes; called by all of them."""
+        return self.trainer.strategy.reduce(self.step_loss.clone(), reduce_op="mean")
 
     def on_fit_start(self) -> None:
         if self.blueprint.parent_checkpoint:  # before Lightning restores the state of a run that goes on
@@ -178,7 +186,8 @@ class Stage(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         metric = self.val_bits_per_byte
-        metrics = {"val/bpb": metric.compute().item(), "val/loss": (metric.nats / metric.tokens).item()}
+        bits_per_byte, loss = metric.compute()
+        metrics = {"val/bpb": bits_per_byte.item(), "val/loss": loss.item()}
         if not math.isfinite(metrics["val/loss"]):
             step = self.trainer.global_step
             raise DivergedError(f"The validation loss is {metrics['val/loss']} at step {step}.")

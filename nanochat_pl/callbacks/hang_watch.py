@@ -1,0 +1,151 @@
+"""A training in which one process waits in vain for another is ended, and the one at fault is named."""
+
+import contextlib
+import faulthandler
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from nanochat_pl.core.distributed import Processes
+from nanochat_pl.core.errors import EXIT_MACHINE
+from nanochat_pl.core.run_folder import RunFolder
+
+LOOKS = 20
+"""How often within the timeout the watch looks."""
+ANSWERING_SECONDS = 2.0
+"""So long the processes have to say where they are."""
+WAITING_IN = ("torch/autograd/graph.py", "torch/distributed/", "torch/nn/parallel/distributed.py")
+"""Files of torch in which a process waits for others: within the backward pass, gradients are averaged."""
+
+
+class HangWatch(Callback):
+    """A thread of each process, which ends it where no batch has begun or ended for so long.
+
+    The stacks of all threads go to `stacks/rank-N.txt` in the run folder; one process says who keeps whom waiting.
+
+    Args:
+        processes: of the run.
+        timeout_seconds: longer than any single batch, checkpoint or round of samples takes.
+    """
+
+    def __init__(self, processes: Processes, timeout_seconds: float):
+        self._processes, self._timeout = processes, timeout_seconds
+        self._last, self._batches, self._step = time.monotonic(), 0, 0
+        self._ended = threading.Event()
+        self._pauses = 0
+
+    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
+        self._step = trainer.global_step
+        self._mark()
+        folder = RunFolder(trainer.default_root_dir)
+        threading.Thread(target=self._watch, args=(folder,), name="hang-watch", daemon=True).start()
+
+    def on_train_batch_start(self, trainer: Trainer, stage: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._mark()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._batches, self._step = self._batches + 1, trainer.global_step
+        self._mark()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self._mark()
+
+    def on_validation_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        self._mark()
+
+    def on_train_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        self._ended.set()
+
+    def on_exception(self, trainer: Trainer, stage: LightningModule, exception: BaseException) -> None:
+        self._ended.set()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside may take as long as it likes."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._mark()
+            self._pauses -= 1
+
+    def _mark(self) -> None:
+        self._last = time.monotonic()
+
+    def _watch(self, run: RunFolder) -> None:
+        while not self._ended.wait(min(1.0, self._timeout / LOOKS)):
+            if not self._pauses and time.monotonic() - self._last > self._timeout:
+                self._give_up(run)
+
+    def _give_up(self, run: RunFolder) -> None:
+        place = self._processes.place
+        file = run.path / "stacks" / f"rank-{place.rank}.txt"
+        file.parent.mkdir(exist_ok=True)
+        with file.open("w", encoding="utf-8") as stacks:
+            faulthandler.dump_traceback(stacks, all_threads=True)
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        where = {"host": socket.gethostname(), "pid": os.getpid(), "step": self._step, "batches": self._batches}
+        self._processes.tell("stalled", json.dumps(where | _position(frame)))
+        time.sleep(ANSWERING_SECONDS)
+        told = {rank: json.loads(text) for rank, text in self._processes.told("stalled").items()}
+        if place.rank == min(told):
+            message = explanation(told, place.world_size, self._timeout, file.parent)
+            print(f"\n{message}", file=sys.stderr, flush=True)
+            run.write_summary(status="failed")
+            run.record_event("hang", message=message)
+        os._exit(EXIT_MACHINE)  # the main thread waits in native code, which nothing else ends
+
+
+def _position(frame: FrameType) -> dict[str, Any]:
+    """Where the main thread is, and whether it waits for other processes there."""
+    waits = any(part in frame.f_code.co_filename for part in WAITING_IN)
+    own: FrameType | None = frame
+    while own and f"{os.sep}site-packages{os.sep}" in own.f_code.co_filename:
+        own = own.f_back
+    shown = own or frame
+    return {"waits": waits, "at": f"{shown.f_code.co_filename}:{shown.f_lineno} in {shown.f_code.co_name}"}
+
+
+def explanation(told: dict[int, dict[str, Any]], world_size: int, timeout_seconds: float, stacks: Path) -> str:
+    """One paragraph: who keeps the others waiting.
+
+    Args:
+        told: what each rank that answered said of itself.
+    """
+    silent = [rank for rank in range(world_size) if rank not in told]
+    behind = min(one["batches"] for one in told.values())
+    late = [rank for rank, one in told.items() if one["batches"] == behind]
+    busy = [rank for rank, one in told.items() if not one["waits"]]
+    step = min(one["step"] for one in told.values())
+    start = f"No process of this run has begun or ended a batch for {timeout_seconds:.0f} s, after step {step}. "
+    if silent:
+        fault = f"{_ranks(silent)} did not answer at all: stopped, stuck in native code, or its machine is gone. "
+    elif len(late) < len(told):
+        fault = f"{_ranks(late)} is behind the others. "
+    elif 0 < len(busy) < len(told):
+        fault = f"{_ranks(busy)} is busy with something else, and the others wait for it. "
+    else:
+        fault = "All are at the same place: the network between them may be broken. "
+    places = " ".join(
+        f"Rank {rank} ({one['host']}, process {one['pid']}) is at {one['at']}{' and waits' if one['waits'] else ''}."
+        for rank, one in sorted(told.items())
+    )
+    return (
+        f"{start}{fault}{places} All stacks are in {stacks}. Run the same command again to go on from the last "
+        "checkpoint; where a batch may take longer than that, raise hw.timeout_seconds."
+    )
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"Rank {', '.join(map(str, ranks))}"

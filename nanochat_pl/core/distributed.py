@@ -1,0 +1,314 @@
+"""The processes of one run: where this one stands among them, and how they agree."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nanochat_pl.core.errors import MachineError, UserError
+from nanochat_pl.core.hardware import Hardware, HardwareSpec
+from nanochat_pl.core.paths import machine_error
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+T = TypeVar("T")
+
+SAYING_SECONDS = 1.0
+PREPARING = timedelta(hours=24)
+"""So long the others wait for what one of them downloads and tokenizes."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those that a launcher has started.
+
+    Attributes:
+        rank: among all, from 0.
+        local_rank: among those of this node.
+        world_size: how many there are.
+        local_world_size: how many there are on this node.
+        restarts: how often the launcher has started them anew.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+    restarts: int = 0
+
+    @property
+    def nodes(self) -> int:
+        return self.world_size // self.local_world_size
+
+
+ALONE = Place()
+
+
+def place() -> Place | None:
+    """Where torchrun or srun has put this process; None where neither has started several.
+
+    What srun says is written into the variables that torchrun sets, for the libraries to find.
+    """
+    env = os.environ
+    if "RANK" not in env and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        tasks, nodes = int(env["SLURM_STEP_NUM_TASKS"]), int(env.get("SLURM_STEP_NUM_NODES", "1"))
+        if tasks % nodes:
+            raise UserError(
+                f"srun started {tasks} processes on {nodes} nodes, not the same number on each; use "
+                "--ntasks-per-node, with one process for each device."
+            )
+        port = 15_000 + (int(env["SLURM_JOB_ID"]) * 16 + int(env.get("SLURM_STEP_ID", "0"))) % 16_000
+        said = {"RANK": env["SLURM_PROCID"], "LOCAL_RANK": env["SLURM_LOCALID"], "WORLD_SIZE": str(tasks)}
+        said |= {"LOCAL_WORLD_SIZE": str(tasks // nodes), "GROUP_RANK": env.get("SLURM_NODEID", "0")}
+        env.update(said)
+        env.setdefault("MASTER_ADDR", first_host(env.get("SLURM_STEP_NODELIST", "127.0.0.1")))
+        env.setdefault("MASTER_PORT", str(port))
+        env.setdefault("TORCHELASTIC_RESTART_COUNT", env.get("SLURM_RESTART_COUNT", "0"))
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    if "RANK" not in env:
+        return None
+    if missing := [name for name in (*names, "MASTER_ADDR", "MASTER_PORT") if name not in env]:
+        raise UserError(
+            f"RANK is set, as a launcher does it, but {', '.join(missing)} is not. Start the processes with torchrun "
+            "or srun, or unset RANK to train alone."
+        )
+    return Place(*(int(env.get(name, "0")) for name in (*names, "TORCHELASTIC_RESTART_COUNT")))
+
+
+def first_host(nodes: str) -> str:
+    """The first of a list of hosts as SLURM writes it: "gpu[03-05,9],login" is "gpu03"."""
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).split(",")[0]
+
+
+def placed(hw: HardwareSpec, place: Place | None) -> HardwareSpec:
+    """A profile with the devices and nodes that there are.
+
+    Raises:
+        UserError: it asks for others than were started.
+    """
+    if place is None:
+        if (hw.nodes or 1) > 1:
+            raise UserError(
+                f"hw.nodes is {hw.nodes}, but this process is alone. Start the training on every node: with SLURM "
+                f"`srun python train.py ...`, else `torchrun --nnodes={hw.nodes} --nproc-per-node={hw.devices or 1} "
+                "--rdzv-backend=c10d --rdzv-endpoint=FIRST_HOST:29500 train.py ...` (docs/cluster.md)."
+            )
+        return dataclasses.replace(hw, devices=hw.devices or 1, nodes=1)
+    for name, started, what in (
+        ("devices", place.local_world_size, "processes on this node"),
+        ("nodes", place.nodes, "nodes"),
+    ):
+        asked = getattr(hw, name)
+        if asked is not None and asked != started:
+            raise UserError(
+                f"hw.{name} is {asked}, but there are {started} {what}, by the launcher (torchrun or srun). Make both "
+                f"the same, or leave it to the launcher with hw.{name}=null."
+            )
+    return dataclasses.replace(hw, devices=place.local_world_size, nodes=place.nodes)
+
+
+class Processes:
+    """Those of a run, joined; every method is called by all of them, in the same order.
+
+    Args:
+        place: of this one; ALONE needs no others.
+        accelerator: of the devices that they train on.
+        timeout_seconds: how long one may wait for another in a training step.
+
+    Raises:
+        MachineError: they don't find each other.
+    """
+
+    def __init__(self, place: Place = ALONE, accelerator: str = "cpu", timeout_seconds: float = 600.0):
+        self.place = place
+        self._store: Store | None = None
+        self._waits = 0
+        if place.world_size > 1:
+            self._store = _join(place, accelerator, timeout_seconds)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes the run's folder."""
+        return self.place.rank == 0
+
+    def threads(self, hardware: Hardware) -> int | None:
+        """How many this process is to use of the CPU; None leaves torch's choice."""
+        if hardware.threads or self._store is None or hardware.accelerator != "cpu" or "OMP_NUM_THREADS" in os.environ:
+            return hardware.threads
+        import torch
+
+        return max(1, torch.get_num_threads() // self.place.local_world_size)
+
+    def close(self) -> None:
+        """Part from the others."""
+        import torch
+
+        if self._store is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    @contextlib.contextmanager
+    def one_by_node(self) -> Iterator[None]:
+        """The first process of each node does what is inside before the others do it, who then find it in the cache."""
+        if self._store is None:
+            yield
+            return
+        self._waits += 1
+        key = f"prepared/{self._waits}/{os.environ.get('GROUP_RANK', '0')}"
+        if self.place.local_rank:
+            self._store.wait([key], PREPARING)
+            yield
+            return
+        yield
+        self._store.set(key, "done")
+
+    def decided_by_first(self, decide: Callable[[], T]) -> T:
+        """What `decide` returns in the first process, in all of them; what it raises there is raised in all."""
+        if self._store is None:
+            return decide()
+        import torch
+
+        self._waits += 1
+        decided: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                decided[0] = decide()
+            except (UserError, MachineError) as error:
+                decided[1] = error
+            self._store.set(f"decided/{self._waits}", "now")
+        else:
+            self._store.wait([f"decided/{self._waits}"], PREPARING)
+        torch.distributed.broadcast_object_list(decided, src=0)
+        value, refused = decided
+        if refused is not None:
+            raise refused
+        return value
+
+    def check_alike(self, facts: dict[str, Any]) -> None:
+        """See that all processes hold the same.
+
+        Raises:
+            UserError: they don't; names what differs, where.
+        """
+        if self._store is None:
+            return
+        import torch
+
+        gathered: list[Any] = [None] * self.place.world_size
+        torch.distributed.all_gather_object(gathered, (socket.gethostname(), facts))
+        host, first = gathered[0]
+        for rank, (other_host, other) in enumerate(gathered):
+            names = [name for name in sorted(first.keys() | other.keys()) if first.get(name) != other.get(name)]
+            if names:
+                shown = "; ".join(
+                    f"{name} is {other.get(name)!r} there, {first.get(name)!r} here" for name in names[:5]
+                )
+                more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
+                raise UserError(
+                    f"The process of rank {rank} on {other_host} would train something else than rank 0 on {host}: "
+                    f"{shown}{more}. Start all with the same command, code and versions, and a runs folder "
+                    "(NANOCHAT_PL_RUNS) that all of them see."
+                )
+
+    def tell(self, what: str, text: str) -> None:
+        """Leave a word for the others; from any thread, without waiting for them."""
+        if self._store is not None:
+            self._store.set(f"told/{what}/{self.place.rank}", text)
+
+    def told(self, what: str) -> dict[int, str]:
+        """The words that were left so far, by rank."""
+        if self._store is None:
+            return {}
+        keys = {rank: f"told/{what}/{rank}" for rank in range(self.place.world_size)}
+        return {rank: self._store.get(key).decode() for rank, key in keys.items() if self._store.check([key])}
+
+    @contextlib.contextmanager
+    def failing_once(self) -> Iterator[None]:
+        """An error goes on from here in the process that it came to first; the others end with nothing said.
+
+        Raises:
+            MachineError: another process is gone, which did not say why.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._store is None:
+                raise
+            _record(error)
+            lost = is_lost_connection(error)
+            known = error if hasattr(error, "exit_code") else machine_error(error)
+            if lost:
+                time.sleep(SAYING_SECONDS)  # in which the one that is gone may have said why
+            if not self._fails_first():
+                sys.exit(getattr(known, "exit_code", 1))
+            if lost and known is None:
+                raise MachineError(
+                    f"Rank {self.place.rank} has lost another process of this run: {str(error).splitlines()[0]} It was "
+                    "killed, or its machine or network failed. Run the same command again to go on from the last "
+                    "checkpoint."
+                ) from error
+            raise
+
+    def _fails_first(self) -> bool:
+        own = str(self.place.rank)
+        try:
+            return self._store.compare_set("failed", "", own).decode() == own  # type: ignore[union-attr]
+        except RuntimeError:  # the process that holds the store is gone
+            return True
+
+
+def _join(place: Place, accelerator: str, timeout_seconds: float) -> "Store":
+    import torch
+    from torch.distributed.rendezvous import rendezvous
+
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if accelerator == "cuda":
+        torch.cuda.set_device(place.local_rank)
+    # The training has its own watch (callbacks/hang_watch.py), which says more: it comes first.
+    timeout = timedelta(seconds=1.5 * timeout_seconds)
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo",
+            store=torch.distributed.PrefixStore("group", store),
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        if "EADDRINUSE" in str(error) or "in use" in str(error):
+            raise MachineError(
+                f"The port of {address}, where the processes are to meet, is in use by another program. Choose another "
+                "one with MASTER_PORT (torchrun: --master-port or --rdzv-endpoint)."
+            ) from error
+        raise MachineError(
+            f"Rank {place.rank} of {place.world_size} did not find the others at {address} within "
+            f"{timeout.total_seconds():.0f} s: {str(error).splitlines()[0]} See that all {place.world_size} processes "
+            "are started, that MASTER_ADDR can be reached from every node, and that no firewall is between them."
+        ) from error
+    return torch.distributed.PrefixStore("run", store)
+
+
+def _record(error: Exception) -> None:
+    """Let the launcher know, which shows it at its end."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether the error is that another process of the run is gone or does not answer."""
+    import torch
+
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    words = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Timed out waiting", "TCPStore")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -1,0 +1,100 @@
+"""A training's own processes, one for each device of this machine, through torch's elastic agent (as torchrun)."""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanochat_pl.core.errors import EXIT_MACHINE
+
+JOB = "NANOCHAT_PL_JOB"
+"""The variable that names the file with a worker's job."""
+SAVING_SECONDS = 300
+"""So long the processes may save their state after a signal, before they are killed."""
+
+
+def launch(script: str, job: dict[str, Any], processes: int) -> int:
+    """Run `python script` in so many processes, each of which finds `job` with `own_job`; returns their exit code.
+
+    Their output goes where this process's goes. A signal is passed on to them, and they are waited for.
+
+    Args:
+        job: what JSON can hold.
+
+    Returns:
+        0 where all ended well, else the exit code of the first that failed.
+    """
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="nanochat-pl-") as folder, _variables() as variables:
+        file = Path(folder, "job.json")
+        file.write_text(json.dumps(job | {"parent": os.getpid()}), encoding="utf-8")
+        variables |= {JOB: str(file), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVING_SECONDS)}
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=f"nanochat-pl-{os.getpid()}",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            local_addr="localhost",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)(script)
+        except SignalException as stopped:
+            return 128 + stopped.sigval
+        except ChildFailedError as failed:
+            rank, failure = failed.get_first_failure()
+            if failure.exitcode >= 0:
+                return failure.exitcode
+            name = signal.Signals(-failure.exitcode).name
+            print(
+                f"\nThe process of rank {rank} (process id {failure.pid}) was killed by {name}"
+                f"{', as the system does when the memory is full' if name == 'SIGKILL' else ''}. "
+                "Run the same command again to go on from the last checkpoint.",
+                file=sys.stderr,
+            )
+            return EXIT_MACHINE
+    return 0
+
+
+def own_job() -> dict[str, Any] | None:
+    """The job of this process, where `launch` has started it."""
+    file = os.environ.get(JOB)
+    if file is None:
+        return None
+    job = json.loads(Path(file).read_text(encoding="utf-8"))
+    _end_with(job["parent"])
+    return job
+
+
+@contextlib.contextmanager
+def _variables() -> "Iterator[os._Environ[str]]":
+    """The environment's variables, which are afterwards what they were before."""
+    before = dict(os.environ)
+    try:
+        yield os.environ
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _end_with(parent: int) -> None:
+    """Have SIGTERM sent to this process when its parent dies, in whatever way; else it would train on unseen."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            signal.raise_signal(signal.SIGTERM)

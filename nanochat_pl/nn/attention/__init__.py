@@ -1,0 +1,1 @@
+"""Causal attention: one file a backend, `choose` among those that run here."""

@@ -1,0 +1,140 @@
+"""How several processes are started: by train.py itself, by torchrun, on two nodes, in a sweep; and how they end."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.processes import SMALL, free_port, losses, start_training, train_anew
+from tests.test_several_processes import fault
+
+TORCHRUN = ("-m", "torch.distributed.run")
+
+
+def summary(run: Path) -> dict:
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.mark.slow
+def test_devices_get_a_process_each_in_every_job_of_a_sweep(tmp_path: Path) -> None:
+    named = [option for option in SMALL if option != "run.name=test"]
+    code, output = train_anew("-m", "seed=1,2", "trainer.devices=2", *named, "horizon.steps=8", runs=tmp_path)
+    assert code == 0, output
+    sweep = json.loads(next((tmp_path / "sweeps").glob("*/sweep.json")).read_text())
+    folders = [Path(job["folder"]) for job in sweep["runs"]]
+    assert len(set(folders)) == 2 and sweep["spread"]
+    for folder in folders:
+        assert (summary(folder)["status"], summary(folder)["world_size"], summary(folder)["step"]) == ("finished", 2, 8)
+        assert len(losses(folder)) == 8
+        assert len((folder / "invocations.jsonl").read_text().splitlines()) == 1
+    assert len(list((tmp_path / "sweeps").iterdir())) == 1  # none within another
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_to_the_launching_process_saves_and_ends_all(tmp_path: Path, name: str, code: int) -> None:
+    process = start_training(*SMALL, "hw.devices=2", "horizon.steps=100000", runs=tmp_path)
+    run = tmp_path / "test/base"
+    wait_for_step(run)
+    process.send_signal(signal.Signals[name])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    assert output.count(f"Stopped by {name} after step") == 1 and "Traceback" not in output
+    assert summary(run)["status"] == "interrupted"
+    code, output = train_anew(*SMALL, "hw.devices=2", f"horizon.steps={summary(run)['step'] + 2}", runs=tmp_path)
+    assert code == 0 and f"Going on from step {last_checkpoint(run) - 2}" in output, output
+
+
+@pytest.mark.slow
+def test_nothing_trains_on_where_the_launching_process_is_killed(tmp_path: Path) -> None:
+    process = start_training(*SMALL, "hw.devices=2", "horizon.steps=100000", runs=tmp_path)
+    run = tmp_path / "test/base"
+    wait_for_step(run)
+    process.kill()
+    process.wait()
+    for _ in range(600):
+        if summary(run)["status"] == "interrupted":
+            return
+        time.sleep(0.1)
+    raise AssertionError(summary(run))
+
+
+@pytest.mark.slow
+def test_a_mistake_of_all_is_told_once(tmp_path: Path) -> None:
+    code, output = train_anew(*SMALL, "hw.devices=3", "horizon.total_batch_tokens=96", runs=tmp_path)
+    assert code == 2 and output.count("data.streams=4 is not a multiple of 3 devices") == 1, output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_worker_again(tmp_path: Path) -> None:
+    launcher = (*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=1")
+    options = (*SMALL, "callbacks.checkpoints.every_n_steps=3", *fault(1, 8, "kill"))
+    process = start_training(*options, runs=tmp_path, launcher=launcher)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "Going on from step 6" in output
+    run = tmp_path / "test/base"
+    assert sorted(map(int, losses(run))) == list(range(1, 25))
+    code, alone = train_anew(*SMALL, runs=tmp_path / "alone")
+    assert code == 0, alone
+    for step, row in losses(tmp_path / "alone/test/base").items():
+        assert float(losses(run)[step]["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_nodes(tmp_path: Path) -> None:
+    """Two agents of torchrun, each with a process."""
+    launcher = (
+        *TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=two",
+        f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1",
+    )  # fmt: skip
+    agents = [start_training(*SMALL, runs=tmp_path, launcher=launcher) for _ in range(2)]
+    outputs = [agent.communicate(timeout=240)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], outputs
+    run = tmp_path / "test/base"
+    assert summary(run)["world_size"] == 2
+    hardware = json.loads((run / "resolved.json").read_text())["hardware"]
+    assert (hardware["nodes"], hardware["devices"]) == (2, 1)
+    assert len(losses(run)) == 24
+
+
+@pytest.mark.slow
+def test_srun(tmp_path: Path) -> None:
+    """Two processes with the variables that SLURM gives to a step's tasks."""
+    shared = {
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost", "SLURM_NODEID": "0",
+        "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "test",
+    }  # fmt: skip
+    tasks = [
+        start_training(*SMALL, runs=tmp_path, environment=shared | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+        for rank in ("0", "1")
+    ]
+    outputs = [task.communicate(timeout=240)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    assert summary(tmp_path / "test/base")["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_a_launcher_that_does_not_fit_the_profile(tmp_path: Path) -> None:
+    launcher = (*TORCHRUN, "--standalone", "--nproc-per-node=2")
+    output, _ = start_training(*SMALL, "hw.devices=4", runs=tmp_path, launcher=launcher).communicate(timeout=120)
+    assert "hw.devices is 4, but there are 2 processes on this node" in output
+    output, _ = start_training("-m", "seed=1,2", *SMALL, runs=tmp_path, launcher=launcher).communicate(timeout=120)
+    assert "A sweep starts the processes of each job itself" in output
+
+
+def wait_for_step(run: Path) -> None:
+    for _ in range(1200):
+        if (run / "metrics.csv").exists() and losses(run):
+            return
+        time.sleep(0.1)
+    raise AssertionError("It did not begin.")
+
+
+def last_checkpoint(run: Path) -> int:
+    return max(int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*.ckpt"))
