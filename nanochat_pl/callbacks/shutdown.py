@@ -78,8 +78,6 @@ class SaveOnSignal(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
-        # After an exception Lightning restores what it found, which was ours.
-        trainer._signal_connector._original_handlers.update(self._before)
         self._before = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

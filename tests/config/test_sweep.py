@@ -148,6 +148,15 @@ def test_only_the_stages_behind_a_failure_are_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_job_whose_own_processes_fail_hides_nothing(tmp_path: Path) -> None:
+    code, output = train_anew(
+        "-m", *without("model.n_embd"), NAMED, "model.n_embd=33,32", "seed=1", "hw.devices=2", runs=tmp_path
+    )
+    assert code == 2 and output.count("choose 32 or 48") == 1 and "Traceback" not in output, output
+    assert [(job["status"], job["exit_code"]) for job in jobs_of(tmp_path)] == [("failed", 2), ("finished", 0)]
+
+
+@pytest.mark.slow
 def test_an_interrupt_ends_the_whole_sweep(tmp_path: Path) -> None:
     """Also behind a job that failed, which must leave the signals as they were."""
     options = (*without("model.n_embd", "horizon.steps"), NAMED, "model.n_embd=33,32,48", "seed=1")
