@@ -62,6 +62,7 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     here = place()
     specs = dataclasses.replace(specs, hw=placed(specs.hw, here))
     if here is None and specs.hw.devices != 1:
+        specs.hw.detect()  # or every process would say what is missing here
         in_plain = OmegaConf.to_container(config, resolve=True)
         job = {"config": in_plain, "overrides": overrides, "arguments": sys.argv[1:]}
         if code := launch(__file__, job, specs.hw.devices or 1):
@@ -103,6 +104,8 @@ def fit(
     from nanochat_pl.core.invocation import invocation
     from nanochat_pl.models.execution import Execution
     from nanochat_pl.nn.float8 import check_float8
+    from nanochat_pl.planning.out_of_memory import out_of_memory_advice
+    from nanochat_pl.planning.trial import tried
     from nanochat_pl.stages.precision import precision_plugins, set_float32_products
     from nanochat_pl.stages.stage import Blueprint
 
@@ -132,6 +135,9 @@ def fit(
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
         return log.info(finished_message(run, overrides))
     plan.check_memory()
+    if hardware.tokens_per_device is None and hardware.accelerator != "cpu":
+        planned = plan
+        plan = processes.decided_by_first(lambda: tried(planned, specs.optim))
 
     data = specs.data.build(
         tokenizer,
@@ -195,6 +201,10 @@ def fit(
             trainer.fit(stage, datamodule=data, ckpt_path=resume_from, weights_only=True)
         except DivergedError as error:
             raise DivergedError(f"{error} {last_good(run.checkpoints)} {AFTER_DIVERGENCE}") from error
+        except (MemoryError, RuntimeError) as error:
+            if advice := out_of_memory_advice(plan, overrides, error):
+                raise advice from error
+            raise
     log.info(next_steps(run, overrides))
 
 

@@ -104,3 +104,14 @@ class OnOneRank(Callback):
             pl_module._step_loss_sum.fill_(float("nan"))
         else:
             os.kill(os.getpid(), {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[self._what])
+
+
+class FillMemory(Callback):
+    """Fails as torch does where a GPU's memory is full, when the given step begins."""
+
+    def __init__(self, step: int):
+        self._step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self._step:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")

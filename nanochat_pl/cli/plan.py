@@ -1,5 +1,6 @@
 """`python -m nanochat_pl plan [key=value ...]`: what a training would take, without starting it."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,22 +9,67 @@ import typer
 def plan(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="As for train.py: recipe=d12 hw=cpu model.depth=6 stage=sft ...", metavar="KEY=VALUE"),
+        typer.Argument(help="As for train.py: recipe=d12 hw=h100x8 model.depth=6 stage=sft ...", metavar="KEY=VALUE"),
     ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Of one device, in any currency; the plan then tells what it costs.")
+    ] = None,
+    largest: Annotated[
+        bool, typer.Option("--largest", help="Find the largest depth that fits on the hardware.")
+    ] = False,
+    depths: Annotated[
+        str | None, typer.Option(help="Tokens, FLOPs and time by the scaling laws: 4-48 (every second) or 4,8,12.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="With --depths: a picture of them.")] = None,
 ) -> None:
-    """Print the plan of a training: model, tokens, steps, accumulation, memory, expected time."""
+    """Print the plan of a training: model, tokens, steps, accumulation, memory, expected time.
+
+    Hardware that is not here is planned for from a table of chips.
+    """
     from nanochat_pl.config.compose import compose, run_name
     from nanochat_pl.config.construct import construct
     from nanochat_pl.config.explain import composing
     from nanochat_pl.config.specs import Specs
+    from nanochat_pl.core.errors import UserError
     from nanochat_pl.core.run_folder import RunFolder
+    from nanochat_pl.planning import scaling_table
 
+    if png is not None and depths is None:
+        raise UserError("--png draws what --depths asks for; give both, for example --depths 4-48 --png laws.png.")
     arguments = overrides or []
     with composing(arguments):
         config = compose(arguments)
         specs, stage = Specs.of(config), construct(config.stage, "stage")
-    parent = stage.find_parent(RunFolder.of(run_name(config, arguments), stage.name), config.recipe_name, arguments)
+    hardware = specs.hw.assume()
+    if depths is not None:
+        rows = scaling_table.scaling_rows(
+            scaling_table.parse_depths(depths), specs.model, specs.horizon, specs.planned_vocab_size(), hardware
+        )
+        _print(scaling_table.scaling_table(rows, hardware, price_per_hour))
+        if png is not None:
+            scaling_table.draw_scaling(rows, hardware, png)
+            print(f"Wrote {png}.")
+        return
+    run = RunFolder.of(run_name(config, arguments), stage.name)
+    try:
+        parent = stage.find_parent(run, config.recipe_name, arguments)
+    except UserError:
+        if getattr(stage, "init_from", None) is not None:
+            raise
+        parent = None  # planned as it will be
     if parent:
         specs.check_same_model(parent, arguments)
     vocab_size = parent.tokenizer().vocab_size if parent else specs.planned_vocab_size()
-    print(specs.plan(vocab_size, specs.hw.detect(), parent).text())
+    print(specs.plan(vocab_size, hardware, parent).text(price_per_hour))
+    if largest:
+        depth = scaling_table.largest_depth(specs.model, vocab_size, hardware)
+        found = f"model.depth={depth} fits" if depth else "no model fits"
+        print(f"{'largest':>10}  {found}, {specs.model.sequence_len:,} tokens at a time")
+
+
+def _print(table: object) -> None:
+    import sys
+
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -18,7 +18,8 @@ from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
-from nanochat_pl.planning.plan import Plan, make_plan, measured_matmul_flops_per_second
+from nanochat_pl.planning.plan import Plan, make_plan
+from nanochat_pl.planning.speed import training_flops_per_second
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.cache import cached_tokenizer, find_tokenizer
 from nanochat_pl.tokenizers.specs import CharSpec
@@ -63,29 +64,42 @@ class Specs:
     def plan(
         self, vocab_size: int, hardware: Hardware, parent: Parent | None = None, sources: Sources | None = None
     ) -> Plan:
-        """The plan for a vocabulary on this machine, whose speed is measured.
+        """The plan for a vocabulary on some hardware.
 
         Args:
-            parent: the model to begin with; what the horizon leaves open is as it was there.
+            parent: the model to begin with; what the horizon leaves open is as it was there. None behind base: it is
+                yet to be trained, and will be as this configuration says.
             sources: what `data.build_sources` returned, where it was called before.
         """
-        reference, horizon, epoch_tokens = self.model.reference(vocab_size), self.horizon, None
-        if parent is None:
-            if horizon.epochs is not None:
-                raise UserError(
-                    "horizon.epochs counts passes over conversations or questions, but stage=base reads text, whose "
-                    "length is not known beforehand; set horizon.steps, flops or tokens_per_parameter instead."
-                )
-            model = self.model.config(vocab_size, hardware.compute_dtype)
-        else:
+        horizon, epoch_tokens, note = self.horizon, None, ""
+        if parent is not None:
             model, before = parent.config(hardware.compute_dtype), parent.resolved()
             inherited: dict[str, Any] = {name: before.get(name) for name in INHERITED if getattr(horizon, name) is None}
             horizon = dataclasses.replace(horizon, **inherited)
             if horizon.epochs is not None:
                 epoch_tokens = self.data.epoch_tokens(parent.tokenizer(), model.sequence_len, sources)
-        speed = measured_matmul_flops_per_second(hardware.accelerator, hardware.compute_dtype, model.n_embd)
-        plan = make_plan(model, reference, horizon, hardware, self.data.streams, speed, epoch_tokens)
-        return plan if parent is None else dataclasses.replace(plan, parent=parent.origin())
+        else:
+            model = self.model.config(vocab_size, hardware.compute_dtype)
+            if horizon.epochs is not None and self.data.holds == "text":
+                raise UserError(
+                    "horizon.epochs counts passes over conversations or questions, but stage=base reads text, whose "
+                    "length is not known beforehand; set horizon.steps, flops or tokens_per_parameter instead."
+                )
+            if horizon.epochs is not None:
+                note = f"one step of those that horizon.epochs={horizon.epochs:g} takes, which are counted in the data"
+                horizon = dataclasses.replace(horizon, epochs=None, steps=1)
+        speed = training_flops_per_second(hardware, model.n_embd)
+        plan = make_plan(
+            model,
+            self.model.reference(vocab_size),
+            horizon,
+            hardware,
+            self.data.streams,
+            speed,
+            epoch_tokens,
+            self.data.holds,
+        )
+        return dataclasses.replace(plan, note=note, parent=parent.origin() if parent else {})
 
     def check_same_model(self, parent: Parent, overrides: Sequence[str]) -> None:
         """Raise `UserError` where the command asks for another architecture than the model that it begins with has."""

@@ -71,9 +71,15 @@ def is_disk_error(error: Exception) -> bool:
     return any(word in str(error) for word in words)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or of its accelerator was full; torch says so in words only, on a CPU."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def machine_error(error: BaseException) -> MachineError | None:
     """The `MachineError` for an error that the disk or the memory is behind; None for any other."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return MachineError(
             f"The memory is full: {error}. A training needs less with hw.tokens_per_device=N, and "
             "stays the same; else take a smaller model."

@@ -1,22 +1,24 @@
-"""The Plan: everything that can be checked beforehand, on one printed screen."""
+"""The Plan: everything that can be checked beforehand, and everything that was left open decided."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.hardware import Hardware, device_name, memory_bytes
+from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
-
-TYPICAL_UTILISATION = 0.4
-"""Share of the matrix-multiply speed that training of small models reaches; a guess for the expected time only."""
+from nanochat_pl.planning.memory import STATE, fits, memory_bytes
+from nanochat_pl.planning.screen import gigabytes, screen
 
 COMPILING_SECONDS = 40
 """At most four kinds of block, at up to ten seconds each, however deep the model is; an estimate."""
 COMPILING_SAVES = {"cuda": 0.3}
 """The share of a run's time that torch.compile saves, by accelerator. On CPUs nothing (measured: 0.95 to 0.97 times the
 eager speed, docs/benchmarks.md), on Apple's chips it is untried."""
+AUTO_TOKENS = 65536
+"""Of the largest micro-batch that `tokens_per_device=auto` takes: an accelerator is not faster with more."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,10 @@ class Plan:
         horizon: total batch, steps, tokens and what follows from them.
         rows_per_step: sequences of one optimizer step over all devices.
         micro_batch_rows: sequences of one forward pass on one device.
-        accumulation: micro-batches of one step on one device.
-        memory_bytes: estimate by what holds it.
-        device_memory_bytes: what one device has.
-        seconds: expected of the training, a guess from the device's matrix-multiply speed.
+        flops_per_second: that training is expected to reach on one device.
+        holds: what the data hold: "text", "conversations" or "questions".
         parent: path, stage and step of the model that the stage begins with; empty for the first stage.
+        note: what it had to assume.
     """
 
     model: Any
@@ -41,20 +42,62 @@ class Plan:
     cost: ModelCost
     rows_per_step: int
     micro_batch_rows: int
-    accumulation: int
-    memory_bytes: dict[str, int]
-    device_memory_bytes: int
-    seconds: float
+    flops_per_second: float
+    holds: str = "text"
     parent: dict[str, Any] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one step on one device."""
+        return self.rows_per_step // self.hardware.world_size // self.micro_batch_rows
+
+    @property
+    def flops(self) -> float:
+        """Of the whole training."""
+        return self.cost.training_flops_per_token * self.horizon.tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        """That all devices together are expected to train."""
+        return self.flops_per_second * self.hardware.world_size / self.cost.training_flops_per_token
+
+    @property
+    def seconds(self) -> float:
+        """Expected of the training."""
+        return self.horizon.tokens / self.tokens_per_second
+
+    @functools.cached_property
+    def memory_bytes(self) -> dict[str, int]:
+        """The peak on one device, by what holds it."""
+        rows = self._rows_per_device
+        return memory_bytes(self.model, self.cost, self.hardware, self.micro_batch_rows, rows, self.holds)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has the memory, with a margin."""
+        return fits(self.memory_bytes, self.hardware)
 
     def check_memory(self) -> None:
         """Raise `UserError` where weights, gradients and optimizer alone exceed the device's memory."""
         state = sum(self.memory_bytes[name] for name in STATE)
-        if state > self.device_memory_bytes:
+        if state > self.hardware.chip.memory_bytes:
             raise UserError(
-                f"The model's {', '.join(STATE)} take {_gigabytes(state)}, but the device has "
-                f"{_gigabytes(self.device_memory_bytes)}. Choose a smaller model.depth or model.n_embd."
+                f"The model's {', '.join(STATE)} take {gigabytes(state)}, but the device has "
+                f"{gigabytes(self.hardware.chip.memory_bytes)}. Choose a smaller model.depth or model.n_embd."
             )
+
+    def with_micro_batch(self, rows: int) -> "Plan":
+        """The same training in micro-batches of another size, which divides the rows of one device."""
+        hardware = dataclasses.replace(self.hardware, tokens_per_device=rows * self.model.sequence_len)
+        return dataclasses.replace(self, hardware=hardware, micro_batch_rows=rows)
+
+    def smaller(self) -> "Plan | None":
+        """The same training in micro-batches of half the size, or less where that does not divide the rows of a device;
+        None where they are of one row.
+        """
+        sizes = [rows for rows in _divisors(self._rows_per_device) if 2 * rows <= self.micro_batch_rows]
+        return self.with_micro_batch(sizes[-1]) if sizes else None
 
     def as_dict(self) -> dict[str, Any]:
         """The automatic decisions, for resolved.json."""
@@ -69,46 +112,21 @@ class Plan:
             "accumulation": self.accumulation,
             "lr_scale": self.horizon.lr_scale,
             "weight_decay_scale": self.horizon.weight_decay_scale,
+            "memory_bytes": self.memory_bytes,
             "parent": self.parent,
         }
 
-    def text(self) -> str:
-        """The plan as a screen of text."""
-        model, horizon, hardware = self.model, self.horizon, self.hardware
-        roles = ", ".join(f"{role} {count:,}" for role, count in self.cost.parameters_by_role.items() if count)
-        flops = self.cost.training_flops_per_token * horizon.tokens
-        windows = f"windows {model.window_pattern}, " if set(model.window_pattern) != {"L"} else ""
-        memory = ", ".join(f"{name} {_gigabytes(size)}" for name, size in self.memory_bytes.items())
-        lines = [
-            ("model", f"{model.n_layer} layers, width {model.n_embd}, {model.n_head} heads"
-                      f"{f' ({model.n_kv_head} kv)' if model.n_kv_head != model.n_head else ''}, "
-                      f"context {model.sequence_len}, {windows}vocabulary {model.vocab_size:,}"),
-            ("parameters", f"{self.cost.parameters:,} ({roles})"),
-            ("horizon", f"{horizon.steps:,} steps x {horizon.total_batch_tokens:,} tokens = {horizon.tokens:,} tokens "
-                        f"({horizon.tokens / self.cost.scaling_parameters:.1f} per scaling parameter)"),
-            ("batch", f"{self.rows_per_step} rows a step = {self.accumulation} x {self.micro_batch_rows} rows x "
-                      f"{hardware.world_size} device(s)"),
-            ("scales", f"learning rates x {horizon.lr_scale:.3g}, weight decay x {horizon.weight_decay_scale:.3g}"),
-            ("hardware", f"{hardware.world_size} x {device_name(hardware.accelerator)}, {hardware.precision}"
-                         f"{', compiled' if hardware.compile else ''}"),
-            ("memory", f"about {_gigabytes(sum(self.memory_bytes.values()))} of "
-                       f"{_gigabytes(self.device_memory_bytes)} ({memory}){self._memory_advice()}"),
-            ("work", f"{flops:.3g} FLOPs, about {_duration(self.seconds)}"),
-        ]  # fmt: skip
-        if self.parent:
-            lines.insert(0, ("from", f"{self.parent['path']} ({self.parent['stage']}, step {self.parent['step']:,})"))
-        return "\n".join(f"{name:>10}  {value}" for name, value in lines)
+    def text(self, price_per_hour: float | None = None) -> str:
+        """The plan as a screen of text.
 
-    def _memory_advice(self) -> str:
-        if sum(self.memory_bytes.values()) <= 0.9 * self.device_memory_bytes:
-            return ""
-        if self.micro_batch_rows == 1:
-            return "; it may not fit: try a smaller model"
-        tokens = self.micro_batch_rows // 2 * self.model.sequence_len
-        return f"; it may not fit: try hw.tokens_per_device={tokens}"
+        Args:
+            price_per_hour: of one device, in any currency.
+        """
+        return screen(self, price_per_hour)
 
-
-STATE = ("weights", "gradients", "optimizer")
+    @property
+    def _rows_per_device(self) -> int:
+        return self.rows_per_step // self.hardware.world_size
 
 
 def make_plan(
@@ -119,6 +137,7 @@ def make_plan(
     streams: int,
     flops_per_second: float,
     epoch_tokens: int | None = None,
+    holds: str = "text",
 ) -> Plan:
     """Check that everything divides, and decide what was left open.
 
@@ -126,8 +145,9 @@ def make_plan(
         model: the architecture's config.
         reference: the config of the model that the scaling laws refer to, with the same vocabulary.
         streams: virtual streams of the data.
-        flops_per_second: matrix-multiply speed of one device.
+        flops_per_second: that training is expected to reach on one device.
         epoch_tokens: of one pass over the data, where the horizon counts them.
+        holds: what the data hold.
 
     Raises:
         UserError: a combination that cannot be; the message names the nearest that can.
@@ -142,66 +162,31 @@ def make_plan(
         devices=devices,
         epoch_tokens=epoch_tokens,
     )
-    rows = resolved.total_batch_tokens // sequence_len
     if streams % devices:
         raise UserError(f"data.streams={streams} is not a multiple of {devices} devices; choose a multiple of them.")
-    rows_per_device = rows // devices
-    fitting = max(1, hardware.tokens_per_device // sequence_len)
-    micro = max(size for size in range(1, min(rows_per_device, fitting) + 1) if rows_per_device % size == 0)
-    work = cost.training_flops_per_token * resolved.tokens
-    seconds = work / (flops_per_second * TYPICAL_UTILISATION * devices)
+    rows = resolved.total_batch_tokens // sequence_len
+    seconds = cost.training_flops_per_token * resolved.tokens / (flops_per_second * devices)
     if hardware.compile is None:
         saved = seconds * COMPILING_SAVES.get(hardware.accelerator, 0)
         hardware = dataclasses.replace(hardware, compile=saved > COMPILING_SECONDS)
-    return Plan(
-        model=model,
-        hardware=hardware,
-        horizon=resolved,
-        cost=cost,
-        rows_per_step=rows,
-        micro_batch_rows=micro,
-        accumulation=rows_per_device // micro,
-        memory_bytes=_memory_estimate(model, cost, hardware, micro * sequence_len),
-        device_memory_bytes=memory_bytes(hardware.accelerator),
-        seconds=seconds,
-    )
+    most = (hardware.tokens_per_device or AUTO_TOKENS) // sequence_len
+    sizes = [size for size in _divisors(rows // devices) if size <= max(1, most)]
+    plan = Plan(model, hardware, resolved, cost, rows, sizes[-1], flops_per_second, holds)
+    return plan if hardware.tokens_per_device else _largest_that_fits(plan, sizes)
 
 
-def measured_matmul_flops_per_second(accelerator: str, compute_dtype: str, width: int) -> float:
-    """The speed of matrix products of the model's width on this device, measured for a few hundredths of a second."""
-    import time
-
-    import torch
-
-    device, dtype = torch.device(accelerator), getattr(torch, compute_dtype)
-    rows = max(64, 2**29 // width**2)  # the same work at every width
-    a, b = torch.ones(rows, width, device=device, dtype=dtype), torch.ones(width, 4 * width, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        (a @ b).sum().item()
-        best = min(best, time.perf_counter() - started)
-    return 2 * rows * width * 4 * width / best
+def _largest_that_fits(plan: Plan, sizes: list[int]) -> Plan:
+    """With the largest of these micro-batches that the memory has room for, or the smallest."""
+    best, low, high = plan.with_micro_batch(sizes[0]), 1, len(sizes)
+    while low < high:
+        middle = (low + high) // 2
+        tried = plan.with_micro_batch(sizes[middle])
+        if tried.fits:
+            best, low = tried, middle + 1
+        else:
+            high = middle
+    return best
 
 
-def _memory_estimate(model: Any, cost: ModelCost, hardware: Hardware, micro_tokens: int) -> dict[str, int]:
-    """Float32 weights and gradients; AdamW keeps two moments, Muon one; a layer keeps about 20 widths a token."""
-    muon = cost.parameters_by_role["matrix"]
-    activation_bytes = 4 if hardware.compute_dtype == "float32" else 2
-    return {
-        "weights": 4 * cost.parameters,
-        "gradients": 4 * cost.parameters,
-        "optimizer": 4 * muon + 8 * (cost.parameters - muon),
-        "activations": activation_bytes * micro_tokens * model.n_embd * (20 * model.n_layer + 8),
-        "framework": 500_000_000,
-    }
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 5e6 else f"{size / 1e6:.2f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]

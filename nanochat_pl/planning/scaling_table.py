@@ -1,0 +1,164 @@
+"""What the scaling laws ask for at each depth: tokens, FLOPs, time and cost, as a table and as a picture."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.hardware import Hardware
+from nanochat_pl.core.paths import replacing
+from nanochat_pl.models.cost import ModelCost
+from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.optim.scaling import HorizonSpec, resolve_horizon
+from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
+from nanochat_pl.planning.screen import duration, gigabytes
+from nanochat_pl.planning.speed import training_flops_per_second
+
+DEEPEST = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One depth's training.
+
+    Attributes:
+        flops, seconds: of all of it.
+        state_bytes: weights, gradients and optimizer on one device.
+    """
+
+    depth: int
+    width: int
+    parameters: int
+    tokens: int
+    batch_tokens: int
+    steps: int
+    flops: float
+    seconds: float
+    state_bytes: int
+
+
+def scaling_rows(
+    depths: Sequence[int], model: NanoChatSpec, horizon: HorizonSpec, vocab_size: int, hardware: Hardware
+) -> list[Row]:
+    """A row a depth: what is set by hand in model and horizon beyond `tokens_per_parameter` is left to the laws."""
+    reference = ModelCost(model.reference(vocab_size)).scaling_parameters
+    laws = HorizonSpec(tokens_per_parameter=horizon.tokens_per_parameter)
+    rows = []
+    for depth in depths:
+        config = _of_depth(model, depth).config(vocab_size, hardware.compute_dtype)
+        cost = ModelCost(config)
+        resolved = resolve_horizon(
+            laws,
+            scaling_parameters=cost.scaling_parameters,
+            reference_scaling_parameters=reference,
+            flops_per_token=cost.training_flops_per_token,
+            sequence_len=config.sequence_len,
+            devices=hardware.world_size,
+        )
+        flops = cost.training_flops_per_token * resolved.tokens
+        speed = training_flops_per_second(hardware, config.n_embd) * hardware.world_size
+        batch, state = resolved.total_batch_tokens, sum(state_bytes(cost, hardware).values())
+        rows.append(
+            Row(
+                depth,
+                config.n_embd,
+                cost.parameters,
+                resolved.tokens,
+                batch,
+                resolved.steps,
+                flops,
+                flops / speed,
+                state,
+            )
+        )
+    return rows
+
+
+def largest_depth(model: NanoChatSpec, vocab_size: int, hardware: Hardware) -> int | None:
+    """The deepest model whose training fits on the hardware, one row at a time; None: none does."""
+    low, high = 0, DEEPEST
+    while low < high:
+        depth = (low + high + 1) // 2
+        config = _of_depth(model, depth).config(vocab_size, hardware.compute_dtype)
+        memory = memory_bytes(config, ModelCost(config), hardware, 1, 1)
+        low, high = (depth, high) if fits(memory, hardware) else (low, depth - 1)
+    return low or None
+
+
+def parse_depths(text: str) -> list[int]:
+    """ "4-48": every second depth from 4 to 48, whose widths are whole heads; "4,5,12": these."""
+    try:
+        if "-" in text:
+            first, last = map(int, text.split("-"))
+            depths = list(range(first, last + 1, 2))
+        else:
+            depths = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        depths = []
+    if not depths or depths[0] < 1 or depths[-1] > DEEPEST:
+        raise UserError(
+            f"--depths is '{text}'; give a range such as 4-48 or a list such as 4,8,12, from 1 to {DEEPEST}."
+        )
+    return depths
+
+
+def scaling_table(rows: Sequence[Row], hardware: Hardware, price_per_hour: float | None = None) -> Any:
+    """A rich table; the state that exceeds a device's memory is marked.
+
+    Args:
+        price_per_hour: of one device.
+    """
+    from rich.table import Table
+
+    where = f"{hardware.world_size} x {hardware.chip.name}, {hardware.precision}"
+    table = Table(title=f"By the scaling laws, on {where}", caption="state: weights, gradients and optimizer a device")
+    names = ["depth", "width", "parameters", "tokens", "batch", "steps", "FLOPs", "time", "state"]
+    for name in names + ["cost"] * (price_per_hour is not None):
+        table.add_column(name, justify="right")
+    for row in rows:
+        too_large = row.state_bytes > hardware.chip.memory_bytes
+        cells = [
+            str(row.depth),
+            str(row.width),
+            f"{row.parameters / 1e6:,.1f}M",
+            f"{row.tokens / 1e9:,.2f}B",
+            f"{row.batch_tokens:,}",
+            f"{row.steps:,}",
+            f"{row.flops:.2e}",
+            duration(row.seconds),
+            f"[red]{gigabytes(row.state_bytes)}[/]" if too_large else gigabytes(row.state_bytes),
+        ]
+        if price_per_hour is not None:
+            cells.append(f"{price_per_hour * hardware.world_size * row.seconds / 3600:,.2f}")
+        table.add_row(*cells)
+    return table
+
+
+def draw_scaling(rows: Sequence[Row], hardware: Hardware, path: Path) -> None:
+    """Write the picture: tokens, FLOPs and hours over the depth, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = (
+        ("tokens", [row.tokens for row in rows]),
+        ("FLOPs", [row.flops for row in rows]),
+        ("hours", [row.seconds / 3600 for row in rows]),
+    )
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    depths = [row.depth for row in rows]
+    for axes, (name, values) in zip(figure.subplots(1, 3), panels):
+        axes.plot(depths, values, marker="o", markersize=4)
+        axes.set_yscale("log")
+        axes.set_xlabel("depth")
+        axes.set_title(name)
+        axes.grid(True, which="both", alpha=0.25)
+    figure.suptitle(f"By the scaling laws, on {hardware.world_size} x {hardware.chip.name}, {hardware.precision}")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _of_depth(model: NanoChatSpec, depth: int) -> NanoChatSpec:
+    return dataclasses.replace(model, depth=depth, n_embd=None, n_head=None, n_kv_head=None)
