@@ -8,13 +8,12 @@ import dataclasses
 import logging
 import os
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import nanochat_pl
 from nanochat_pl.config.compose import CONF_FOLDER, run_name, without_plus
-from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, Interrupted, UserError
-from nanochat_pl.core.paths import machine_error
+from nanochat_pl.core.errors import EXIT_SIGINT, DivergedError, EndedError, Interrupted, UserError
+from nanochat_pl.core.paths import keep_compiled_kernels, machine_error
 from nanochat_pl.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -39,13 +38,13 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     Args:
         started: `time.perf_counter()` when this invocation (in a sweep: this job) began.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
+    keep_compiled_kernels()
     from omegaconf import OmegaConf
 
     from nanochat_pl.config.construct import construct
     from nanochat_pl.config.resume import flat
     from nanochat_pl.config.specs import Specs
+    from nanochat_pl.config.sweep import in_sweep
     from nanochat_pl.core.distributed import ALONE, Processes, place, placed
     from nanochat_pl.core.invocation import program
     from nanochat_pl.core.launch import launch
@@ -61,17 +60,14 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
         )
     run = RunFolder.of(run_name(config, overrides), stage_spec.name)
     here = place()
-    if here and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError(
-            "A sweep starts the processes of each job itself: run `python train.py -m ...` with hw.devices=N, without "
-            "torchrun or srun (SLURM: docs/cluster.md)."
-        )
     specs = dataclasses.replace(specs, hw=placed(specs.hw, here))
     if here is None and specs.hw.devices != 1:
         specs.hw.detect()  # or every process would say what is missing here
         in_plain = OmegaConf.to_container(config, resolve=True)
         job = {"config": in_plain, "overrides": overrides, "arguments": sys.argv[1:]}
         if code := launch(__file__, job, specs.hw.devices or 1):
+            if in_sweep():
+                raise EndedError(code)
             sys.exit(code)
         return str(run.path)
     processes = Processes(here or ALONE, specs.hw.detect().accelerator, specs.hw.timeout_seconds)
@@ -107,8 +103,10 @@ def fit(
     from nanochat_pl.config.resume import find_earlier, finished_message, next_steps, record
     from nanochat_pl.core.invocation import invocation
     from nanochat_pl.models.execution import Execution
+    from nanochat_pl.nn.float8 import check_float8
     from nanochat_pl.planning.out_of_memory import out_of_memory_advice
     from nanochat_pl.planning.trial import tried
+    from nanochat_pl.stages.precision import precision_plugins, set_float32_products
     from nanochat_pl.stages.stage import Blueprint
 
     trainer_spec = construct(config.trainer, "trainer")
@@ -118,6 +116,9 @@ def fit(
     logger_specs = construct_all(config.logger, "logger")
     earlier = processes.decided_by_first(lambda: find_earlier(run, config))
     hardware = specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
+    if hardware.precision == "float8":
+        check_float8(hardware.accelerator)
+    set_float32_products(hardware.accelerator)
     if threads := processes.threads(hardware):
         torch.set_num_threads(threads)
     with processes.one_by_node():
@@ -164,8 +165,12 @@ def fit(
             accumulation=plan.accumulation,
             tokenizer=tokenizer,
             seed=specs.seed,
-            compile_model=bool(plan.hardware.compile),
-            execution=Execution(plan.hardware.attention, plan.hardware.recompute, plan.hardware.precision == "float8"),
+            execution=Execution(
+                plan.hardware.attention,
+                plan.hardware.recompute,
+                float8=plan.hardware.precision == "float8",
+                compile=bool(plan.hardware.compile),
+            ),
             parent=parent.folder if parent else None,
             parent_checkpoint=parent_checkpoint,
         )
@@ -188,6 +193,7 @@ def fit(
         accumulation=plan.accumulation,
         callbacks=callbacks,
         loggers=[spec.build(run, resumed_step) for spec in logger_specs],
+        precision=precision_plugins(hardware, plan.horizon.total_batch_tokens),
     )
     facts |= {"parameters": plan.cost.parameters, "world_size": hardware.world_size, "resumed_from": resumed_step}
     with run.recording(stage=stage_spec.name, **facts) if processes.is_first else contextlib.nullcontext():
@@ -208,22 +214,26 @@ def main() -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from nanochat_pl.config.explain import composing
+    from nanochat_pl.config.sweep import in_sweep, skip_behind_a_failure
+    from nanochat_pl.core.invocation import job_started
     from nanochat_pl.core.launch import own_job
 
     if work := own_job():
         return _work(work)
     arguments = sys.argv[1:] = without_plus(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them and exiting with 1
-    started = [nanochat_pl.STARTED]
 
     @hydra.main(config_path=str(CONF_FOLDER), config_name="train", version_base="1.3")
     def job(config: "DictConfig") -> str:
-        began = started.pop() if started else time.perf_counter()
+        began = job_started()
         overrides = list(HydraConfig.get().overrides.task)
         try:
+            skip_behind_a_failure(config, overrides)
             return train(config, overrides, began)
         except Exception as error:
-            # Left as SystemExit, which Hydra passes on at once: it would bury the message, and go on with a sweep.
+            if in_sweep():
+                raise  # SweepSummary tells it, and the sweep goes on
+            # Left as SystemExit, which Hydra passes on at once: it would bury the message.
             sys.exit(_fail(error))
 
     try:

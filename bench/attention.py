@@ -8,6 +8,7 @@ making these, once for all layers, is not timed.
 import argparse
 import sys
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +82,10 @@ class Layer:
             torch.cuda.synchronize()
 
 
+def seconds_of(worker: Worker, work: Work) -> float:
+    return worker.ask(work)[0]
+
+
 def build_parser() -> argparse.ArgumentParser:
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -123,7 +128,7 @@ def measure(shape: Shape, works: dict[str, Work], repetitions: int) -> None:
             for name, worker in workers.items():
                 worker.ask(work)  # compiles, warms up
                 peaks[name] = worker.ask(work)[1]
-            asks = {name: lambda worker=worker: worker.ask(work)[0] for name, worker in workers.items()}
+            asks = {name: partial(seconds_of, worker, work) for name, worker in workers.items()}
             for name, seconds in in_turn(repetitions, asks).items():
                 speed = work.flops(shape) / seconds / 1e12
                 table.add_row(

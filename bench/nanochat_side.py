@@ -32,7 +32,7 @@ def convert_tokenizer(folder: Path) -> None:
     torch.save(torch.tensor(lengths, dtype=torch.int32), target / "token_bytes.pt")
 
 
-def build_model(depth: int, sequence_len: int, window_pattern: str, vocab_size: int) -> Any:
+def build_model(depth: int, sequence_len: int, window_pattern: str, vocab_size: int, device: Any = "cpu") -> Any:
     from nanochat.gpt import GPT, GPTConfig
 
     width = math.ceil(depth * 64 / 128) * 128
@@ -47,7 +47,7 @@ def build_model(depth: int, sequence_len: int, window_pattern: str, vocab_size: 
     )
     with torch.device("meta"):
         model = GPT(config)
-    model.to_empty(device="cpu")
+    model.to_empty(device=device)
     model.init_weights()
     return model
 

@@ -35,6 +35,17 @@ class Spoil(Callback):
             next(pl_module.parameters()).fill_(float("nan"))
 
 
+class Nonsense(Callback):
+    """Raises an error that nobody foresaw when the given step begins."""
+
+    def __init__(self, step: int):
+        self._step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self._step:
+            raise KeyError("this is nonsense")
+
+
 class KillInSave(Callback):
     """Kills the own process when half of the given checkpoint (counted from 1) is written."""
 

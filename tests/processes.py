@@ -32,10 +32,12 @@ def environment_of(runs: Path) -> dict[str, str]:
     return os.environ | folders | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
-def start_training(*arguments: str, runs: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start `python train.py ARGUMENTS` with its runs and caches under `runs`."""
+def start_training(
+    *arguments: str, runs: Path, environment: dict[str, str] | None = None, launcher: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Start `python LAUNCHER train.py ARGUMENTS` with its runs and caches under `runs`."""
     return subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
+        [sys.executable, *launcher, "train.py", *arguments],
         cwd=REPOSITORY,
         env=environment_of(runs) | (environment or {}),
         stdout=subprocess.PIPE,

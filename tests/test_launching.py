@@ -106,8 +106,9 @@ def test_two_nodes(tmp_path: Path) -> None:
 def test_srun(tmp_path: Path) -> None:
     """Two processes with the variables that SLURM gives to a step's tasks."""
     shared = {
-        "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0",
-        "SLURM_STEP_NODELIST": "localhost", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "test",
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost", "SLURM_NODEID": "0",
+        "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "test",
     }  # fmt: skip
     tasks = [
         start_training(*SMALL, runs=tmp_path, environment=shared | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT: save at the next step boundary, then end with the code that tells which it was."""
+"""Signals to end: save at the next step boundary, then end with the code that tells which it was.
+
+SIGINT is the user's, SIGTERM the system's, SIGUSR2 a queue's whose time for the job is nearly over.
+"""
 
 import signal
 import threading
@@ -12,6 +15,8 @@ from nanochat_pl.callbacks.agreement import Agreement
 from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
 from nanochat_pl.callbacks.checkpoints import Checkpoints
 from nanochat_pl.core.errors import Interrupted
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class SaveOnSignal(Callback):
@@ -29,7 +34,7 @@ class SaveOnSignal(Callback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[Any, Any] = {}
         self._interrupt_data: Callable[[BaseException], None] = lambda error: None
         self._no_data: Interrupted | None = None
         self._agreement = Agreement()
@@ -37,7 +42,7 @@ class SaveOnSignal(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._interrupt_data = getattr(getattr(trainer, "datamodule", None), "interrupt", self._interrupt_data)
         if threading.current_thread() is threading.main_thread():
-            self._before = {kind: signal.signal(kind, self._remember) for kind in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {kind: signal.signal(kind, self._remember) for kind in ENDING}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

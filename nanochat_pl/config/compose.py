@@ -5,12 +5,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from nanochat_pl.core.paths import runs_root
 
 CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 
 NOT_TRAINED = ("run", "hw", "stage", "recipe", "experiment", "trainer", "callbacks", "logger", "hydra")
 """Sections and groups that don't change what is trained, so that they don't show in the run's name."""
+
+OmegaConf.register_new_resolver("runs_root", lambda: str(runs_root()), replace=True)
 
 
 LIGHTNINGS = {

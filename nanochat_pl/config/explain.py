@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,16 +11,20 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from nanochat_pl.config.compose import compose
-from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.errors import MachineError, UserError, nearest
 
 
 @contextmanager
 def composing(arguments: Sequence[str]) -> Iterator[None]:
-    """Turns Hydra's and OmegaConf's exceptions into `UserError`s about these arguments."""
+    """Turns Hydra's and OmegaConf's exceptions into `UserError`s about these arguments, and those of its launchers."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, arguments)) from error
+    except RuntimeError as error:
+        if (explained := explain_launcher(error)) is None:
+            raise
+        raise explained from error
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -31,6 +36,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         group, option = match[1], match[2]
         legal = [line.strip() for line in text.split("Available options in")[-1].splitlines()[1:] if line.strip()]
         legal = [line for line in legal if re.fullmatch(r"[\w-]+", line)]
+        if group == "hydra/launcher" and option.startswith("submitit"):
+            return "Sweeps on SLURM need one more package: pip install 'nanochat-pl[slurm]' (or '.[slurm]')."
         return f"{group} has no option '{option}'{nearest(option, legal)} Legal values: {', '.join(legal)}."
     if "Multiple values for" in text:
         return f"{text.splitlines()[0]} Give each group once on the command line."
@@ -38,8 +45,26 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     return f"The command line could not be understood: {first}"
 
 
+def explain_launcher(error: RuntimeError) -> Exception | None:
+    """What to say of an error of submitit, which starts the jobs of a sweep; None for any other."""
+    if 'Could not detect "srun"' in str(error):
+        return UserError(
+            "hydra/launcher=slurm gives the jobs to SLURM, but this machine has no srun. Run it on a login node of the "
+            "cluster, or without a launcher: then the jobs run here, one after the other."
+        )
+    submitit = sys.modules.get("submitit.core.utils")
+    if submitit is None or not isinstance(error, submitit.UncompletedJobError | submitit.FailedSubmissionError):
+        return None
+    return MachineError(
+        f"A job of the sweep ended without a word, or could not be started: {error}\nThe other jobs go on by "
+        "themselves, and sweep.json says how they end. When they have ended, run the same command again: what is "
+        "finished stays, and the rest goes on from its last checkpoint."
+    )
+
+
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
-    groups = [argument for argument in arguments if re.fullmatch(r"\w+=\w+", argument)]
+    # Of a sweep such as stage=base,sft the last value, which may lack what the first has.
+    groups = [re.sub("=.*,", "=", argument) for argument in arguments if re.fullmatch(r"\w+=[\w,]+", argument)]
     try:
         known = list(_dotted_keys(compose(groups)))
     except (HydraException, OmegaConfBaseException):

@@ -7,6 +7,7 @@ EXIT_USER = 2
 EXIT_MACHINE = 3
 EXIT_DIVERGED = 4
 EXIT_SIGINT = 130
+EXIT_SIGUSR2 = 140
 EXIT_SIGTERM = 143
 
 
@@ -33,6 +34,14 @@ class Interrupted(RuntimeError):
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
+        self.exit_code = exit_code
+
+
+class EndedError(RuntimeError):
+    """A training's own processes ended with this exit code, and have said why."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"Its processes ended with exit code {exit_code}; what they said stands above.")
         self.exit_code = exit_code
 
 

@@ -4,8 +4,18 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+from nanochat_pl import STARTED
+
+_started = [STARTED]
+
+
+def job_started() -> float:
+    """`time.perf_counter()` when this process's next job begins: the first began with the process."""
+    return _started.pop() if _started else time.perf_counter()
 
 
 def invocation() -> dict[str, Any]:

@@ -27,6 +27,14 @@ def data_root() -> Path:
     return Path(os.environ.get("DATA_ROOT") or cache_root() / "data")
 
 
+def keep_compiled_kernels() -> None:
+    """Let torch.compile keep its work in the cache, so that only the first run waits for it.
+
+    Before torch is imported, which else decides for a temporary folder. TORCHINDUCTOR_CACHE_DIR wins.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is fsynced and takes the place of `path` at once.

@@ -10,6 +10,7 @@ from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.nanochat import NanoChat
+from nanochat_pl.nn.float8 import use_float8
 from nanochat_pl.nn.kv_cache import KVCache
 
 ROLES = ("matrix", "embedding", "value_embedding", "unembedding", "resid_scalar", "x0_scalar", "gate")
@@ -25,7 +26,7 @@ class LanguageModel(Protocol):
     config: Any
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """`forward`, through what was compiled."""
+        """`forward`."""
 
     def forward(
         self,
@@ -105,4 +106,6 @@ def build_model(
     model.init_buffers()
     if seed is not None:
         model.init_weights(seed)
+    if model.execution.float8 and not model.head.weight.is_meta:
+        use_float8(model.blocks)
     return model

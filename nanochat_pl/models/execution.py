@@ -10,11 +10,14 @@ class Execution:
     """Choices of speed and memory, for one process.
 
     Attributes:
-        attention: the kernel of the training's attention; None: the fastest that is here.
+        attention: the backend, see `nn.attention.choose`; None: the fastest that is here.
         recompute: keep no activations within a block, compute them again in the backward pass.
         float8: multiply in float8 in training.
+        compile: torch.compile what is computed between the model's large matrix products, in training, where every
+            batch has the same shape.
     """
 
     attention: AttentionBackend | None = None
     recompute: bool = False
     float8: bool = False
+    compile: bool = False

@@ -3,13 +3,15 @@
 After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps.
 """
 
+import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nanochat_pl.core.types import IGNORE_INDEX
 from nanochat_pl.models.config import NanoChatConfig
@@ -17,6 +19,7 @@ from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.nanochat_decode import NanoChatDecoder
 from nanochat_pl.nn.attention.backend import Backend
 from nanochat_pl.nn.attention.choose import choose
+from nanochat_pl.nn.compiled import compiled
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 from nanochat_pl.nn.kv_cache import KVCache
 from nanochat_pl.nn.layers import Linear, relu_squared, rms_norm
@@ -55,7 +58,7 @@ class Attention(nn.Module):
         v = self.value(x).view(B, T, -1, D)
         if self.value_gate is not None and value_embedding is not None:
             gate = torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))
-            v = torch.addcmul(v, gate.unsqueeze(-1), value_embedding.view(B, T, -1, D), value=3)
+            v = torch.addcmul(v, gate.unsqueeze(-1), value_embedding.to(v.dtype).view(B, T, -1, D), value=3)
         v, scale = v.transpose(1, 2), self.config.qk_scale**2 / D**0.5  # both sides' qk_scale
         if cache is None:
             y = self.backend.attend(q, k, v, self.window, scale, seen[self.window])
@@ -75,6 +78,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """A layer. All blocks with the same window that have a value embedding, or all that have none, compile to one
+    graph: what differs between them otherwise (weights, the layer's scales) are its inputs.
+    """
+
     def __init__(self, config: NanoChatConfig, layer: int):
         super().__init__()
         self.attn = Attention(config, layer)
@@ -83,12 +90,18 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
+        x0: Tensor,
+        scales: Tensor | None,
         value_embedding: Tensor | None,
         cos: Tensor,
         sin: Tensor,
         cache: KVCache | None,
         seen: dict[int, Any],
     ) -> Tensor:
+        """x (B, T, C) of the layer before, x0 of the embedding; scales (2,) the factors of the two."""
+        if scales is not None:
+            resid, added = scales.unbind()
+            x = torch.addcmul(resid * x, added, x0)
         x = x + self.attn(rms_norm(x), value_embedding, cos, sin, cache, seen)
         return x + self.mlp(rms_norm(x))
 
@@ -171,6 +184,7 @@ class NanoChat(nn.Module):
                 softcap=self.config.softcap,
                 ignore_index=IGNORE_INDEX,
                 reduction=reduction,
+                compile=self._compiles,
             )
         if at is not None:
             x = x.flatten(0, 1)[at]
@@ -190,35 +204,58 @@ class NanoChat(nn.Module):
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
         cos, sin = self._tables(ids.size(1)) if cache is None else cache.rotary(ids.size(1))
-        if config.smear and cache is not None and cache.start != 0:
-            x = rms_norm(self.embedding(torch.cat((cache.last_ids, ids), dim=1)).to(config.dtype))
-            before, x = x[:, :-1], x[:, 1:]
-        else:
-            x = rms_norm(self.embedding(ids).to(config.dtype))
-            before = F.pad(x[:, :-1], (0, 0, 1, 0))
-        if config.smear:
-            gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
-            if documents is not None:
-                gate = gate * F.pad(documents[:, 1:] == documents[:, :-1], (1, 0)).unsqueeze(-1)
-            x = torch.addcmul(x, gate, before)
+        continued = config.smear and cache is not None and cache.start != 0
+        read = torch.cat((cache.last_ids, ids), dim=1) if continued and cache is not None else ids
+        x0 = self._fused(NanoChat._embedded)(self, self.embedding(read), continued, documents)
         seen = {}
         if cache is None:
             seen = self.attention.see(ids.size(0), ids.size(1), set(config.windows), documents, ids.device)
-        x0, middle = x, x
+        x = middle = x0.view_as(x0)  # one tensor as two inputs of the first block would make that a kind of its own
+        scales: Sequence[Tensor | None] = [None] * config.n_layer
         if config.scalars:
-            resid, added = (scalars.to(x.dtype).unbind() for scalars in (self.resid_scalars, self.x0_scalars))
-        for layer, block in enumerate(self.blocks):
-            if config.scalars:
-                x = torch.addcmul(resid[layer] * x, added[layer], x0)
-            value_embedding = None
-            if str(layer) in self.value_embeddings:
-                value_embedding = self.value_embeddings[str(layer)](ids).to(x.dtype)
-            x = block(x, value_embedding, cos, sin, cache, seen)
+            scales = torch.stack((self.resid_scalars, self.x0_scalars), dim=1).to(x.dtype).unbind()
+        run = self._layer
+        if self.execution.recompute and torch.is_grad_enabled():
+            run = functools.partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+        for layer in range(config.n_layer):
+            x = run(layer, ids, x, x0, scales[layer], cos, sin, cache, seen)
             if layer == config.n_layer // 2:
                 middle = x
         if cache is not None:
             cache.advance(ids)
-        if config.backout:
+        return self._fused(NanoChat._normed)(self, x, middle)
+
+    @property
+    def _compiles(self) -> bool:
+        """Training alone: what is generated or evaluated in between has any shape."""
+        return self.execution.compile and torch.is_grad_enabled()
+
+    def _fused(self, method: Any) -> Any:
+        return compiled(method) if self._compiles else method
+
+    def _embedded(self, x: Tensor, continued: bool, documents: Tensor | None) -> Tensor:
+        """The normalised embeddings, each with a part of the one before it; the first only gives if `continued`."""
+        config = self.config
+        x = rms_norm(x.to(config.dtype))
+        if not config.smear:
+            return x
+        if continued:
+            before, x = x[:, :-1], x[:, 1:]
+        else:
+            before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        gate = self.smear_scale.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
+        if documents is not None:
+            gate = gate * F.pad(documents[:, 1:] == documents[:, :-1], (1, 0)).unsqueeze(-1)
+        return torch.addcmul(x, gate, before)
+
+    def _layer(self, layer: int, ids: Tensor, x: Tensor, x0: Tensor, scales: Tensor | None, *rest: Any) -> Tensor:
+        # Looked up outside of the compiled block: a compiled table's gradient is summed in no fixed order on a GPU.
+        value_embedding = self.value_embeddings[str(layer)](ids) if str(layer) in self.value_embeddings else None
+        forward = compiled(Block.forward) if self._compiles else Block.__call__
+        return forward(self.blocks[layer], x, x0, scales, value_embedding, *rest)
+
+    def _normed(self, x: Tensor, middle: Tensor) -> Tensor:
+        if self.config.backout:
             x = torch.addcmul(x, self.backout_scale.to(x.dtype), middle, value=-1)
         return rms_norm(x)
 

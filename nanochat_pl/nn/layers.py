@@ -13,21 +13,36 @@ from torch import Tensor, nn
 
 from nanochat_pl.nn.few_rows import MAX_ROWS, in_blocks, product
 
+MULTIPLE_OF = 16
+"""Both sides of a matrix and the number of tokens, where a GPU multiplies in float8."""
+
 _WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 
 
 class Linear(nn.Linear):
-    """A linear map without bias whose weight is cast to the input's dtype, so that masters stay float32."""
+    """A linear map without bias whose weight is cast to the input's dtype, so that masters stay float32.
+
+    Attributes:
+        in_training: a layer with the same weight that takes its place where gradients are wanted (`nn.float8`); in a
+            tuple, so that it is no part of this one.
+    """
+
+    in_training: tuple[nn.Module, ...] = ()
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.in_training and self.training and torch.is_grad_enabled() and self._fits(x):
+            return self.in_training[0](x)
         weight = self.weight if self.weight.dtype == x.dtype else self.weight.to(x.dtype)
         few = x.numel() <= MAX_ROWS * self.in_features and x.ndim > 1
         if few and x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return product(x.flatten(0, -2), in_blocks(weight)).view(*x.shape[:-1], self.out_features)
         return F.linear(x, weight)
+
+    def _fits(self, x: Tensor) -> bool:
+        return x.numel() % (MULTIPLE_OF * self.in_features) == 0
 
 
 def rms_norm(x: Tensor) -> Tensor:

@@ -1,18 +1,20 @@
 """MuonAdamW: Muon for matrices, AdamW for everything else, in one optimizer."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
 from nanochat_pl.optim.groups import MATRIX, build_param_groups
-from nanochat_pl.optim.orthogonalize import POLAR_EXPRESS, equilibrate_rows_, polar_express_, renormalize_
+from nanochat_pl.optim.orthogonalize import POLAR_EXPRESS
+from nanochat_pl.optim.sharding import Sharding
+from nanochat_pl.optim.updates import adamw_, muon_
 
-SMALLEST_VARIANCE = 1e-10
 WORKSPACE_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
 
 
@@ -106,12 +108,13 @@ class MuonAdamWSpec(Spec):
         width: int,
         batch_lr_scale: float = 1.0,
         weight_decay: float | None = None,
+        process_group: "dist.ProcessGroup | None" = None,
     ) -> "MuonAdamW":
-        """The optimizer; the arguments are those of `build_param_groups`."""
+        """The optimizer; the arguments are those of `build_param_groups` and MuonAdamW."""
         groups = build_param_groups(
             named_parameters, roles, self, width=width, batch_lr_scale=batch_lr_scale, weight_decay=weight_decay
         )
-        return MuonAdamW(groups, grad_clip=self.grad_clip, param_clip=self.param_clip)
+        return MuonAdamW(groups, grad_clip=self.grad_clip, param_clip=self.param_clip, process_group=process_group)
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -122,17 +125,32 @@ class MuonAdamW(torch.optim.Optimizer):
     state are float32, whatever the parameters' dtype. State is kept per parameter: `momentum_buffer` and `variance` (of
     each neuron on the longer side) for matrices; `step`, `exp_avg`, `exp_avg_sq` else.
 
+    With a process group, each rank keeps the state of its part of the parameters (see Sharding) and updates that part;
+    then all get all of it, which goes on while the next part is computed. Gradients must be the same on all ranks, as
+    DDP leaves them; parameters then are, bit for bit. What is saved does not depend on the number of ranks.
+
     Args:
         param_groups: from `build_param_groups`; `lr`, `momentum` and `weight_decay` are read at every step.
         grad_clip, param_clip: see MuonAdamWSpec. Clipping scales the gradients in place.
+        process_group: the ranks that share the work; None: there is one.
     """
 
     def __init__(
-        self, param_groups: list[dict[str, Any]], *, grad_clip: float | None = None, param_clip: float | None = None
+        self,
+        param_groups: list[dict[str, Any]],
+        *,
+        grad_clip: float | None = None,
+        param_clip: float | None = None,
+        process_group: "dist.ProcessGroup | None" = None,
     ):
         super().__init__(param_groups, defaults={})
         self.grad_clip = grad_clip
         self.param_clip = param_clip
+        members: dict[bool, list[Tensor]] = {True: [], False: []}
+        for group in self.param_groups:
+            members[group["role"] == MATRIX] += group["params"]
+        self._sharding = Sharding(process_group, matrices=members[True], others=members[False])
+        self._consolidated: dict[int, dict[str, Tensor]] | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -141,30 +159,45 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._consolidated = None
         self._clip()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if group["role"] == MATRIX:
-                for chunk in _chunks_of_one_shape(params):
-                    self._muon(group, chunk)
-            elif params:
-                self._adamw(group, params)
+        for group in reversed(self.param_groups):  # the matrices last: what takes long hides the tables' gathering
+            for params in self._chunks(group):
+                self._update(group, [p for p in params if self._sharding.owns(p)])
+                self._sharding.gather(params)
+        self._sharding.wait()
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state and groups; parameters are matched by name, whatever their order was.
 
-        The moments keep their float32 (torch's own casts them to the parameter's dtype), and are copied.
+        The moments keep their float32 (torch's own casts them to the parameter's dtype), and are copied: of a complete
+        state, this rank's part.
         """
         saved = self._in_own_order(state_dict)
         super().load_state_dict({**saved, "state": {}})
-        params = [p for group in self.param_groups for p in group["params"]]
+        params = self._params()
         for index, values in saved["state"].items():
-            device = params[index].device
-            self.state[params[index]] = {name: value.detach().to(device, copy=True) for name, value in values.items()}
+            p = params[index]
+            if self._sharding.owns(p):
+                own = {name: self._sharding.own(p, value) for name, value in values.items()}
+                self.state[p] = {name: value.detach().to(p.device, copy=True) for name, value in own.items()}
 
     def consolidate_state_dict(self, to: int = 0) -> None:
-        """Gather on rank `to` what the ranks hold of the state; nothing to do where every rank holds all of it."""
+        """Gather the complete state in rank `to`'s CPU memory, for its next `state_dict()`; all ranks call this."""
+        if not self._sharding.is_trivial:
+            self._consolidated = self._sharding.consolidate(self._params(), self.state, to)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The complete state; with several ranks once, on the one that has gathered it since its last step."""
+        saved = super().state_dict()
+        if not self._sharding.is_trivial:
+            assert self._consolidated is not None, "all ranks call consolidate_state_dict() before state_dict()"
+            saved["state"], self._consolidated = self._consolidated, None
+        return saved
+
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def _in_own_order(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """`state_dict` with groups and indices as this optimizer has them."""
@@ -192,7 +225,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def _clip(self) -> None:
         if self.param_clip is None and self.grad_clip is None:
             return
-        grads = _grads([p for group in self.param_groups for p in group["params"]])
+        grads = _grads(self._params())
         if not grads:
             return
         norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
@@ -204,97 +237,34 @@ class MuonAdamW(torch.optim.Optimizer):
             total = torch.stack(norms).norm()
             torch._foreach_mul_(grads, (self.grad_clip / (total + 1e-6)).clamp_(max=1.0))
 
-    def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        for p in params:
-            if not self.state[p]:
-                self.state[p] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=p.device),
-                    "exp_avg": torch.zeros_like(p, dtype=torch.float32),
-                    "exp_avg_sq": torch.zeros_like(p, dtype=torch.float32),
-                }
-        states = [self.state[p] for p in params]
-        masters = [p.float() for p in params]
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
-        torch._fused_adamw_(
-            masters,
-            [grad.float() for grad in _grads(params)],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            steps,
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
-        for p, master in zip(params, masters):
-            if master is not p:
-                p.copy_(master)
+    def _chunks(self, group: dict[str, Any]) -> Iterator[list[Tensor]]:
+        """The parameters with a gradient, in the pieces that are updated at once, on all ranks together."""
+        params = [p for p in group["params"] if p.grad is not None]
+        if group["role"] == MATRIX:
+            yield from _chunks_of_one_shape(params, self._sharding)
+            return
+        yield [p for p in params if not self._sharding.is_cut(p)]
+        yield from ([p] for p in params if self._sharding.is_cut(p))
 
-    def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """Update matrices of one shape."""
-        rows, cols = params[0].shape
-        neurons = -1 if rows >= cols else -2
-        for p in params:
-            if not self.state[p]:
-                self.state[p] = {"momentum_buffer": torch.zeros_like(p, dtype=torch.float32)}
-                if group["variance_normalize"]:
-                    self.state[p]["variance"] = p.new_zeros(
-                        (rows, 1) if neurons == -1 else (1, cols), dtype=torch.float32
-                    )
-        buffers = [self.state[p]["momentum_buffer"] for p in params]
-        update = torch.empty((len(params), rows, cols), dtype=torch.float32, device=params[0].device)
-        views = list(update.unbind())
-        torch._foreach_copy_(views, _grads(params))
-        torch._foreach_lerp_(buffers, views, 1 - group["momentum"])
-        torch._foreach_lerp_(views, buffers, group["momentum"])
-
-        in_bfloat16 = update.is_cuda if group["bfloat16_updates"] is None else group["bfloat16_updates"]
-        working = update.bfloat16() if in_bfloat16 else update
-        if group["equilibrate"]:
-            equilibrate_rows_(working)
-        polar_express_(working, group["ns_steps"])
-        if working is not update:
-            update.copy_(working)
-        if group["renormalize"]:
-            renormalize_(update)
-        if group["variance_normalize"]:
-            self._normalize_variance_(update, [self.state[p]["variance"] for p in params], group["beta2"], neurons)
-
-        lr = group["lr"] * max(1.0, rows / cols) ** 0.5
-        if group["weight_decay"]:
-            decay = torch.stack(params).float()
-            if group["cautious"]:
-                decay.mul_(update.mul(decay).ge_(0))
-            update.add_(decay, alpha=group["weight_decay"])
-        torch._foreach_add_(params, views, alpha=-lr)
-
-    @staticmethod
-    def _normalize_variance_(update: Tensor, variances: list[Tensor], beta2: float, neurons: int) -> None:
-        """Divide each neuron's update by its running root mean square, keeping the matrix's norm."""
-        mean_square = update.square().mean(dim=neurons, keepdim=True)
-        torch._foreach_lerp_(variances, list(mean_square.unbind()), 1 - beta2)
-        scale = torch.stack(variances).clamp_min_(SMALLEST_VARIANCE).rsqrt_()
-        norm = mean_square.sum(dim=(-2, -1), keepdim=True).sqrt()
-        norm_after = mean_square.mul(scale.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
-        update.mul_(scale.mul_(norm / norm_after.clamp_min_(SMALLEST_VARIANCE)))
+    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Update what this rank owns of `params`."""
+        if params:
+            own = self._sharding.own
+            update = muon_ if group["role"] == MATRIX else adamw_
+            grads = [own(p, grad) for p, grad in zip(params, _grads(params))]
+            update(group, [own(p, p) for p in params], grads, [self.state[p] for p in params])
 
 
 def _grads(params: list[Tensor]) -> list[Tensor]:
     return [p.grad for p in params if p.grad is not None]
 
 
-def _chunks_of_one_shape(params: list[Tensor]) -> Iterable[list[Tensor]]:
-    """The matrices by shape, in pieces whose workspace is bounded."""
+def _chunks_of_one_shape(matrices: list[Tensor], sharding: Sharding) -> Iterator[list[Tensor]]:
+    """The matrices by shape, in pieces whose workspace is bounded on every rank."""
     by_shape: dict[torch.Size, list[Tensor]] = {}
-    for p in params:
-        by_shape.setdefault(p.shape, []).append(p)
+    for matrix in matrices:
+        by_shape.setdefault(matrix.shape, []).append(matrix)
     for same in by_shape.values():
         workspace = WORKSPACE_BYTES["cuda" if same[0].is_cuda else "cpu"]
         size = max(1, workspace // (4 * same[0].numel()))
-        for start in range(0, len(same), size):
-            yield same[start : start + size]
+        yield from sharding.in_rounds(same, size)

@@ -28,12 +28,6 @@ def equilibrate_rows_(stack: Tensor) -> Tensor:
     return stack.mul_((mean_norm / row_norm.clamp_min_(SMALLEST_NORM)).to(stack.dtype))
 
 
-def renormalize_(stack: Tensor) -> Tensor:
-    """Set the Frobenius norm to sqrt(min(rows, cols)), that of a semi-orthogonal matrix (Muon+, arXiv 2602.21545)."""
-    norm = _norms(stack).clamp_min_(SMALLEST_NORM)
-    return stack.mul_((min(stack.shape[-2:]) ** 0.5 / norm).to(stack.dtype))
-
-
 def polar_express_(stack: Tensor, steps: int = 5) -> Tensor:
     """Replace each matrix by one with the same singular vectors and singular values near 1; zeros stay zeros.
 

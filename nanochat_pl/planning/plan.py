@@ -12,7 +12,8 @@ from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import STATE, fits, memory_bytes
 from nanochat_pl.planning.screen import gigabytes, screen
 
-COMPILING_SECONDS = 90
+COMPILING_SECONDS = 40
+"""At most four kinds of block, at up to ten seconds each, however deep the model is; an estimate."""
 COMPILING_SAVES = {"cuda": 0.3}
 """The share of a run's time that torch.compile saves, by accelerator. On CPUs nothing (measured: 0.95 to 0.97 times the
 eager speed, docs/benchmarks.md), on Apple's chips it is untried."""

@@ -13,7 +13,7 @@ from nanochat_pl.reporting.pictures import Picture, draw_metrics
 from nanochat_pl.reporting.records import RunRecord, StageRecord, as_list, as_number
 from nanochat_pl.reporting.tables import Cell, Table, duration, gigabytes, number
 
-_ENDINGS = {
+ENDINGS = {
     "running": "It was in training when this was written, or it was killed: the same command goes on.",
     "interrupted": "The state was saved: the same command goes on.",
     "failed": "Its last good checkpoint is kept: the same command goes on from there.",
@@ -187,7 +187,7 @@ def _section(stage: StageRecord) -> StageSection:
 def _trouble(stage: StageRecord) -> str:
     if stage.status == "finished":
         return ""
-    ending = _ENDINGS.get(stage.status, "It did not finish.")
+    ending = ENDINGS.get(stage.status, "It did not finish.")
     return f"{_steps(stage)} steps are done. {ending}"
 
 

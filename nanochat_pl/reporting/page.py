@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.reporting.contents import Report
+from nanochat_pl.reporting.sweep_contents import SweepReport
 
 _ASSETS = Path(__file__).parent / "assets"
 _CONTROLS = {code: 0xFFFD for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0xFFFD}
@@ -20,15 +21,17 @@ def write_report(report: Report, folder: Path, run_folder: Path) -> tuple[Path, 
     Returns:
         Their paths.
     """
-    pages = folder / "report.html", folder / "report.md"
-    for path, text in zip(pages, (html_of(report), markdown_of(report, os.path.relpath(run_folder, folder)))):
-        write_text(path, text)
-    return pages
+    return _written(folder, html_of(report), markdown_of(report, os.path.relpath(run_folder, folder)))
+
+
+def write_sweep_report(report: SweepReport, folder: Path) -> tuple[Path, Path]:
+    """The same for a sweep; the Markdown has no pictures."""
+    return _written(folder, _rendered("sweep.html", report), _rendered("sweep.md", report))
 
 
 def html_of(report: Report) -> str:
     """One page that asks for nothing outside of it."""
-    return _rendered("report.html", report, css=(_ASSETS / "report.css").read_text(encoding="utf-8"))
+    return _rendered("report.html", report)
 
 
 def markdown_of(report: Report, run_folder: str) -> str:
@@ -37,7 +40,14 @@ def markdown_of(report: Report, run_folder: str) -> str:
     return _rendered("report.md", report, prefix=prefix)
 
 
-def _rendered(name: str, report: Report, **more: str) -> str:
+def _written(folder: Path, html: str, markdown: str) -> tuple[Path, Path]:
+    pages = folder / "report.html", folder / "report.md"
+    for path, text in zip(pages, (html, markdown)):
+        write_text(path, text)
+    return pages
+
+
+def _rendered(name: str, report: Report | SweepReport, **more: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -49,7 +59,8 @@ def _rendered(name: str, report: Report, **more: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"cell": _cell, "fenced": _fenced}
-    text = environment.get_template(name).render(report=report, **more)
+    css = (_ASSETS / "report.css").read_text(encoding="utf-8")
+    text = environment.get_template(name).render(report=report, css=css, **more)
     return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
 
 

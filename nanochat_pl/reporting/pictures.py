@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +70,28 @@ def draw(title: str, unit: str, series: Series, salt: str) -> Picture:
     Args:
         salt: other than that of any other picture on the page.
     """
+    from matplotlib.ticker import MaxNLocator
+
+    def paint(axes: Any) -> None:
+        for color, (label, points) in zip(SERIES * len(series), series.items()):
+            marker = "o" if len(points) <= 20 else ""
+            axes.plot(*zip(*thinned(points)), color=color, linewidth=1.6, marker=marker, markersize=3.5, label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.set(xlabel="optimizer step", ylabel=unit)
+        if len(series) > 1:
+            axes.legend(frameon=False, loc="best")
+
+    return painted(title, paint, salt)
+
+
+def painted(title: str, paint: Callable[[Any], None], salt: str) -> Picture:
+    """What `paint` draws on matplotlib's axes in the colours INK, LINES and SERIES.
+
+    Args:
+        salt: other than that of any other picture on the page.
+    """
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "text.color": INK, "axes.labelcolor": INK}
     settings |= {"xtick.color": INK, "ytick.color": INK, "axes.edgecolor": LINES, "font.size": 9}
@@ -79,15 +99,9 @@ def draw(title: str, unit: str, series: Series, salt: str) -> Picture:
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(5, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        for color, (label, points) in zip(SERIES * len(series), series.items()):
-            marker = "o" if len(points) <= 20 else ""
-            axes.plot(*zip(*thinned(points)), color=color, linewidth=1.6, marker=marker, markersize=3.5, label=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.set(xlabel="optimizer step", ylabel=unit)
+        paint(axes)
         axes.grid(color=LINES, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(series) > 1:
-            axes.legend(frameon=False, loc="best")
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -92,18 +92,18 @@ def load_run(name: str) -> RunRecord:
     """
     places = [runs_root() / name, Path(name).expanduser()]
     places += [place.parent for place in places if place.name in STAGES]
-    path = next((place for place in places if _stages_of(place)), None)
+    path = next((place for place in places if stages_of(place)), None)
     if path is None:
         names = run_names()
         there = f"Runs: {', '.join(names)}." if names else "There are none; `python train.py` makes one."
         raise UserError(f"There is no run '{name}' under {runs_root()}{nearest(name, names)} {there}")
-    return RunRecord(path.resolve().name, path, [load_stage(RunFolder(path / stage)) for stage in _stages_of(path)])
+    return RunRecord(path.resolve().name, path, [load_stage(RunFolder(path / stage)) for stage in stages_of(path)])
 
 
 def run_names() -> list[str]:
     """The runs under the runs root, the newest first."""
     root = runs_root()
-    runs = [path for path in root.iterdir() if _stages_of(path)] if root.is_dir() else []
+    runs = [path for path in root.iterdir() if stages_of(path)] if root.is_dir() else []
     return [path.name for path in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
@@ -139,7 +139,7 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _stages_of(path: Path) -> list[str]:
+def stages_of(path: Path) -> list[str]:
     files = ("summary.json", "config.yaml")
     return [stage for stage in reversed(STAGES) if any((path / stage / file).is_file() for file in files)]
 

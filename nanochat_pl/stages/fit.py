@@ -2,12 +2,14 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -36,11 +38,13 @@ class TrainerSpec(Spec):
         accumulation: int,
         callbacks: list[Callback],
         loggers: list[Logger],
+        precision: Sequence[Precision] = (),
     ) -> Trainer:
         """A trainer that ends after `steps` optimizer steps of `accumulation` micro-batches each.
 
         Args:
             folder: the run folder; callbacks find it as `trainer.default_root_dir`.
+            precision: of `precision_plugins`.
         """
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", module="lightning.pytorch.trainer.connectors.data_connector")
@@ -60,7 +64,7 @@ class TrainerSpec(Spec):
             num_sanity_val_steps=0,
             callbacks=callbacks,
             logger=loggers,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *precision],
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),

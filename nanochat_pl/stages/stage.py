@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -18,6 +19,7 @@ from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.models.contract import architecture_of, build_model
 from nanochat_pl.models.execution import Execution
+from nanochat_pl.nn.compiled import forget_compiled
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -33,7 +35,6 @@ class Blueprint:
         model: the architecture's config.
         horizon: steps, batch and the scales that follow from them.
         accumulation: micro-batches of one optimizer step on one device.
-        compile_model: whether to compile the model in place.
         execution: of the model.
         parent: the model folder of the earlier stage, whose weights this one begins with.
         parent_checkpoint: of the earlier stage, whose optimizer state this one begins with.
@@ -46,7 +47,6 @@ class Blueprint:
     accumulation: int
     tokenizer: Tokenizer
     seed: int
-    compile_model: bool = False
     execution: Execution = dataclasses.field(default_factory=Execution)
     parent: Path | None = None
     parent_checkpoint: Path | None = None
@@ -90,7 +90,7 @@ class Stage(LightningModule):
         raise NotImplementedError
 
     def token_losses(self, batch: StepBatch) -> Tensor:
-        """(B, T) losses for validation; uncompiled, for its shapes must not recompile the training graph."""
+        """(B, T) losses for validation."""
         return self.model.forward(batch.inputs, batch.targets, reduction="none")
 
     def configure_model(self) -> None:
@@ -98,11 +98,13 @@ class Stage(LightningModule):
             return
         blueprint, device = self.blueprint, self.trainer.strategy.root_device
         seed = None if blueprint.parent else blueprint.seed
-        self.model = build_model(blueprint.model, device, seed, blueprint.execution)
+        execution = blueprint.execution
+        if execution.compile:
+            forget_compiled()
+            execution = dataclasses.replace(execution, compile=self.fixed_shapes)
+        self.model = build_model(blueprint.model, device, seed, execution)
         if blueprint.parent:
             load_weights(self.model, blueprint.parent, device)
-        if self.blueprint.compile_model and self.fixed_shapes:
-            self.model.compile(dynamic=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         roles = self.model.param_roles()
@@ -112,6 +114,7 @@ class Stage(LightningModule):
             width=self.blueprint.model.n_embd,
             batch_lr_scale=self.blueprint.horizon.lr_scale,
             weight_decay=self.blueprint.optimizer.weight_decay * self.blueprint.horizon.weight_decay_scale,
+            process_group=dist.group.WORLD,  # None in a run of one process
         )
         schedule = self.blueprint.schedule.build(optimizer, self.blueprint.horizon.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from nanochat_pl.cli import app
 from nanochat_pl.core.errors import UserError
 from tests.processes import train
 from tests.reporting.written_runs import evaluate, suite, write_stage
+from tests.reporting.written_sweeps import write_sweep
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SMALL = (
@@ -65,18 +67,30 @@ def test_what_a_training_leaves_behind(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "test/report.html").read_text().count("<figure") >= 4
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="the page is looked at with chromium, which is not installed")
-@pytest.mark.parametrize("width", [320, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_in_a_browser(tmp_path: Path, width: int, scheme: str) -> None:
-    """Nothing is asked of anybody, nothing stands beyond the edge, and the text is readable on its ground."""
-    playwright_api = pytest.importorskip("playwright.sync_api")
+def _write_run() -> list[str]:
     base, sft = write_stage("one", "base", curves=True), write_stage("one", "sft", "failed")
     for step in (0, 20, 50):
         evaluate(base, step, suite(1, step, labels=("a_rather_long_name_of_a_task", "letters")))
     evaluate(sft, 50, suite(90, 20))
-    assert CliRunner().invoke(app, ["report", "one", "--out", str(tmp_path)]).exit_code == 0
+    return ["one"]
+
+
+def _write_sweep() -> list[str]:
+    jobs = [
+        {"depth": depth, "rate": rate, "seed": seed} for depth in (2, 4) for rate in (0.2, 0.4, 1.0) for seed in (1, 2)
+    ]
+    return ["--sweep", str(write_sweep(jobs, failed=("99",)))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="the page is looked at with chromium, which is not installed")
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("write", [_write_run, _write_sweep])
+def test_the_page_in_a_browser(tmp_path: Path, width: int, scheme: str, write: Callable[[], list[str]]) -> None:
+    """Nothing is asked of anybody, nothing stands beyond the edge, and the text is readable on its ground."""
+    playwright_api = pytest.importorskip("playwright.sync_api")
+    assert CliRunner().invoke(app, ["report", *write(), "--out", str(tmp_path)]).exit_code == 0
     asked, faults = [], []
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])

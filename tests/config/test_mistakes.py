@@ -8,7 +8,7 @@ import pytest
 import train
 
 MISTAKES = [
-    (["trainer.devices=4"], "There is no option 'trainer.devices'; did you mean 'hw.devices'?"),
+    (["trainer.device=4"], "There is no option 'trainer.device'; did you mean 'hw.device"),
     (["model.depht=3"], "did you mean 'model.depth'?"),
     (["+modle.depth=3"], "There is no section 'modle'; did you mean 'model'?"),
     (["+model.colour=3"], "There is no option model.colour"),
@@ -30,7 +30,7 @@ MISTAKES = [
     (["horizon.steps=0"], "horizon.steps is 0"),
     (["horizon.flops=1e15"], "horizon.steps and horizon.flops are both set"),
     (["horizon.steps=null", "horizon.epochs=2"], "horizon.epochs counts passes over conversations or questions"),
-    (["hw=cpu", "hw.devices=3"], "not a multiple of 384 (128 tokens x 3 devices)"),
+    (["hw=cpu", "hw.devices=0"], "hw.devices is 0"),
     (["callbacks.checkpoints.keep_last=0"], "callbacks.checkpoints.keep_last is 0"),
     (["trainer.validate_every_n_steps=0"], "trainer.validate_every_n_steps is 0"),
     (["model={"], "The command line could not be understood"),

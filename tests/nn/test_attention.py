@@ -87,8 +87,8 @@ def test_outputs_and_gradients_are_the_plain_ones(name: str, dtype: torch.dtype,
         pytest.skip(reason)
     *shape, window, lengths = CASES[case]
     documents = None if lengths is None else numbered(lengths)
-    for scale in (None, 0.3):
-        assert_plain(backend, tensors(*shape, 32, dtype), window, scale, documents)
+    scale = None if documents is None else 0.3
+    assert_plain(backend, tensors(*shape, 32, dtype), window, scale, documents)
 
 
 @settings(max_examples=40, deadline=None)
@@ -143,6 +143,7 @@ def test_large_scores_stay_finite():
         assert y.isfinite().all() and q.grad.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Blocked, SDPA])
 def test_compiled_once_for_all_documents(kind):
     """A block is compiled; what differs between batches reaches it as tensors."""

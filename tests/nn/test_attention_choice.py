@@ -91,6 +91,14 @@ def test_a_model_is_not_built_with_a_backend_that_does_not_run_here():
         build_model(TINY, "cpu", 0, Execution(attention="flash3"))
 
 
+@pytest.mark.parametrize("name", [None, "flash3"])
+def test_on_shapes_alone_any_name_will_do(name):
+    model = build_model(TINY, "meta", None, Execution(attention=name))
+    ids = torch.empty(2, 24, dtype=torch.int64, device="meta")
+    model(ids, ids, documents=ids).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_slow_windows_are_told():
     windows = TINY.windows
     assert len(set(windows)) == 2

@@ -48,3 +48,29 @@ def test_bounds_of_documents():
     assert bounds.tolist() == [0, 2, 5, 7, 8, 10, 15, 15, 15], "a row begins a document; empty ones fill up to eight"
     assert document_bounds(torch.zeros(1, 7)).tolist() == [0, 7]
     assert document_bounds(torch.arange(4)[None]).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_torchs_kernels_accept_what_they_are_given(compiled):
+    """Shapes and arguments alone, which need no GPU."""
+    backend = Flash()
+    backend.load()
+    sizes, options = [(2, heads, 100, 16) for heads in (4, 2, 2)], {"device": "meta", "dtype": torch.bfloat16}
+    q, k, v = (torch.empty(size, **options, requires_grad=True) for size in sizes)
+    bounds = document_bounds(numbered([(30, 70), (100,)])).to("meta")
+    attend = backend.attend
+    if compiled:
+        attend = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=False)
+    y = attend(q, k, v, 40, 0.3, bounds)
+    assert y.shape == q.shape and y.dtype == torch.bfloat16
+    gradients = torch.autograd.grad(y.float().sum(), (q, k, v))
+    assert [gradient.shape for gradient in gradients] == [q.shape, k.shape, v.shape]
+
+
+def test_what_is_compiled_takes_any_number_of_documents():
+    torch.compiler.reset()
+    last = torch.compile(lambda bounds: bounds[-1] + bounds.size(0), dynamic=False, backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for count in (1, 3, 9):
+            bounds = document_bounds(numbered([(4,) * count]))
+            assert last(bounds) == 4 * count + len(bounds)

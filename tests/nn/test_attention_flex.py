@@ -61,6 +61,7 @@ def test_outputs_on_this_device(lengths):
     torch.testing.assert_close(y.double().cpu(), expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_compiled_once_for_all_documents():
     backend = Flex()
     attend = torch.compile(backend.attend, backend="eager", dynamic=False)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nanochat_pl.nn.cross_entropy as module
+from nanochat_pl.nn.compiled import compiled
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 
 
@@ -148,3 +149,67 @@ def test_the_logits_of_all_tokens_never_exist_at_once():
     with Largest() as largest:
         linear_cross_entropy(x, weight, targets, softcap=15.0).backward()
     assert 0 < 6 * largest.elements < 4096 * 8192
+
+
+def fuse_on_the_cpu(monkeypatch, function):
+    """What a GPU would compute: whether to fuse is asked of the device alone."""
+
+    class Head(module._Head):
+        def __init__(self, *arguments):
+            super().__init__(*arguments[:-1], True)
+
+    monkeypatch.setattr(module, "_Head", Head)
+    monkeypatch.setattr(module, "compiled", function)
+    monkeypatch.setattr(module, "ACCELERATOR_CHUNK_BYTES", 16 * 50 * 8)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("softcap", [None, 15.0])
+@pytest.mark.parametrize("N", [37, 64])
+def test_the_formula_that_is_fused_on_a_gpu_is_the_same(monkeypatch, N, softcap, reduction):
+    lengths = set()
+
+    def spy(function):
+        def called(z, *arguments):
+            lengths.add(z.size(0))
+            return function(z, *arguments)
+
+        return called
+
+    fuse_on_the_cpu(monkeypatch, spy)
+    x, weight, targets, weights = inputs(N, V=64)
+    targets = targets.clamp(max=49)
+    targets[::5] = -100
+    compare((x, weight, targets, weights), dict(softcap=softcap, reduction=reduction, vocab_size=50))
+    assert lengths == ({16} if N == 64 else {13, 11})  # equal chunks, where there are any
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("softcap", [None, 15.0])
+def test_the_compiled_formula_equals_torchs(monkeypatch, softcap):
+    fuse_on_the_cpu(monkeypatch, compiled)
+    torch.compiler.reset()
+    x, weight, targets, weights = inputs(64, V=50, dtype=torch.float32)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compare((x, weight, targets, weights), dict(softcap=softcap), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("softcap", [None, 15.0])
+def test_float16_gradients_neither_vanish_nor_overflow(monkeypatch, softcap, reduction, fused):
+    """A large vocabulary, whose probabilities are below float16's smallest normal number, and a scaled loss."""
+    if fused:
+        fuse_on_the_cpu(monkeypatch, lambda function: function)
+        monkeypatch.setattr(module, "ACCELERATOR_CHUNK_BYTES", 256 * 2**20)
+    x, weight, targets, weights = inputs(N=64, C=16, V=30_000, dtype=torch.float32, scale=1.0)
+    exact = torch.autograd.grad(plain(x, weight, targets, weights, softcap=softcap), (x, weight))
+    low = x.detach().half().requires_grad_()
+    for loss_scale in (1.0, 16.0, 2.0**10):
+        loss = linear_cross_entropy(low, weight, targets, weights, softcap=softcap, reduction=reduction)
+        dx, dweight = torch.autograd.grad(loss.sum() * loss_scale, (low, weight))
+        assert (dx.dtype, dweight.dtype) == (torch.float16, torch.float32)
+        assert (dx.float() / loss_scale - exact[0]).norm() < 2e-3 * exact[0].norm()
+        assert (dweight / loss_scale - exact[1]).norm() < 2e-3 * exact[1].norm()
+        each = (dweight / loss_scale - exact[1]).norm(dim=1) / exact[1].norm(dim=1)
+        assert each.median() < 0.01  # of tokens that are hardly ever likely: in AdamW as loud as the others

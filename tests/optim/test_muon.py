@@ -99,6 +99,30 @@ def test_adamw_equals_torch() -> None:
     torch.testing.assert_close(ours["wte"], theirs["wte"])
 
 
+@pytest.mark.parametrize("switch", [True, False])
+def test_a_gradient_of_zeros_changes_nothing_but_by_decay(switch: bool) -> None:
+    parameters = build_parameters()
+    optimizer = build(parameters, weight_decay=0.0, **dict.fromkeys(SWITCHES, switch))
+    for name in MATRICES:
+        parameters[name].grad = torch.zeros_like(parameters[name])
+    before = values(parameters)
+    optimizer.step()
+    assert_same(before, values(parameters))
+
+
+@pytest.mark.parametrize("switches", itertools.product([True, False], repeat=2))
+def test_updates_in_bfloat16_are_near_those_in_float32(switches: tuple[bool, bool]) -> None:
+    options = {"weight_decay": 0.0, "lr": 1.0} | dict(zip(("renormalize", "variance_normalize"), switches))
+    moved = []
+    for in_bfloat16 in (True, False):
+        parameters = build_parameters()
+        before = values(parameters)
+        take_steps(build(parameters, bfloat16_updates=in_bfloat16, **options), parameters, range(2))
+        moved.append({name: parameters[name].detach() - before[name] for name in MATRICES})
+    for name in MATRICES:
+        assert (moved[0][name] - moved[1][name]).norm() < 0.15 * moved[1][name].norm(), name
+
+
 def test_gradients_are_left_as_they_are_without_clipping() -> None:
     parameters = build_parameters()
     set_gradients(parameters, 0)

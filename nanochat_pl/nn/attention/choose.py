@@ -23,11 +23,13 @@ def choose(
 ) -> Backend:
     """The backend of this name, or (None) the first that runs with such heads on the device.
 
+    On "meta", where nothing is computed, it is always the CPU's.
+
     Raises:
         UserError: the named one does not run here.
     """
     device = torch.device(device)
-    if name is None and device.type in ("cpu", "meta"):
+    if device.type == "meta" or (device.type == "cpu" and name is None):
         return Blocked()
     if name is None:
         backends = (kind() for kind in BACKENDS.values())

@@ -37,7 +37,8 @@ class Flash(Backend):
         if dtype not in (torch.bfloat16, torch.float16):
             return f"{self.kernels} takes bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
         try:
-            self._load()
+            self.load()
+            _use(self.implementation)
             with torch.inference_mode(False), torch.enable_grad():
                 self._try(device, dtype, head_dim)
         except ModuleNotFoundError:
@@ -64,12 +65,11 @@ class Flash(Backend):
         y = self._run(q, k, v, seen, T, (-1 if window >= T - 1 else window, 0), scale)
         return y.view(B, T, H, D).transpose(1, 2)
 
-    def _load(self) -> None:
-        """Import the kernels and make torch use them."""
+    def load(self) -> None:
+        """Import the kernels."""
         self._function = importlib.import_module(self.module).varlen_attn
         knows_gqa = "enable_gqa" in inspect.signature(self._function).parameters  # before, it took fewer heads unasked
         self._options = {"enable_gqa": True} if knows_gqa else {}
-        _use(self.implementation)
 
     def _run(
         self, q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, window: tuple[int, int], scale: float
@@ -113,11 +113,10 @@ class Flash2(Flash):
     kernels = "FlashAttention 2"
     package = "the package flash-attn"
 
-    def _load(self) -> None:
+    def load(self) -> None:
         from flash_attn import flash_attn_varlen_func
 
         self._function = flash_attn_varlen_func
-        _use(None)
 
     def _run(
         self, q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int, window: tuple[int, int], scale: float
@@ -130,11 +129,13 @@ class Flash2(Flash):
 def document_bounds(documents: Tensor) -> Tensor:
     """(N + 1,) int32, the bounds of all documents (B, T) in the flattened batch.
 
-    Empty sequences at the end bring N to a power of two, so that what is compiled meets few shapes.
+    Empty sequences at the end bring N to a power of two, so that what is compiled meets few shapes; a block of the
+    model is compiled once for all of them.
     """
     starts = is_start(documents).flatten().nonzero().flatten()
     bounds = starts.new_full(((1 << (len(starts) - 1).bit_length()) + 1,), documents.numel(), dtype=torch.int32)
     bounds[: len(starts)] = starts
+    torch._dynamo.maybe_mark_dynamic(bounds, 0)
     return bounds
 
 
