@@ -83,6 +83,12 @@ def test_what_grows_with_what() -> None:
     assert memory(single, dataclasses.replace(H100, precision="float32"), 4)["activations"] > four["activations"]
 
 
+def test_recomputation_keeps_what_enters_each_layer_only() -> None:
+    kept, recomputed = (trace(D12, 4, "cuda", recompute) for recompute in (False, True))
+    entering = 12 * 4 * 2048 * 768 * 2
+    assert entering < recomputed.activations < 3 * entering < kept.activations / 4
+
+
 def test_a_fused_kernel_keeps_no_scores() -> None:
     longer = dataclasses.replace(D12, sequence_len=4 * D12.sequence_len)
     assert trace(longer, 1, "cuda").activations == pytest.approx(trace(D12, 4, "cuda").activations, rel=0.01)
