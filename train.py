@@ -131,7 +131,9 @@ def fit(
         specs.check_same_model(parent, overrides)
     with processes.one_by_node():
         tokenizer = parent.tokenizer() if parent else specs.build_tokenizer(sources)
-    plan = processes.decided_by_first(lambda: specs.plan(tokenizer.vocab_size, hardware, parent, sources))
+    plan = processes.decided_by_first(
+        lambda: specs.plan(tokenizer.vocab_size, hardware, parent, sources).on_this_machine()
+    )
     if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
         return log.info(finished_message(run, overrides))
     plan.check_memory()

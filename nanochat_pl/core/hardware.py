@@ -114,7 +114,7 @@ class HardwareSpec(Spec):
             or kept.get("precision")
             or ("bfloat16" if _fast_bfloat16(chip, accelerator) else "float32"),
             tokens_per_device=tokens,
-            attention=self.attention or kept.get("attention"),
+            attention=self.attention,
             compile=kept.get("compile") if self.compile is None else self.compile,
             recompute=self.recompute,
             threads=self.threads,

@@ -8,6 +8,7 @@ from typing import Any
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.models.cost import ModelCost
+from nanochat_pl.nn.attention.choose import advice, choose
 from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import STATE, fits, memory_bytes
 from nanochat_pl.planning.screen import gigabytes, screen
@@ -33,7 +34,7 @@ class Plan:
         flops_per_second: that training is expected to reach on one device.
         holds: what the data hold: "text", "conversations" or "questions".
         parent: path, stage and step of the model that the stage begins with; empty for the first stage.
-        note: what it had to assume.
+        note: what it had to assume, or advises.
     """
 
     model: Any
@@ -86,6 +87,18 @@ class Plan:
                 f"The model's {', '.join(STATE)} take {gigabytes(state)}, but the device has "
                 f"{gigabytes(self.hardware.chip.memory_bytes)}. Choose a smaller model.depth or model.n_embd."
             )
+
+    def on_this_machine(self) -> "Plan":
+        """With the attention kernel that runs here.
+
+        Raises:
+            UserError: the one that was asked for does not.
+        """
+        model = self.model
+        kernel = choose(self.hardware.attention, self.hardware.accelerator, model.dtype, model.head_dim)
+        hardware = dataclasses.replace(self.hardware, attention=kernel.name)
+        note = "; ".join(filter(None, (self.note, advice(kernel, model.windows))))
+        return dataclasses.replace(self, hardware=hardware, note=note)
 
     def with_micro_batch(self, rows: int) -> "Plan":
         """The same training in micro-batches of another size, which divides the rows of one device."""

@@ -16,6 +16,7 @@ def screen(plan: Any, price_per_hour: float | None = None) -> str:
     options = "".join(
         f", {word}" for word, is_so in (("compiled", hardware.compile), ("recomputing", hardware.recompute)) if is_so
     )
+    kernel = f", attention {hardware.attention}" if hardware.attention else ""
     lines = [
         ("model", f"{model.n_layer} layers, width {model.n_embd}, {model.n_head} heads"
                   f"{f' ({model.n_kv_head} kv)' if model.n_kv_head != model.n_head else ''}, "
@@ -26,7 +27,7 @@ def screen(plan: Any, price_per_hour: float | None = None) -> str:
         ("batch", f"{plan.rows_per_step} rows a step = {plan.accumulation} x {plan.micro_batch_rows} rows x "
                   f"{hardware.world_size} device(s)"),
         ("scales", f"learning rates x {horizon.lr_scale:.3g}, weight decay x {horizon.weight_decay_scale:.3g}"),
-        ("hardware", f"{nodes}{hardware.devices} x {hardware.chip.name}, {hardware.precision}{options}"),
+        ("hardware", f"{nodes}{hardware.devices} x {hardware.chip.name}, {hardware.precision}{kernel}{options}"),
         ("memory", f"about {gigabytes(sum(plan.memory_bytes.values()))} of {gigabytes(hardware.chip.memory_bytes)} "
                    f"({memory}){_memory_advice(plan)}"),
         ("speed", f"about {plan.tokens_per_second:,.0f} tokens/s ({plan.flops_per_second / 1e12:.3g} TFLOP/s a device"

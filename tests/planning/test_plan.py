@@ -89,3 +89,16 @@ def test_a_model_larger_than_the_memory_is_refused_and_a_tight_one_advised() -> 
     assert "may not fit: try hw.tokens_per_device=384" in tight.text()
     with pytest.raises(UserError, match=r"weights, gradients, optimizer take .* but the device has"):
         with_memory(made, state - 1).check_memory()
+
+
+def test_the_attention_kernel_is_one_that_runs_here() -> None:
+    made = plan(768, 768, steps=10)
+    assert "attention" not in made.text()
+    here = made.on_this_machine()
+    assert here.hardware.attention == "blocked" and "float32, attention blocked" in here.text()
+    masked = dataclasses.replace(made, hardware=dataclasses.replace(CPU, attention="sdpa")).on_this_machine()
+    assert masked.note == ""
+    if not torch.cuda.is_available():
+        wanted = dataclasses.replace(made, hardware=dataclasses.replace(CPU, attention="flash3"))
+        with pytest.raises(UserError, match=r"hw.attention=flash3 does not run here"):
+            wanted.on_this_machine()
