@@ -84,6 +84,8 @@ def run_python(
         MachineError: the program could not be started.
     """
     _check(timeout_seconds, memory_bytes, output_bytes, mode)
+    if "\0" in code:  # which Python before 3.11.4 takes for the program's end
+        return SandboxResult("", "SyntaxError: source code cannot contain null bytes\n", 1, None)
     source = code.encode("utf-8", "surrogatepass")
     limits = _limits(timeout_seconds, memory_bytes)
     run = functools.partial(
