@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
-# xdist workers; each test process uses one torch thread
+# xdist workers; each test process uses one torch thread. The slow tests wait much for their processes.
 JOBS ?= 2
+SLOW_JOBS ?= 3
 
 .PHONY: train test test-slow lint format install
 train: $(VENV)/installed
@@ -17,7 +18,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(SLOW_JOBS) --dist worksteal -m slow $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -246,7 +246,7 @@ class Processes:
             known = error if hasattr(error, "exit_code") else machine_error(error)
             if lost:
                 time.sleep(SAYING_SECONDS)  # in which the one that is gone may have said why
-            if not self._fails_first():
+            if not self._fails_first(lost):
                 sys.exit(getattr(known, "exit_code", 1))
             if lost and known is None:
                 raise MachineError(
@@ -256,12 +256,12 @@ class Processes:
                 ) from error
             raise
 
-    def _fails_first(self) -> bool:
+    def _fails_first(self, lost: bool) -> bool:
         own = str(self.place.rank)
         try:
             return self._store.compare_set("failed", "", own).decode() == own  # type: ignore[union-attr]
-        except RuntimeError:  # the process that holds the store is gone
-            return True
+        except RuntimeError:  # the process that holds the store is gone: killed, or it has said why
+            return lost
 
 
 def _join(place: Place, accelerator: str, timeout_seconds: float) -> "Store":
