@@ -26,7 +26,8 @@ class SaveOnSignal(Callback):
     next boundary: the state of the last one is saved, if it is at hand.
 
     Attributes:
-        received: the signal that came, for which training ends at the next boundary.
+        received: the signal that came, to this process or another one of the run, for which training ends at the next
+            boundary.
 
     Raises:
         Interrupted: at the step boundary after the signal, once the checkpoint is written.
@@ -34,6 +35,7 @@ class SaveOnSignal(Callback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._own: set[int] = set()  # to this process; what came to another one may yet come here
         self._before: dict[Any, Any] = {}
         self._interrupt_data: Callable[[BaseException], None] = lambda error: None
         self._no_data: Interrupted | None = None
@@ -93,9 +95,10 @@ class SaveOnSignal(Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and self.received == number:
+        if number in self._own:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+        self._own.add(number)
         self.received = signal.Signals(number)
         self._no_data = Interrupted(f"Stopped by {self.received.name}.", exit_code=128 + number)
         self._interrupt_data(self._no_data)

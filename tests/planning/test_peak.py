@@ -42,13 +42,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
 """
 
 SHAPES = [
-    (4, 128, 32, 128, 16, 1024, "L"),
     (4, 256, 64, 512, 8, 8192, "L"),
     (4, 256, 64, 2048, 2, 8192, "SSSL"),
     (6, 384, 64, 512, 4, 8192, "SSSL"),
-    (8, 512, 64, 256, 4, 8192, "L"),
-    (8, 512, 128, 1024, 2, 16384, "SSSL"),
-    (8, 512, 64, 128, 32, 4096, "L"),
 ]
 """Depth, width, head size, context, rows, vocabulary, windows."""
 
