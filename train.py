@@ -45,10 +45,11 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     from nanochat_pl.config.resume import flat
     from nanochat_pl.config.specs import Specs
     from nanochat_pl.config.sweep import in_sweep
-    from nanochat_pl.core.distributed import ALONE, Processes, place, placed
+    from nanochat_pl.core.distributed import Processes
     from nanochat_pl.core.invocation import program
     from nanochat_pl.core.launch import launch
     from nanochat_pl.core.logging import logging_to
+    from nanochat_pl.core.place import ALONE, place, placed
 
     specs, stage_spec = Specs.of(config), construct(config.stage, "stage")
     if specs.data.holds != stage_spec.trains_on:

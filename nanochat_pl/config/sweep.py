@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from nanochat_pl.checkpoint.header import STAGES
 from nanochat_pl.config.compose import run_name
-from nanochat_pl.core.distributed import place
 from nanochat_pl.core.errors import EXIT_DIVERGED, EXIT_SIGINT, EXIT_SIGTERM, EXIT_SIGUSR2, EXIT_USER
 from nanochat_pl.core.paths import machine_error
+from nanochat_pl.core.place import place
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.sweep_folder import METRICS, Job, SweepFolder, first_sentence, job_of, spread_over_seeds
 
