@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -183,7 +184,8 @@ def _join(place: Place, accelerator: str, timeout_seconds: float) -> "Store":
     # The training has its own watch (callbacks/hang_watch.py), which says more: it comes first.
     timeout = timedelta(seconds=1.5 * timeout_seconds)
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        shared, _, _ = next(rendezvous("env://", timeout=timeout))
+        store = torch.distributed.PrefixStore(_round(shared, place, timeout), shared)
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if accelerator == "cuda" else "gloo",
             store=torch.distributed.PrefixStore("group", store),
@@ -203,6 +205,31 @@ def _join(place: Place, accelerator: str, timeout_seconds: float) -> "Store":
             "are started, that MASTER_ADDR can be reached from every node, and that no firewall is between them."
         ) from error
     return torch.distributed.PrefixStore("run", store)
+
+
+def _round(store: "Store", place: Place, timeout: timedelta) -> str:
+    """A name that only the processes of this start share.
+
+    torchrun keeps its store when it starts the processes again, and in it the addresses and words of those before
+    them; its count of restarts may differ between nodes.
+    """
+    own = uuid.uuid4().hex
+    if place.rank:
+        store.set(f"here/{place.rank}", own)
+        name = store.get(f"answer/{own}").decode()
+        store.set(f"{name}/{place.rank}", "heard")
+        return name
+    missing = set(range(1, place.world_size))
+    deadline = time.monotonic() + timeout.total_seconds()
+    while missing:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"ranks {', '.join(map(str, sorted(missing)))} did not come.")
+        for rank in missing:
+            if store.check([f"here/{rank}"]):  # perhaps of an earlier start: answered until the right one has heard
+                store.set(f"answer/{store.get(f'here/{rank}').decode()}", own)
+        missing = {rank for rank in missing if not store.check([f"{own}/{rank}"])}
+        time.sleep(0.01)
+    return own
 
 
 def _record(error: Exception) -> None:
