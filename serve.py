@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from nanochat_pl.config.compose import CONF_FOLDER
 from nanochat_pl.core.errors import EXIT_SIGINT, UserError, nearest
-from nanochat_pl.core.paths import machine_error
+from nanochat_pl.core.paths import known_error
 
 OPTIONS = CONF_FOLDER / "serve.yaml"
 TEXTS = ("model", "host", "api_key")
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return EXIT_SIGINT
     except Exception as error:
-        known = error if hasattr(error, "exit_code") else machine_error(error)
+        known = known_error(error)
         if known is None:
             raise
         print(f"\n{known}", file=sys.stderr)

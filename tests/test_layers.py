@@ -14,13 +14,13 @@ LEVELS = {
     "checkpoint": 3, "inference": 3,
     "evals": 4, "planning": 4, "reporting": 4,
     "stages": 5, "callbacks": 5, "config": 5,
-    "cli": 6, "demo": 6,
+    "training": 6, "cli": 6, "demo": 6,
 }  # fmt: skip
 WITHIN_A_LEVEL = {("data", "tasks"), ("stages", "callbacks")}
 ONLY_IN = {
     "lightning": {"stages", "callbacks", "data"},
     "hydra": {"config"},
-    "omegaconf": {"config"},
+    "omegaconf": {"config", "training"},
     "wandb": {"callbacks"},
     "datasets": {"data", "tasks"},
     "gradio": {"demo"},

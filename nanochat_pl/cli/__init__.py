@@ -5,7 +5,7 @@ import sys
 import typer
 
 from nanochat_pl.cli import chat, checkpoints, data, eval, plan, report, sample, tokenizer
-from nanochat_pl.core.paths import machine_error
+from nanochat_pl.core.paths import known_error
 
 app = typer.Typer(
     help="nanochat-pl: train small ChatGPT-like models from scratch. Training itself is `python train.py`.",
@@ -28,7 +28,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        known = error if hasattr(error, "exit_code") else machine_error(error)
+        known = known_error(error)
         if known is None:
             raise
         print(f"\n{known}", file=sys.stderr)

@@ -34,7 +34,7 @@ OTHER_KEYS = (
 
 @dataclass(frozen=True)
 class Specs:
-    """What is trained on what; the trainer's, stage's, callbacks' and loggers' sections are built by train.py."""
+    """What is trained on what; the trainer's, stage's, callbacks' and loggers' sections are built by `training`."""
 
     model: NanoChatSpec
     tokenizer: Any

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from nanochat_pl.checkpoint.header import STAGES
 from nanochat_pl.config.compose import run_name
 from nanochat_pl.core.errors import EXIT_DIVERGED, EXIT_SIGINT, EXIT_SIGTERM, EXIT_SIGUSR2, EXIT_USER
-from nanochat_pl.core.paths import machine_error
+from nanochat_pl.core.paths import known_error
 from nanochat_pl.core.place import place
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.sweep_folder import METRICS, Job, SweepFolder, first_sentence, job_of, spread_over_seeds
@@ -241,7 +241,7 @@ def _ending(error: BaseException) -> tuple[str, int | None, str]:
     """Status, exit code and what to say."""
     if isinstance(error, SkippedError):
         return "skipped", None, str(error)
-    known = error if hasattr(error, "exit_code") else machine_error(error)
+    known = known_error(error)
     if known is None:
         return "failed", EXIT_UNKNOWN, f"{type(error).__name__}: {error}"
     return _STATUS.get(known.exit_code, "failed"), known.exit_code, str(known)

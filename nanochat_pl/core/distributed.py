@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.hardware import Hardware
-from nanochat_pl.core.paths import machine_error
+from nanochat_pl.core.paths import known_error
 from nanochat_pl.core.place import ALONE, Place
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Processes:
                 raise
             _record(error)
             lost = is_lost_connection(error)
-            known = error if hasattr(error, "exit_code") else machine_error(error)
+            known = known_error(error)
             if lost:
                 time.sleep(SAYING_SECONDS)  # in which the one that is gone may have said why
             if not self._fails_first(lost):

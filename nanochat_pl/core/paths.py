@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nanochat_pl.core.errors import MachineError
 
@@ -77,8 +78,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
-def machine_error(error: BaseException) -> MachineError | None:
-    """The `MachineError` for an error that the disk or the memory is behind; None for any other."""
+def known_error(error: BaseException) -> Any:
+    """An error with an `exit_code`: this one, or the `MachineError` that it means; None for any other."""
+    if hasattr(error, "exit_code"):
+        return error
     if is_out_of_memory(error):
         return MachineError(
             f"The memory is full: {error}. A training needs less with hw.tokens_per_device=N, and "

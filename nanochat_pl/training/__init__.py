@@ -1,0 +1,1 @@
+"""One stage of one run: prepared from its configuration, and fitted."""

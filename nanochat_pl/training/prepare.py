@@ -1,0 +1,132 @@
+"""From a job to what a Trainer fits: find what is there already, check, plan, build."""
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat_pl.callbacks.checkpoints import is_sound, resume_point, step_of
+from nanochat_pl.checkpoint.parent import Parent
+from nanochat_pl.config.resume import Earlier, find_earlier, finished_message
+from nanochat_pl.core.distributed import Processes
+from nanochat_pl.core.hardware import Hardware
+from nanochat_pl.models.execution import Execution
+from nanochat_pl.nn.float8 import check_float8
+from nanochat_pl.planning.plan import Plan
+from nanochat_pl.planning.trial import tried
+from nanochat_pl.stages.precision import set_float32_products
+from nanochat_pl.stages.stage import Blueprint
+from nanochat_pl.training.job import Job
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Prepared:
+    """What a Trainer fits.
+
+    Attributes:
+        resume_from: the checkpoint to go on from; None: from the beginning.
+    """
+
+    plan: Plan
+    stage: Any
+    data: Any
+    resume_from: Path | None
+
+    @property
+    def resumed_step(self) -> int | None:
+        return step_of(self.resume_from) if self.resume_from else None
+
+
+def prepare(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> Prepared | None:
+    """All that comes before the first step; None where the run has finished already, which is said.
+
+    Args:
+        at_the_end: takes what is to be closed after the training.
+    """
+    earlier = processes.decided_by_first(lambda: find_earlier(job.run, job.config))
+    hardware = _set_up(job, processes, earlier)
+    with processes.one_by_node():
+        sources = job.specs.data.build_sources()
+    for source in sources:
+        at_the_end.callback(source.close)  # or a thread that waits for the network would hold the process up
+    resume_from = processes.decided_by_first(lambda: resume_point(job.run.checkpoints) if earlier else None)
+    parent = job.stage_spec.find_parent(job.run, job.config.recipe_name, job.overrides, resume_from is not None)
+    if parent:
+        job.specs.check_same_model(parent, job.overrides)
+    with processes.one_by_node():
+        tokenizer = parent.tokenizer() if parent else job.specs.build_tokenizer(sources)
+    plan = processes.decided_by_first(
+        lambda: job.specs.plan(tokenizer.vocab_size, hardware, parent, sources).on_this_machine()
+    )
+    if earlier and earlier.finished_steps is not None and earlier.finished_steps >= plan.horizon.steps:
+        log.info(finished_message(job.run, job.overrides))
+        return None
+    plan.check_memory()
+    if hardware.tokens_per_device is None and hardware.accelerator != "cpu":
+        planned = plan
+        plan = processes.decided_by_first(lambda: tried(planned, job.specs.optim))
+    data = _build_data(job, processes, plan, tokenizer, sources)
+    if not earlier:
+        data.check_length()
+    stage = _build_stage(job, plan, tokenizer, parent, resume_from)
+    prepared = Prepared(plan, stage, data, resume_from)
+    processes.check_alike(
+        {"tokenizer": tokenizer.fingerprint, "checkpoint": prepared.resumed_step, "parent": parent and parent.origin()}
+    )
+    return prepared
+
+
+def _set_up(job: Job, processes: Processes, earlier: Earlier | None) -> Hardware:
+    hardware = job.specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
+    if hardware.precision == "float8":
+        check_float8(hardware.accelerator)
+    set_float32_products(hardware.accelerator)
+    if threads := processes.threads(hardware):
+        torch.set_num_threads(threads)
+    return hardware
+
+
+def _build_data(job: Job, processes: Processes, plan: Plan, tokenizer: Any, sources: Any) -> Any:
+    return job.specs.data.build(
+        tokenizer,
+        sequence_len=plan.model.sequence_len,
+        rows_per_step=plan.rows_per_step,
+        micro_batch_rows=plan.micro_batch_rows,
+        seed=job.specs.seed,
+        rank=processes.place.rank,
+        world_size=processes.place.world_size,
+        tokenizer_threads=job.specs.hw.loader_threads,
+        sources=sources,
+    )
+
+
+def _build_stage(job: Job, plan: Plan, tokenizer: Any, parent: Parent | None, resume_from: Path | None) -> Any:
+    momentum_from = parent.last_checkpoint() if parent and job.stage_spec.momentum and not resume_from else None
+    if momentum_from and not is_sound(momentum_from):
+        log.warning("%s is damaged; this stage begins without the optimizer's momentum.", momentum_from)
+        momentum_from = None
+    hardware = plan.hardware
+    return job.stage_spec.build(
+        Blueprint(
+            model=plan.model,
+            optimizer=job.specs.optim,
+            schedule=job.specs.schedule,
+            horizon=plan.horizon,
+            accumulation=plan.accumulation,
+            tokenizer=tokenizer,
+            seed=job.specs.seed,
+            execution=Execution(
+                hardware.attention,
+                hardware.recompute,
+                float8=hardware.precision == "float8",
+                compile=bool(hardware.compile),
+            ),
+            parent=parent.folder if parent else None,
+            parent_checkpoint=momentum_from,
+        )
+    )
