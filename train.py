@@ -208,7 +208,8 @@ def fit(
             if advice := out_of_memory_advice(plan, overrides, error):
                 raise advice from error
             raise
-    log.info(next_steps(run, overrides))
+    if processes.is_first:  # which alone knows that the summary is written
+        log.info(next_steps(run, overrides))
 
 
 def main() -> int:
