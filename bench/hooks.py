@@ -18,20 +18,35 @@ from nanochat_pl.models.cost import ModelCost
 
 
 class Pace(Callback):
-    """Tells the parent when the first step is done; then trains as many steps as it asks for, and tells the seconds."""
+    """Tells the parent when the first step is done; then trains as many steps as it asks for, and tells the seconds.
+
+    On a GPU, which it shares with others that take turns, it gives back the memory that only a step needs before it
+    rests, and the step that takes it again is not counted.
+    """
 
     def __init__(self) -> None:
         self._parent = parent()
         self._left = 1
+        self._uncounted = False
         self._since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not stepped(trainer):
             return
+        on_gpu = stage.device.type == "cuda"
+        if self._uncounted:
+            torch.cuda.synchronize()
+            self._uncounted = False
+            self._since = time.perf_counter()
+            return
         self._left -= 1
         if self._left == 0:
+            if on_gpu:
+                torch.cuda.synchronize()
             self._parent.send(time.perf_counter() - self._since)
-            self._left = self._parent.recv()
+            if on_gpu:
+                torch.cuda.empty_cache()
+            self._left, self._uncounted = self._parent.recv(), on_gpu
             self._since = time.perf_counter()
 
 

@@ -1,4 +1,4 @@
-"""What a training step takes, and where its time goes: python bench/step.py [--hw h100x1] [--recipe d12] [key=value ...]
+"""What a training step takes, and where its time goes: python bench/step.py [--hw cpu] [--recipe d12] [key=value ...]
 
 Runs train.py with its default callbacks on any device (with several devices, on all of them) and ends it before it
 validates. Figures are medians over intervals between two log lines. Within an interval nothing waits for a GPU that
@@ -80,8 +80,8 @@ def tell(facts: dict[str, Any], steps: int) -> None:
     clock = "device" if "device" in intervals[0] else "host"
     print(
         f"a step of {plan['total_batch_tokens']:,} tokens: {model['n_layer']} layers, width {model['n_embd']}, T "
-        f"{model['sequence_len']}, {plan['accumulation']} x {plan['micro_batch_rows']} rows on {devices} x {chip.name}, "
-        f"{hardware['precision']}, attention {hardware['attention']}, "
+        f"{model['sequence_len']}, {plan['accumulation']} x {plan['micro_batch_rows']} rows on {devices} x "
+        f"{chip.name}, {hardware['precision']}, attention {hardware['attention']}, "
         f"{'compiled' if hardware['compile'] else 'eager'}"
     )
     table = Table()
