@@ -26,22 +26,24 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
     """
     keep_compiled_kernels()
     from nanochat_pl.config.sweep import in_sweep
-    from nanochat_pl.core.distributed import Processes
+    from nanochat_pl.core.distributed import Processes, told_once_a_node
     from nanochat_pl.core.launch import launch
     from nanochat_pl.core.place import ALONE, place
     from nanochat_pl.training.job import Job
 
-    job, here = Job.of(config, overrides, started), place()
-    hw = job.specs.hw
+    here = place()
+    with told_once_a_node(here):
+        job = Job.of(config, overrides, started)
+        hw = job.specs.hw
+        accelerator = hw.detect().accelerator
     if here is None and hw.devices != 1:
-        hw.detect()  # or every process would say what is missing here
         work = {"config": job.in_plain(), "overrides": overrides, "arguments": sys.argv[1:]}
         if code := launch(__file__, work, hw.devices or 1):
             if in_sweep():
                 raise EndedError(code)
             sys.exit(code)
         return str(job.run.path)
-    processes = Processes(here or ALONE, hw.detect().accelerator, hw.timeout_seconds)
+    processes = Processes(here or ALONE, accelerator, hw.timeout_seconds)
     from nanochat_pl.training.fit import train_with
 
     train_with(processes, job)

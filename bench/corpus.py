@@ -43,8 +43,8 @@ def _invented_words(count: int) -> list[str]:
     return ["".join(choice.choices(syllables, k=choice.randint(2, 4))) for _ in range(count)]
 
 
-def training_overrides(train: Path, val: Path, vocab_size: int) -> list[str]:
-    """train.py's arguments for this text."""
+def training_overrides(train: Path, val: Path, vocab_size: int, hw: str | None = "cpu") -> list[str]:
+    """train.py's arguments for this text; `hw` None leaves the profile open."""
     return [
         "data=text",
         f"data.files=[{train}]",
@@ -52,7 +52,7 @@ def training_overrides(train: Path, val: Path, vocab_size: int) -> list[str]:
         "data.val_tokens=4096",
         "tokenizer=bpe",
         f"tokenizer.vocab_size={vocab_size}",
-        "hw=cpu",
+        *([f"hw={hw}"] if hw else []),
         "run.name=bench",
     ]
 

@@ -1,31 +1,104 @@
 """Lightning callbacks that measurements put into train.py: `+callbacks.NAME._target_=hooks.CLASS`."""
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
+from timeline import GpuTrace, Timeline
 from timing import parent
 
 from nanochat_pl.callbacks.cadence import stepped
+from nanochat_pl.callbacks.summary import peak_memory_bytes
+from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.models.cost import ModelCost
 
 
 class Pace(Callback):
-    """Tells the parent when the first step is done; then trains as many steps as it asks for, and tells the seconds."""
+    """Tells the parent when the first step is done; then trains as many steps as it asks for, and tells the seconds.
+
+    On a GPU, which it shares with others that take turns, it gives back the memory that only a step needs before it
+    rests, and the step that takes it again is not counted.
+    """
 
     def __init__(self) -> None:
         self._parent = parent()
         self._left = 1
+        self._uncounted = False
         self._since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not stepped(trainer):
             return
+        on_gpu = stage.device.type == "cuda"
+        if self._uncounted:
+            torch.cuda.synchronize()
+            self._uncounted = False
+            self._since = time.perf_counter()
+            return
         self._left -= 1
         if self._left == 0:
+            if on_gpu:
+                torch.cuda.synchronize()
             self._parent.send(time.perf_counter() - self._since)
-            self._left = self._parent.recv()
+            if on_gpu:
+                torch.cuda.empty_cache()
+            self._left, self._uncounted = self._parent.recv(), on_gpu
             self._since = time.perf_counter()
+
+
+class Intervals(Callback):
+    """Takes the time of intervals of steps, and where it went; writes both to a JSON file and ends the training.
+
+    The steps before, which compile and warm up, are left out: as many as an interval has. On an NVIDIA GPU the step
+    after the last interval is traced. Each process of a run takes the time, the first one tells it.
+
+    Args:
+        path: of the file.
+        every_n_steps: of an interval; where the metrics are logged as often, nothing waits for the device within it.
+    """
+
+    def __init__(self, path: str, every_n_steps: int, intervals: int) -> None:
+        self._path, self._every_n_steps, self._left = Path(path), every_n_steps, intervals
+        self._seconds: list[dict[str, dict[str, float]]] = []
+        self._timeline: Timeline | None = None
+        self._trace: GpuTrace | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not stepped(trainer):
+            return
+        if self._left == 0:
+            self._end(trainer, stage)
+        elif trainer.global_step % self._every_n_steps == 0:
+            device = trainer.strategy.root_device
+            if self._timeline is None:
+                trainer.profiler = self._timeline = Timeline(device)
+                return
+            self._seconds.append(self._timeline.cut())
+            self._left -= 1
+            if self._left == 0 and device.type == "cuda":
+                self._trace = GpuTrace()
+            elif self._left == 0:
+                self._end(trainer, stage)
+
+    def _end(self, trainer: Trainer, stage: Any) -> None:
+        device = trainer.strategy.root_device
+        busy_seconds = self._trace.busy_seconds() if self._trace else None
+        if trainer.is_global_zero:
+            facts = {
+                "seconds": self._seconds,
+                "busy_seconds": busy_seconds,
+                "peak_bytes": peak_memory_bytes(device),
+                "reserved_bytes": torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None,
+                "flops_per_token": ModelCost(stage.blueprint.model).training_flops_per_token,
+                "plan": json.loads(RunFolder(trainer.default_root_dir).resolved.read_text(encoding="utf-8")),
+            }
+            self._path.write_text(json.dumps(facts), encoding="utf-8")
+        trainer.limit_val_batches = 0  # or Lightning would validate once more
+        trainer.should_stop = True
 
 
 class Shares(Callback):

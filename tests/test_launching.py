@@ -72,11 +72,12 @@ def test_a_mistake_of_all_is_told_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_torchrun_starts_a_killed_worker_again(tmp_path: Path) -> None:
     launcher = (*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=1")
-    options = (*SMALL, "callbacks.checkpoints.every_n_steps=3", *fault(1, 8, "kill"))
+    options = (*SMALL, "callbacks.checkpoints.every_n_steps=3", *fault(1, 8, "kill"), "run.fresh=true")
     process = start_training(*options, runs=tmp_path, launcher=launcher)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "Going on from step 6" in output
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["base"]  # it is not started over by the restart
     run = tmp_path / "test/base"
     assert sorted(map(int, losses(run))) == list(range(1, 25))
     code, alone = train_anew(*SMALL, runs=tmp_path / "alone")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.paths import known_error
-from nanochat_pl.core.place import ALONE, Place
+from nanochat_pl.core.place import ALONE, Place, restarts
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -33,6 +33,9 @@ class Processes:
         accelerator: of the devices that they train on.
         timeout_seconds: how long one may wait for another in a training step.
 
+    Attributes:
+        started_again: torchrun or SLURM has started the same command before; right in the first process.
+
     Raises:
         MachineError: they don't find each other.
     """
@@ -41,8 +44,12 @@ class Processes:
         self.place = place
         self._store: Store | None = None
         self._waits = 0
+        self.started_again = restarts() > 0
         if place.world_size > 1:
-            self._store = _join(place, accelerator, timeout_seconds)
+            shared, self._store = _join(place, accelerator, timeout_seconds)
+            if self.is_first:  # torchrun keeps its store; its count of restarts is that of one node
+                self.started_again |= shared.check(["started"])
+                shared.set("started", "")
 
     @property
     def is_first(self) -> bool:
@@ -174,7 +181,20 @@ class Processes:
             return lost
 
 
-def _join(place: Place, accelerator: str, timeout_seconds: float) -> "Store":
+@contextlib.contextmanager
+def told_once_a_node(place: Place | None) -> Iterator[None]:
+    """What is wrong before the processes have met is wrong for all of a node: its first one tells it."""
+    try:
+        yield
+    except (UserError, MachineError) as error:
+        _record(error)
+        if place is not None and place.local_rank:
+            sys.exit(error.exit_code)
+        raise
+
+
+def _join(place: Place, accelerator: str, timeout_seconds: float) -> "tuple[Store, Store]":
+    """The launcher's store, and that of these processes."""
     import torch
     from torch.distributed.rendezvous import rendezvous
 
@@ -204,7 +224,7 @@ def _join(place: Place, accelerator: str, timeout_seconds: float) -> "Store":
             f"{timeout.total_seconds():.0f} s: {str(error).splitlines()[0]} See that all {place.world_size} processes "
             "are started, that MASTER_ADDR can be reached from every node, and that no firewall is between them."
         ) from error
-    return torch.distributed.PrefixStore("run", store)
+    return shared, torch.distributed.PrefixStore("run", store)
 
 
 def _round(store: "Store", place: Place, timeout: timedelta) -> str:

@@ -18,14 +18,12 @@ class Place:
         local_rank: among those of this node.
         world_size: how many there are.
         local_world_size: how many there are on this node.
-        restarts: how often the launcher has started them anew.
     """
 
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
     local_world_size: int = 1
-    restarts: int = 0
 
     @property
     def nodes(self) -> int:
@@ -54,7 +52,6 @@ def place() -> Place | None:
         env.update(said)
         env.setdefault("MASTER_ADDR", first_host(env.get("SLURM_STEP_NODELIST", "127.0.0.1")))
         env.setdefault("MASTER_PORT", str(port))
-        env.setdefault("TORCHELASTIC_RESTART_COUNT", env.get("SLURM_RESTART_COUNT", "0"))
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     if "RANK" not in env:
         return None
@@ -63,7 +60,12 @@ def place() -> Place | None:
             f"RANK is set, as a launcher does it, but {', '.join(missing)} is not. Start the processes with torchrun "
             "or srun, or unset RANK to train alone."
         )
-    return Place(*(int(env.get(name, "0")) for name in (*names, "TORCHELASTIC_RESTART_COUNT")))
+    return Place(*(int(env[name]) for name in names))
+
+
+def restarts() -> int:
+    """How often torchrun or SLURM has started this process's command again, as far as this node knows."""
+    return max(int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def first_host(nodes: str) -> str:

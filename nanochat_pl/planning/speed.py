@@ -23,7 +23,8 @@ def measured_matmul_flops_per_second(accelerator: str, compute_dtype: str, width
     import torch
 
     device, dtype = torch.device(accelerator), getattr(torch, compute_dtype)
-    rows = max(64, 2**29 // width**2)  # the same work at every width
+    work = 2**25 if accelerator == "cpu" else 2**29
+    rows = max(64, work // width**2)  # the same work at every width
     a, b = torch.ones(rows, width, device=device, dtype=dtype), torch.ones(width, 4 * width, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(4):

@@ -28,14 +28,17 @@ AFTER_DIVERGENCE = (
 def train_with(processes: Processes, job: Job) -> None:
     """Train in the run's folder, from where it is; what goes wrong is told by one of the processes."""
     with processes.failing_once(), contextlib.ExitStack() as at_the_end:
-        if processes.is_first:
-            at_the_end.enter_context(job.run.locked())
-            if job.config.run.fresh and not processes.place.restarts:
-                job.run.move_aside()
+        processes.decided_by_first(lambda: _take_folder(job, processes, at_the_end))
         at_the_end.enter_context(logging_to(job.run.log, processes.place.rank))
         processes.check_alike(job.facts() | program())
         fit(job, processes, at_the_end)
     processes.close()
+
+
+def _take_folder(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> None:
+    at_the_end.enter_context(job.run.locked())
+    if job.config.run.fresh and not processes.started_again:
+        job.run.move_aside()
 
 
 def fit(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> None:
@@ -75,4 +78,5 @@ def fit(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> Non
             if advice := out_of_memory_advice(plan, job.overrides, error):
                 raise advice from error
             raise
-    log.info(next_steps(run, job.overrides))
+    if processes.is_first:  # which alone knows that the summary is written
+        log.info(next_steps(run, job.overrides))

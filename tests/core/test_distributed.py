@@ -7,7 +7,7 @@ import pytest
 from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.hardware import HardwareSpec
-from nanochat_pl.core.place import ALONE, Place, first_host, place, placed
+from nanochat_pl.core.place import ALONE, Place, first_host, place, placed, restarts
 
 TORCHRUN = {
     "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
@@ -21,7 +21,7 @@ SRUN = {
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*TORCHRUN, *SRUN, "GROUP_RANK"):
+    for name in (*TORCHRUN, *SRUN, "GROUP_RANK", "SLURM_RESTART_COUNT"):
         monkeypatch.setenv(name, "")  # so that what `place` writes is forgotten afterwards
         monkeypatch.delenv(name)
 
@@ -38,11 +38,14 @@ def test_torchrun_and_srun_say_where_a_process_stands(monkeypatch: pytest.Monkey
         assert started_by(SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, patch) is None
     with monkeypatch.context() as patch:
         here = started_by(TORCHRUN, patch)
-        assert here == Place(rank=3, local_rank=1, world_size=4, local_world_size=2, restarts=2) and here.nodes == 2
+        assert here == Place(rank=3, local_rank=1, world_size=4, local_world_size=2) and here.nodes == 2 and restarts() == 2
     with monkeypatch.context() as patch:
         here = started_by(SRUN, patch)
         assert here == Place(rank=9, local_rank=1, world_size=16, local_world_size=8) and here.nodes == 2
         assert place() == here  # by the variables that torchrun sets, now
+        assert restarts() == 0
+        patch.setenv("SLURM_RESTART_COUNT", "1")
+        assert restarts() == 1
 
 
 def test_unequal_nodes_and_half_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
