@@ -17,9 +17,11 @@ SMALL = (
     "tokenizer=byte", "model.depth=2", "model.n_embd=32", "model.head_dim=16", "model.sequence_len=32",
     "horizon.total_batch_tokens=256", "data.streams=4", "data.buffer_documents=8", "data.num_documents=4096",
     "data.val_documents=64", "data.val_tokens=1024", "horizon.steps=24", "trainer.validate_every_n_steps=8",
-    "callbacks.metrics.every_n_steps=1", "hw=cpu", "hw.threads=1", "callbacks.samples=null", "run.name=test",
+    "callbacks.metrics.every_n_steps=1", "hw=cpu", "hw.threads=1", "callbacks.samples=null",
+    "callbacks.loss_picture=null", "run.name=test",
 )  # fmt: skip
-"""A model that takes a moment, with every callback but the samples."""
+"""A model that takes a moment, with every callback but the samples and the picture."""
+PICTURED = tuple(option for option in SMALL if option != "callbacks.loss_picture=null")
 
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.callbacks.checkpoints import is_sound
-from tests.processes import REPOSITORY, SMALL, start_training, train
+from tests.processes import PICTURED, REPOSITORY, SMALL, start_training, train
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     spoil = ("+callbacks.spoil._target_=tests.faults.Spoil", "+callbacks.spoil.step=13")
-    code, output = train(*SMALL, *spoil, runs=tmp_path)
+    code, output = train(*PICTURED, *spoil, runs=tmp_path)
     assert code == 4 and "Traceback" not in output, output
     assert "loss is nan at step 14" in output and "step-00000008.ckpt" in output
     run = tmp_path / "test/base"
