@@ -38,11 +38,8 @@ def test_torchrun_and_srun_say_where_a_process_stands(monkeypatch: pytest.Monkey
         assert started_by(SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, patch) is None
     with monkeypatch.context() as patch:
         here = started_by(TORCHRUN, patch)
-        assert (
-            here == Place(rank=3, local_rank=1, world_size=4, local_world_size=2)
-            and here.nodes == 2
-            and restarts() == 2
-        )
+        assert here == Place(rank=3, local_rank=1, world_size=4, local_world_size=2) and here.nodes == 2
+        assert restarts() == 2
     with monkeypatch.context() as patch:
         here = started_by(SRUN, patch)
         assert here == Place(rank=9, local_rank=1, world_size=16, local_world_size=8) and here.nodes == 2
