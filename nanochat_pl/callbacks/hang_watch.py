@@ -26,7 +26,7 @@ from nanochat_pl.core.run_folder import RunFolder
 LOOKS = 20
 """How often within the timeout the watch looks."""
 ANSWERING_SECONDS = 2.0
-"""So long at least, and else as often as the watch looks, the processes have to say where they are."""
+"""So long at least, or the timeout / LOOKS, the processes have to say where they are: they notice a step apart."""
 WAITING_IN = ("torch/autograd/graph.py", "torch/distributed/", "torch/nn/parallel/distributed.py")
 """Files of torch in which a process waits for others: within the backward pass, gradients are averaged."""
 WAITING_FOR = re.compile(r"\.(wait|item|tolist|cpu|synchronize)\(")
@@ -104,9 +104,9 @@ class HangWatch(Callback):
             ThreadPoolExecutor(1).submit(self._explain, run).result(4 * self._answering)
         except Exception as error:
             print(
-                f"\nRank {self._processes.place.rank} has begun or ended no batch for {self._timeout:.0f} s, after step "
-                f"{self._step}, and could not ask the others ({type(error).__name__}: {error}): the first of them or its "
-                "machine is gone. Run the same command again to go on from the last checkpoint.",
+                f"\nRank {self._processes.place.rank} has begun or ended no batch for {self._timeout:.0f} s, after "
+                f"step {self._step}, and could not ask the others ({type(error).__name__}: {error}): the first of them "
+                "or its machine is gone. Run the same command again to go on from the last checkpoint.",
                 file=sys.stderr,
                 flush=True,
             )
