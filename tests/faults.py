@@ -23,6 +23,14 @@ class Kill(Callback):
             os.kill(os.getpid(), self._signal)
 
 
+class KillLauncher(Kill):
+    """The first process does it to the one that has started it."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.is_global_zero and trainer.fit_loop.epoch_loop.total_batch_idx + 1 == self._micro_batch:
+            os.kill(os.getppid(), self._signal)
+
+
 class Spoil(Callback):
     """Makes a weight NaN when the given step begins."""
 
@@ -63,6 +71,22 @@ class KillInSave(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         torch.save = save_half
+
+
+class SlowSave(Callback):
+    """Every checkpoint takes so long at least."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        save = torch.save
+
+        def save_slowly(*arguments: Any) -> None:
+            time.sleep(self._seconds)
+            save(*arguments)
+
+        torch.save = save_slowly
 
 
 class KillInEvaluation(Callback):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat_pl.core.launch import launch
 from tests.processes import SMALL, free_port, losses, start_training, train_anew
 from tests.test_several_processes import fault
 
@@ -46,6 +47,16 @@ def test_a_signal_to_the_launching_process_saves_and_ends_all(tmp_path: Path, na
     assert summary(run)["status"] == "interrupted"
     code, output = train_anew(*SMALL, "hw.devices=2", f"horizon.steps={summary(run)['step'] + 2}", runs=tmp_path)
     assert code == 0 and f"Going on from step {last_checkpoint(run) - 2}" in output, output
+
+
+@pytest.mark.slow
+def test_launching_leaves_the_signals_as_they_were(tmp_path: Path) -> None:
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
+    before = [signal.getsignal(kind) for kind in kinds]
+    script = tmp_path / "script.py"
+    script.write_text("import sys; sys.exit(7)")
+    assert launch(str(script), {}, 1) == 7
+    assert [signal.getsignal(kind) for kind in kinds] == before
 
 
 @pytest.mark.slow

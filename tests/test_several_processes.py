@@ -124,10 +124,10 @@ def test_the_default_optimizer_too(tmp_path: Path) -> None:
         assert float(found[step]["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=1e-3), step
 
 
-def fault(rank: int, micro_batch: int, what: str) -> tuple[str, ...]:
+def fault(rank: int, micro_batch: int, what: str, name: str = "fault") -> tuple[str, ...]:
     return (
-        "+callbacks.fault._target_=tests.faults.OnOneRank", f"+callbacks.fault.rank={rank}",
-        f"+callbacks.fault.micro_batch={micro_batch}", f"+callbacks.fault.what={what}",
+        f"+callbacks.{name}._target_=tests.faults.OnOneRank", f"+callbacks.{name}.rank={rank}",
+        f"+callbacks.{name}.micro_batch={micro_batch}", f"+callbacks.{name}.what={what}",
     )  # fmt: skip
 
 
@@ -165,6 +165,23 @@ def test_a_process_that_hangs_is_named(tmp_path: Path, what: str, words: str) ->
     if what == "hang":
         assert "faults.py" in output and "faults.py" in (run / "stacks/rank-1.txt").read_text()
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_where_the_others_cannot_be_asked(tmp_path: Path) -> None:
+    """The first one, which keeps what they tell each other, is gone."""
+    faults = (*fault(0, 5, "kill"), *fault(1, 5, "hang", name="other"))
+    _, (code, output) = train_together(2, *OPTIONS, *faults, "hw.timeout_seconds=4", runs=tmp_path)
+    assert code == 3 and "could not ask the others" in output and "Traceback" not in output, output
+
+
+@pytest.mark.slow
+def test_a_slow_disk_is_no_hang(tmp_path: Path) -> None:
+    slow = ("+callbacks.disk._target_=tests.faults.SlowSave", "+callbacks.disk.seconds=7.5")
+    few = [option for option in OPTIONS if not option.startswith("horizon.steps")]
+    results = train_together(2, *few, *slow, "horizon.steps=4", "hw.timeout_seconds=6", runs=tmp_path)
+    assert [code for code, _ in results] == [0, 0], results
+    assert len(list((tmp_path / "test/base/checkpoints").glob("step-*.ckpt"))) == 1
 
 
 @pytest.mark.slow

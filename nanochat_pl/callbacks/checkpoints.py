@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from nanochat_pl.callbacks.agreement import Agreement
 from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
+from nanochat_pl.callbacks.hang_watch import unwatched
 from nanochat_pl.core.errors import DivergedError, UserError
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.core.run_folder import RunFolder
@@ -83,7 +84,8 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             logger.save()  # a checkpoint's metrics must not be lost where the checkpoint is not
         folder = RunFolder(trainer.default_root_dir).checkpoints
-        trainer.save_checkpoint(folder / f"step-{step:08d}.ckpt")
+        with unwatched(trainer):  # the disk may be slow
+            trainer.save_checkpoint(folder / f"step-{step:08d}.ckpt")
         self._saved_step, self._saved_time = step, time.monotonic()
         if trainer.is_global_zero:
             point_last_to(folder / f"step-{step:08d}.ckpt")

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from nanochat_pl.callbacks.cadence import finished
-from nanochat_pl.callbacks.hang_watch import HangWatch
+from nanochat_pl.callbacks.hang_watch import unwatched
 from nanochat_pl.callbacks.metrics import LogMetrics
 from nanochat_pl.callbacks.shutdown import SaveOnSignal
 from nanochat_pl.core.errors import Interrupted, UserError
@@ -128,10 +128,7 @@ class Evaluate(Callback):
         asked = None
         stage.model.eval()
         try:
-            with isolate_rng(), contextlib.ExitStack() as pauses:
-                for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                    if isinstance(callback, HangWatch):
-                        pauses.enter_context(callback.paused())
+            with isolate_rng(), unwatched(trainer):
                 try:
                     for suite in self._suites:
                         if suite.name in missing:

@@ -3,12 +3,16 @@
 import contextlib
 import faulthandler
 import json
+import linecache
 import os
+import re
+import shutil
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,15 +20,17 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl.core.distributed import Processes
-from nanochat_pl.core.errors import EXIT_MACHINE
+from nanochat_pl.core.errors import EXIT_MACHINE, MachineError
 from nanochat_pl.core.run_folder import RunFolder
 
 LOOKS = 20
 """How often within the timeout the watch looks."""
 ANSWERING_SECONDS = 2.0
-"""So long the processes have to say where they are."""
+"""So long at least, or the timeout / LOOKS, the processes have to say where they are: they notice a step apart."""
 WAITING_IN = ("torch/autograd/graph.py", "torch/distributed/", "torch/nn/parallel/distributed.py")
 """Files of torch in which a process waits for others: within the backward pass, gradients are averaged."""
+WAITING_FOR = re.compile(r"\.(wait|item|tolist|cpu|synchronize)\(")
+"""Calls that wait for others: by themselves, or for the own device, which does."""
 
 
 class HangWatch(Callback):
@@ -34,11 +40,13 @@ class HangWatch(Callback):
 
     Args:
         processes: of the run.
-        timeout_seconds: longer than any single batch, checkpoint or round of samples takes.
+        timeout_seconds: longer than any single batch takes, with its data, or what follows a validation (samples, the
+            model folder).
     """
 
     def __init__(self, processes: Processes, timeout_seconds: float):
         self._processes, self._timeout = processes, timeout_seconds
+        self._answering = max(ANSWERING_SECONDS, timeout_seconds / LOOKS)
         self._last, self._batches, self._step = time.monotonic(), 0, 0
         self._ended = threading.Event()
         self._pauses = 0
@@ -47,6 +55,8 @@ class HangWatch(Callback):
         self._step = trainer.global_step
         self._mark()
         folder = RunFolder(trainer.default_root_dir)
+        if trainer.is_global_zero:
+            shutil.rmtree(folder.path / "stacks", ignore_errors=True)
         threading.Thread(target=self._watch, args=(folder,), name="hang-watch", daemon=True).start()
 
     def on_train_batch_start(self, trainer: Trainer, stage: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -72,7 +82,7 @@ class HangWatch(Callback):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside may take as long as it likes."""
+        """What happens inside is not watched; one that waits for another there ends by the process group's timeout."""
         self._pauses += 1
         try:
             yield
@@ -89,27 +99,59 @@ class HangWatch(Callback):
                 self._give_up(run)
 
     def _give_up(self, run: RunFolder) -> None:
-        place = self._processes.place
-        file = run.path / "stacks" / f"rank-{place.rank}.txt"
-        file.parent.mkdir(exist_ok=True)
-        with file.open("w", encoding="utf-8") as stacks:
-            faulthandler.dump_traceback(stacks, all_threads=True)
+        """Say what is known, and end: the main thread waits in native code, which nothing else ends."""
+        try:
+            ThreadPoolExecutor(1).submit(self._explain, run).result(4 * self._answering)
+        except Exception as error:
+            print(
+                f"\nRank {self._processes.place.rank} has begun or ended no batch for {self._timeout:.0f} s, after "
+                f"step {self._step}, and could not ask the others ({type(error).__name__}: {error}): the first of them "
+                "or its machine is gone. Run the same command again to go on from the last checkpoint.",
+                file=sys.stderr,
+                flush=True,
+            )
+        finally:
+            os._exit(EXIT_MACHINE)
+
+    def _explain(self, run: RunFolder) -> None:
+        rank, world_size = self._processes.place.rank, self._processes.place.world_size
+        folder = run.path / "stacks"
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            with Path(folder, f"rank-{rank}.txt").open("w", encoding="utf-8") as stacks:
+                faulthandler.dump_traceback(stacks, all_threads=True)
         frame = sys._current_frames()[threading.main_thread().ident or 0]
         where = {"host": socket.gethostname(), "pid": os.getpid(), "step": self._step, "batches": self._batches}
-        self._processes.tell("stalled", json.dumps(where | _position(frame)))
-        time.sleep(ANSWERING_SECONDS)
-        told = {rank: json.loads(text) for rank, text in self._processes.told("stalled").items()}
-        if place.rank == min(told):
-            message = explanation(told, place.world_size, self._timeout, file.parent)
-            print(f"\n{message}", file=sys.stderr, flush=True)
+        self._processes.tell("stalled", json.dumps(where | position(frame)))
+        if not self._processes.fails_first():
+            time.sleep(self._answering)  # or the end of this one would be taken for the fault
+            return
+        deadline, told = time.monotonic() + self._answering, self._processes.told("stalled")
+        while len(told) < world_size and time.monotonic() < deadline:
+            time.sleep(min(0.5, self._answering / LOOKS))
+            told = self._processes.told("stalled")
+        answers = {one: json.loads(text) for one, text in told.items()}
+        message = explanation(answers, world_size, self._timeout, folder)
+        print(f"\n{message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, MachineError):  # the disk is full
             run.write_summary(status="failed")
             run.record_event("hang", message=message)
-        os._exit(EXIT_MACHINE)  # the main thread waits in native code, which nothing else ends
 
 
-def _position(frame: FrameType) -> dict[str, Any]:
-    """Where the main thread is, and whether it waits for other processes there."""
-    waits = any(part in frame.f_code.co_filename for part in WAITING_IN)
+@contextlib.contextmanager
+def unwatched(trainer: Trainer) -> Iterator[None]:
+    """What happens inside may take longer than a batch."""
+    with contextlib.ExitStack() as pauses:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, HangWatch):
+                pauses.enter_context(callback.paused())
+        yield
+
+
+def position(frame: FrameType) -> dict[str, Any]:
+    """Where a thread is, and whether it waits for other processes there."""
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    waits = any(part in file for part in WAITING_IN) or bool(WAITING_FOR.search(linecache.getline(file, line)))
     own: FrameType | None = frame
     while own and f"{os.sep}site-packages{os.sep}" in own.f_code.co_filename:
         own = own.f_back
@@ -135,8 +177,10 @@ def explanation(told: dict[int, dict[str, Any]], world_size: int, timeout_second
         fault = f"{_ranks(late)} is behind the others. "
     elif 0 < len(busy) < len(told):
         fault = f"{_ranks(busy)} is busy with something else, and the others wait for it. "
+    elif len({one["at"] for one in told.values()}) == 1:
+        fault = "All are at the same place: a device or the network between them may be broken. "
     else:
-        fault = "All are at the same place: the network between them may be broken. "
+        fault = "It does not show which one the others wait for. "
     places = " ".join(
         f"Rank {rank} ({one['host']}, process {one['pid']}) is at {one['at']}{' and waits' if one['waits'] else ''}."
         for rank, one in sorted(told.items())

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SAYING_SECONDS = 1.0
-PREPARING = timedelta(hours=24)
-"""So long the others wait for what one of them downloads and tokenizes."""
+LOOKING_SECONDS = 0.1
+BEATS = 10
+"""How often within the timeout a process that prepares something shows that it lives."""
 
 
 class Processes:
@@ -31,7 +33,8 @@ class Processes:
     Args:
         place: of this one; ALONE needs no others.
         accelerator: of the devices that they train on.
-        timeout_seconds: how long one may wait for another in a training step.
+        timeout_seconds: how long one may wait for another in a training step, or for a sign of life from one that
+            prepares something.
 
     Attributes:
         started_again: torchrun or SLURM has started the same command before; right in the first process.
@@ -41,7 +44,7 @@ class Processes:
     """
 
     def __init__(self, place: Place = ALONE, accelerator: str = "cpu", timeout_seconds: float = 600.0):
-        self.place = place
+        self.place, self._timeout_seconds = place, timeout_seconds
         self._store: Store | None = None
         self._waits = 0
         self.started_again = restarts() > 0
@@ -73,40 +76,82 @@ class Processes:
 
     @contextlib.contextmanager
     def one_by_node(self) -> Iterator[None]:
-        """The first process of each node does what is inside before the others do it, who then find it in the cache."""
+        """The first process of each node does what is inside before the others do it, who then find it in the cache.
+
+        Raises:
+            MachineError: it shows no sign of life.
+        """
         if self._store is None:
             yield
             return
         self._waits += 1
         key = f"prepared/{self._waits}/{os.environ.get('GROUP_RANK', '0')}"
         if self.place.local_rank:
-            self._store.wait([key], PREPARING)
+            self._wait_for(key)
             yield
             return
-        yield
+        with self._living(key):
+            yield
         self._store.set(key, "done")
 
     def decided_by_first(self, decide: Callable[[], T]) -> T:
-        """What `decide` returns in the first process, in all of them; what it raises there is raised in all."""
+        """What `decide` returns in the first process, in all of them; what it raises there is raised in all.
+
+        Raises:
+            MachineError: the first process shows no sign of life.
+        """
         if self._store is None:
             return decide()
         import torch
 
         self._waits += 1
+        key = f"decided/{self._waits}"
         decided: list[Any] = [None, None]
         if self.is_first:
             try:
-                decided[0] = decide()
+                with self._living(key):
+                    decided[0] = decide()
             except (UserError, MachineError) as error:
                 decided[1] = error
-            self._store.set(f"decided/{self._waits}", "now")
+            self._store.set(key, "now")
         else:
-            self._store.wait([f"decided/{self._waits}"], PREPARING)
+            self._wait_for(key)
         torch.distributed.broadcast_object_list(decided, src=0)
         value, refused = decided
         if refused is not None:
             raise refused
         return value
+
+    @contextlib.contextmanager
+    def _living(self, key: str) -> Iterator[None]:
+        """Show the others that this process lives, who wait for `key`, however long that takes."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            with contextlib.suppress(RuntimeError):  # the store's process is gone, which the main thread will notice
+                while not ended.is_set():
+                    self._store.add(f"{key}/beats", 1)  # type: ignore[union-attr]
+                    ended.wait(self._timeout_seconds / BEATS)
+
+        threading.Thread(target=beat, name="beats", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def _wait_for(self, key: str) -> None:
+        assert self._store is not None
+        beats, seen = 0, time.monotonic()
+        while not self._store.check([key]):
+            if (now := self._store.add(f"{key}/beats", 0)) != beats:
+                beats, seen = now, time.monotonic()
+            if time.monotonic() - seen > self._timeout_seconds:
+                raise MachineError(
+                    f"Rank {self.place.rank} on {socket.gethostname()} waits for what another process prepares, which "
+                    f"has shown no sign of life for {self._timeout_seconds:.0f} s: it is stopped, or its machine is "
+                    "gone. Run the same command again."
+                )
+            time.sleep(min(LOOKING_SECONDS, self._timeout_seconds / BEATS))
 
     def check_alike(self, facts: dict[str, Any]) -> None:
         """See that all processes hold the same.
@@ -163,7 +208,7 @@ class Processes:
             known = known_error(error)
             if lost:
                 time.sleep(SAYING_SECONDS)  # in which the one that is gone may have said why
-            if not self._fails_first(lost):
+            if not self.fails_first(lost):
                 sys.exit(getattr(known, "exit_code", 1))
             if lost and known is None:
                 raise MachineError(
@@ -173,7 +218,12 @@ class Processes:
                 ) from error
             raise
 
-    def _fails_first(self, lost: bool) -> bool:
+    def fails_first(self, lost: bool = True) -> bool:
+        """Whether no other process has failed before, so that this one is to say why the run ends.
+
+        Args:
+            lost: what to return where the others cannot be asked.
+        """
         own = str(self.place.rank)
         try:
             return self._store.compare_set("failed", "", own).decode() == own  # type: ignore[union-attr]

@@ -18,12 +18,15 @@ JOB = "NANOCHAT_PL_JOB"
 """The variable that names the file with a worker's job."""
 SAVING_SECONDS = 300
 """So long the processes may save their state after a signal, before they are killed."""
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""Signals that the processes get from this one: those for which they save their state."""
 
 
 def launch(script: str, job: dict[str, Any], processes: int) -> int:
     """Run `python script` in so many processes, each of which finds `job` with `own_job`; returns their exit code.
 
-    Their output goes where this process's goes. A signal is passed on to them, and they are waited for.
+    Their output goes where this process's goes. A signal is passed on to them, and they are waited for. Where one of
+    them fails, the others are told to end, and are killed after 30 s (torch's choice).
 
     Args:
         job: what JSON can hold.
@@ -36,7 +39,7 @@ def launch(script: str, job: dict[str, Any], processes: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="nanochat-pl-") as folder, _variables() as variables:
+    with tempfile.TemporaryDirectory(prefix="nanochat-pl-") as folder, _variables() as variables, _handlers():
         file = Path(folder, "job.json")
         file.write_text(json.dumps(job | {"parent": os.getpid()}), encoding="utf-8")
         variables |= {JOB: str(file), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVING_SECONDS)}
@@ -50,6 +53,7 @@ def launch(script: str, job: dict[str, Any], processes: int) -> int:
             max_restarts=0,
             local_addr="localhost",
             logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle=",".join(kind.name for kind in PASSED_ON),
         )
         try:
             elastic_launch(config, sys.executable)(script)
@@ -89,6 +93,17 @@ def _variables() -> "Iterator[os._Environ[str]]":
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _handlers() -> Iterator[None]:
+    """The handlers of the signals that are passed on are afterwards what they were before."""
+    before = {kind: signal.getsignal(kind) for kind in PASSED_ON}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def _end_with(parent: int) -> None:

@@ -191,6 +191,24 @@ def test_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_job_of_several_processes_is_queued_again_when_its_state_is_saved(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    options = (*without("model.n_embd", "horizon.steps"), NAMED, "model.n_embd=32", "seed=1", "horizon.steps=200")
+    time_is_over = ("+callbacks.kill._target_=tests.faults.KillLauncher", "+callbacks.kill.signal_name=SIGUSR2")
+    launcher = ("hydra/launcher=submitit_local", "hw.devices=2", "+callbacks.kill.micro_batch=12")
+    code, output = train_anew("-m", *options, *time_is_over, *launcher, runs=tmp_path)
+    assert code == 0, output
+    assert [(job["status"], job["step"]) for job in jobs_of(tmp_path)] == [("finished", 200)]
+    calls = [json.loads(line) for line in (tmp_path / "n32s1/base/invocations.jsonl").read_text().splitlines()]
+    assert len(calls) == 2 and calls[1]["resumed_step"] >= 12
+    (log,) = tmp_path.glob("sweeps/*/.submitit/*/*_log.err")
+    said = log.read_text()
+    assert said.index("Stopped by SIGUSR2 after step") < said.index("Caught signal SIGUSR2"), (
+        "saved before it is queued"
+    )
+
+
+@pytest.mark.slow
 def test_a_job_that_is_killed_in_a_process_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     options = (*without("model.n_embd"), "model.n_embd=32", "run.name=k${callbacks.kill.micro_batch}")

@@ -1,6 +1,10 @@
 """Where a process stands among those of a run, and what is said where that does not fit."""
 
+import os
+import signal
 import socket
+import time
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +12,7 @@ from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.hardware import HardwareSpec
 from nanochat_pl.core.place import ALONE, Place, first_host, place, placed, restarts
+from tests.processes import FORKS, free_port
 
 TORCHRUN = {
     "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
@@ -108,3 +113,33 @@ def test_others_that_never_come_are_not_waited_for_longer_than_said(monkeypatch:
     assert here is not None
     with pytest.raises(MachineError, match=r"Rank 0 of 4 did not find the others at 127.0.0.1:.* within 3 s"):
         Processes(here, timeout_seconds=2)
+
+
+def prepare_then_stop(rank: int, port: int, said: Path) -> None:
+    """Of two processes, rank 1 prepares something for long, and then is stopped while it prepares something else."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    here = Place(rank=rank, local_rank=1 - rank, world_size=2, local_world_size=2)
+    processes = Processes(here, timeout_seconds=3)
+    with processes.one_by_node():
+        if rank == 1:
+            time.sleep(6)
+    said.write_text("prepared")
+    began = time.monotonic()
+    try:
+        with processes.one_by_node():
+            os.kill(os.getpid(), signal.SIGSTOP)
+    except MachineError as error:
+        said.write_text(f"after {time.monotonic() - began:.0f} s: {error}")
+    os._exit(0)
+
+
+@pytest.mark.slow
+def test_one_that_prepares_is_waited_for_as_long_as_it_lives(tmp_path: Path) -> None:
+    port, said = free_port(), [tmp_path / "0", tmp_path / "1"]
+    pair = [FORKS.Process(target=prepare_then_stop, args=(rank, port, said[rank])) for rank in (0, 1)]
+    for process in pair:
+        process.start()
+    pair[0].join(timeout=60)
+    pair[1].kill()
+    assert pair[0].exitcode == 0 and said[1].read_text() == "prepared"
+    assert "no sign of life for 3 s: it is stopped" in said[0].read_text(), said[0].read_text()
