@@ -114,6 +114,17 @@ def test_any_number_of_processes_trains_alike(
     assert json.loads((run / "summary.json").read_text())["world_size"] == world_size
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "idle"), [("base", ()), ("rl", ("+callbacks.watch.idle_step=2",))])
+def test_gradients_have_no_other_place_than_the_buckets(
+    tmp_path: Path, arguments_of: Callable[[str], tuple[str, ...]], stage: str, idle: tuple[str, ...]
+) -> None:
+    options = (*arguments_of(stage), *TWO_ROWS, "horizon.steps=4", "trainer.validate_every_n_steps=2")
+    watch = "+callbacks.watch._target_=tests.callbacks.watching.Buckets"
+    for code, output in train_together(2, *options, watch, *idle, runs=tmp_path):
+        assert code == 0 and ("Nothing was learned." in output) == bool(idle), output
+
+
 def fault(rank: int, micro_batch: int, what: str) -> tuple[str, ...]:
     return (
         "+callbacks.fault._target_=tests.faults.OnOneRank", f"+callbacks.fault.rank={rank}",
