@@ -142,7 +142,7 @@ class HardwareSpec(Spec):
         elif count in dict(own.profiles):
             fitting = f"hw={dict(own.profiles)[count]}"
         else:
-            fitting = f"hw.devices={count}" if same_chip else "hw=auto"
+            fitting = f"hw.devices={count}" if same_chip else f"hw=auto hw.devices={count}"
         return (
             f"{f'hw={profile}' if profile else 'hw'} asks for {times}{self.chip or wanted}, but this machine has "
             f"{has}. The nearest that fits: {fitting}. `python -m nanochat_pl plan` plans for any chip anywhere."

@@ -29,7 +29,7 @@ def be_machine(monkeypatch: pytest.MonkeyPatch, name: str | None, count: int) ->
         ("NVIDIA H100 80GB HBM3", 1, ("but this machine has 1 x H100.", "fits: hw=h100x1.")),
         ("NVIDIA H100 80GB HBM3", 4, ("but this machine has 4 x H100.", "fits: hw.devices=4.")),
         ("NVIDIA A100-SXM4-80GB", 8, ("but this machine has 8 x A100.", "fits: hw=a100x8.")),
-        ("Tesla V100-SXM2-16GB", 8, ("but this machine has 8 x Tesla V100-SXM2-16GB.", "fits: hw=auto.")),
+        ("Tesla V100-SXM2-16GB", 8, ("but this machine has 8 x Tesla V100-SXM2-16GB.", "fits: hw=auto hw.devices=8.")),
     ],
 )
 def test_a_profile_for_another_machine_names_the_nearest_that_fits(
