@@ -124,6 +124,17 @@ def test_the_default_optimizer_too(tmp_path: Path) -> None:
         assert float(found[step]["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=1e-3), step
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "idle"), [("base", ()), ("rl", ("+callbacks.watch.idle_step=2",))])
+def test_gradients_have_no_other_place_than_the_buckets(
+    tmp_path: Path, arguments_of: Callable[[str], tuple[str, ...]], stage: str, idle: tuple[str, ...]
+) -> None:
+    options = (*arguments_of(stage), *TWO_ROWS, "horizon.steps=4", "trainer.validate_every_n_steps=2")
+    watch = "+callbacks.watch._target_=tests.callbacks.watching.Buckets"
+    for code, output in train_together(2, *options, watch, *idle, runs=tmp_path):
+        assert code == 0 and ("Nothing was learned." in output) == bool(idle), output
+
+
 def fault(rank: int, micro_batch: int, what: str, name: str = "fault") -> tuple[str, ...]:
     return (
         f"+callbacks.{name}._target_=tests.faults.OnOneRank", f"+callbacks.{name}.rank={rank}",

@@ -1,16 +1,14 @@
 """summary.json, current at every validation and at the very end."""
 
 import contextlib
-import resource
-import sys
 import time
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.core.errors import MachineError
+from nanochat_pl.core.peak_memory import peak_memory_bytes
 from nanochat_pl.core.run_folder import RunFolder
 
 
@@ -58,7 +56,7 @@ class Summary(Callback):
             facts["tokens"] = trainer.global_step * stage.blueprint.horizon.total_batch_tokens
         if self._first_step_seconds is not None:  # none where a run goes on that has no step left
             facts["seconds_to_first_step"] = self._first_step_seconds
-        peak = peak_memory_bytes(trainer.strategy.root_device)
+        peak = peak_memory_bytes(trainer.strategy.root_device.type)
         RunFolder(trainer.default_root_dir).write_summary(
             step=trainer.global_step,
             wall_seconds=self._before.get("wall_seconds", 0.0) + seconds,
@@ -66,11 +64,3 @@ class Summary(Callback):
             data=trainer.datamodule.counters(),  # type: ignore[attr-defined]
             **facts,
         )
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held so far: of the GPU where there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

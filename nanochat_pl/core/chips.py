@@ -1,4 +1,4 @@
-"""What training chips have: memory, arithmetic, bandwidth, and how much of it training reaches.
+"""What training chips have: memory, arithmetic, and how much of it training reaches.
 
 Planning for a machine that is not here rests on this table; on a known chip it gives the peak that the share of it
 reached in training (MFU) refers to.
@@ -7,6 +7,7 @@ reached in training (MFU) refers to.
 import os
 import platform
 import re
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,6 @@ class Chip:
         bfloat16_flops, float32_flops: peak per second of dense matrix products (accumulated in float32; those of
             float32 in TF32, where the chip has it); None: unknown, or not fast at it.
         float8: whether it multiplies in float8.
-        bytes_per_second: of its memory.
         mfu: the share of the peak that training is expected to reach.
         pattern: of the device's name as torch tells it.
         profiles: conf/hw's names by number of devices.
@@ -38,7 +38,6 @@ class Chip:
     bfloat16_flops: float | None = None
     float32_flops: float | None = None
     float8: bool = False
-    bytes_per_second: float | None = None
     mfu: float = TYPICAL_MFU
     pattern: str | None = None
     profiles: tuple[tuple[int, str], ...] = ()
@@ -57,19 +56,19 @@ class Chip:
 # 46% for d18 to d24 on H100 in bfloat16. The other chips' follow from their arithmetic for each byte of bandwidth,
 # and are guesses until bench/step.py has run there.
 _TABLE = (
-    Chip("A100 40GB", int(39.4 * GIB), 312e12, 156e12, False, 1.56e12, 0.50, r"A100.*40GB"),
-    Chip("A100", int(79.1 * GIB), 312e12, 156e12, False, 2.04e12, 0.50, r"A100|A800", ((8, "a100x8"),)),
-    Chip("H100 PCIe", int(79.1 * GIB), 756e12, 378e12, True, 2.0e12, 0.40, r"H100.*PCIe"),
-    Chip("H100 NVL", int(93.1 * GIB), 835e12, 417e12, True, 3.9e12, 0.43, r"H100.*NVL"),
-    Chip("H100", int(79.1 * GIB), 989.4e12, 494.7e12, True, 3.35e12, 0.43, r"H100", ((1, "h100x1"), (8, "h100x8"))),
-    Chip("H200", int(139.7 * GIB), 989.4e12, 494.7e12, True, 4.8e12, 0.45, r"H200", ((1, "h200x1"),)),
-    Chip("B200", int(178.3 * GIB), 2250e12, 1125e12, True, 7.7e12, 0.35, r"B200", ((8, "b200x8"),)),
-    Chip("L4", int(22.0 * GIB), 121e12, 60e12, True, 0.3e12, 0.35, r"\bL4\b"),
-    Chip("L40S", int(44.4 * GIB), 362e12, 183e12, True, 0.86e12, 0.35, r"L40S"),
-    Chip("RTX 3090", int(23.5 * GIB), 71e12, 35.6e12, False, 0.94e12, 0.50, r"RTX 3090"),
-    Chip("RTX 4090", int(23.5 * GIB), 165.2e12, 82.6e12, True, 1.01e12, 0.45, r"RTX 4090$", ((1, "rtx4090"),)),
-    Chip("RTX 5090", int(31.3 * GIB), 209.5e12, 104.8e12, True, 1.79e12, 0.45, r"RTX 5090$", ((1, "rtx5090"),)),
-    Chip("Apple M4", int(10.6 * GIB), None, 4.3e12, False, 0.12e12, 0.40, r"Apple M4$", ((1, "mps"),)),
+    Chip("A100 40GB", int(39.4 * GIB), 312e12, 156e12, False, 0.50, r"\bA100\b.*40GB"),
+    Chip("A100", int(79.1 * GIB), 312e12, 156e12, False, 0.50, r"\bA[18]00\b", ((8, "a100x8"),)),
+    Chip("H100 PCIe", int(79.1 * GIB), 756e12, 378e12, True, 0.40, r"\bH100\b.*PCIe"),
+    Chip("H100 NVL", int(93.1 * GIB), 835e12, 417e12, True, 0.43, r"\bH100\b.*NVL"),
+    Chip("H100", int(79.1 * GIB), 989.4e12, 494.7e12, True, 0.43, r"\bH100\b", ((1, "h100x1"), (8, "h100x8"))),
+    Chip("H200", int(139.7 * GIB), 989.4e12, 494.7e12, True, 0.45, r"\bH200\b", ((1, "h200x1"),)),
+    Chip("B200", int(178.3 * GIB), 2250e12, 1125e12, True, 0.35, r"\bB200\b", ((8, "b200x8"),)),
+    Chip("L4", int(22.0 * GIB), 121e12, 60e12, True, 0.35, r"\bL4\b"),
+    Chip("L40S", int(44.4 * GIB), 362e12, 183e12, True, 0.35, r"\bL40S\b"),
+    Chip("RTX 3090", int(23.5 * GIB), 71e12, 35.6e12, False, 0.50, r"RTX 3090\b"),
+    Chip("RTX 4090", int(23.5 * GIB), 165.2e12, 82.6e12, True, 0.45, r"RTX 4090$", ((1, "rtx4090"),)),
+    Chip("RTX 5090", int(31.3 * GIB), 209.5e12, 104.8e12, True, 0.45, r"RTX 5090$", ((1, "rtx5090"),)),
+    Chip("Apple M4", int(10.6 * GIB), None, 4.3e12, False, 0.40, r"Apple M4$", ((1, "mps"),)),
 )
 CHIPS = {chip.name: chip for chip in _TABLE}
 ASSUMED = {"cuda": CHIPS["H100"], "mps": CHIPS["Apple M4"]}
@@ -94,7 +93,10 @@ def device_name(accelerator: str) -> str:
 
         return torch.cuda.get_device_name(0)
     if accelerator == "mps":
-        return f"Apple {platform.machine()}"
+        try:
+            return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
+        except (OSError, subprocess.CalledProcessError):
+            return f"Apple {platform.machine()}"
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
             names = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]

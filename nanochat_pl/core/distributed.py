@@ -153,6 +153,16 @@ class Processes:
                 )
             time.sleep(min(LOOKING_SECONDS, self._timeout_seconds / BEATS))
 
+    def all_say(self, is_so: bool) -> bool:
+        """Whether it is so in all processes."""
+        if self._store is None:
+            return is_so
+        import torch
+
+        said: list[Any] = [None] * self.place.world_size
+        torch.distributed.all_gather_object(said, is_so)
+        return all(said)
+
     def check_alike(self, facts: dict[str, Any]) -> None:
         """See that all processes hold the same.
 

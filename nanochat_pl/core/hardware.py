@@ -127,8 +127,7 @@ class HardwareSpec(Spec):
         present, count = _present(), torch.cuda.device_count()
         wanted, own = self.accelerator or present[0], present_chip(present[0])
         same_chip = own.name.startswith(self.chip or "")
-        # Under srun a task may see its own device only.
-        enough = wanted != "cuda" or "SLURM_LOCALID" in os.environ or (self.devices or 1) <= count
+        enough = wanted != "cuda" or (self.devices or 1) <= count
         if wanted in present and same_chip and enough:
             return None
         profile = dict(CHIPS[self.chip].profiles).get(self.devices or 1) if self.chip else None
@@ -142,7 +141,12 @@ class HardwareSpec(Spec):
         elif count in dict(own.profiles):
             fitting = f"hw={dict(own.profiles)[count]}"
         else:
-            fitting = f"hw.devices={count}" if same_chip else "hw=auto"
+            fitting = f"hw.devices={count}" if same_chip else f"hw=auto hw.devices={count}"
+        if not enough and "SLURM_LOCALID" in os.environ:
+            return (
+                f"This task of SLURM sees {count} of the {self.devices} devices of its node. Let every task see all: "
+                "--gpus-per-node, without --gpus-per-task and --gpu-bind."
+            )
         return (
             f"{f'hw={profile}' if profile else 'hw'} asks for {times}{self.chip or wanted}, but this machine has "
             f"{has}. The nearest that fits: {fitting}. `python -m nanochat_pl plan` plans for any chip anywhere."

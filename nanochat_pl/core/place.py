@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.hardware import HardwareSpec
+from nanochat_pl.core.hardware import Hardware, HardwareSpec
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,17 @@ def place() -> Place | None:
 def restarts() -> int:
     """How often torchrun or SLURM has started this process's command again, as far as this node knows."""
     return max(int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
+def command_on(hardware: Hardware) -> list[str]:
+    """The words before the options of a command that trains on so many nodes: as these processes were started."""
+    if hardware.nodes == 1:  # train.py starts a process for each of hw.devices
+        return ["python", "train.py"]
+    if "SLURM_STEP_NUM_TASKS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ["srun", "python", "train.py"]
+    meeting = f"{os.environ.get('MASTER_ADDR', 'FIRST_HOST')}:29500"
+    sizes = [f"--nnodes={hardware.nodes}", f"--nproc-per-node={hardware.devices}"]
+    return ["torchrun", *sizes, "--rdzv-backend=c10d", f"--rdzv-endpoint={meeting}", "train.py"]
 
 
 def first_host(nodes: str) -> str:

@@ -4,11 +4,13 @@ import shlex
 from collections.abc import Sequence
 
 from nanochat_pl.core.errors import MachineError
+from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.paths import is_out_of_memory
+from nanochat_pl.core.place import command_on
 from nanochat_pl.planning.plan import Plan
 from nanochat_pl.planning.screen import gigabytes
 
-REPLACED = ("hw.tokens_per_device=", "run.fresh=")
+REPLACED = ("hw.tokens_per_device=", "hw.devices=", "hw.nodes=", "run.fresh=")
 
 
 def out_of_memory_advice(plan: Plan, overrides: Sequence[str], error: BaseException) -> MachineError | None:
@@ -28,10 +30,21 @@ def out_of_memory_advice(plan: Plan, overrides: Sequence[str], error: BaseExcept
             f"{full} A micro-batch is one row of {plan.model.sequence_len} tokens already. Try {recompute}a shorter "
             "model.sequence_len or a smaller model.depth."
         )
-    kept = [override for override in overrides if not override.lstrip("+").startswith(REPLACED)]
-    tokens = smaller.hardware.tokens_per_device
+    rows, takes = smaller.micro_batch_rows, gigabytes(sum(smaller.memory_bytes.values()))
+    expected = f"With micro-batches of {rows} row{'s' if rows > 1 else ''} it takes about {takes}"
+    if not smaller.fits:
+        expected += (
+            f" of {gigabytes(plan.hardware.chip.memory_bytes)}, which may still be too much"
+            f"{'' if plan.hardware.recompute else ' (then add hw.recompute=true)'}"
+        )
     return MachineError(
-        f"{full} With half the micro-batch it takes about {gigabytes(sum(smaller.memory_bytes.values()))}, and trains "
-        "on the same rows. To go on from the last checkpoint:\n"
-        f"  {shlex.join(['python', 'train.py', *kept, f'hw.tokens_per_device={tokens}'])}"
+        f"{full} {expected}, and trains on the same rows. To go on from the last checkpoint"
+        f"{', on every node' if plan.hardware.nodes > 1 else ''}:\n  {_command(smaller.hardware, overrides)}"
     )
+
+
+def _command(hardware: Hardware, overrides: Sequence[str]) -> str:
+    """That trains on as many devices, whoever has started them."""
+    kept = [override for override in overrides if not override.lstrip("+").startswith(REPLACED)]
+    words = [*command_on(hardware), *kept, f"hw.tokens_per_device={hardware.tokens_per_device}"]
+    return shlex.join([*words, f"hw.devices={hardware.devices}"] if hardware.devices > 1 else words)

@@ -106,11 +106,11 @@ class Plan:
         return dataclasses.replace(self, hardware=hardware, micro_batch_rows=rows)
 
     def smaller(self) -> "Plan | None":
-        """The same training in micro-batches of half the size, or less where that does not divide the rows of a device;
-        None where they are of one row.
+        """The same training in the largest micro-batches of at most half the size that fit; of one row where none is
+        expected to; None where they are of one row.
         """
         sizes = [rows for rows in _divisors(self._rows_per_device) if 2 * rows <= self.micro_batch_rows]
-        return self.with_micro_batch(sizes[-1]) if sizes else None
+        return _largest_that_fits(self, sizes) if sizes else None
 
     def as_dict(self) -> dict[str, Any]:
         """The automatic decisions, for resolved.json."""

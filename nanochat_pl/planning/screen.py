@@ -50,9 +50,10 @@ def _memory_advice(plan: Any) -> str:
     if plan.fits:
         return ""
     smaller = plan.smaller()
-    if smaller:
-        return f"; it may not fit: try hw.tokens_per_device={smaller.hardware.tokens_per_device}"
-    return f"; it may not fit: try {'' if plan.hardware.recompute else 'hw.recompute=true, '}a smaller model"
+    advice = [f"hw.tokens_per_device={smaller.hardware.tokens_per_device}"] if smaller else []
+    if not (smaller and smaller.fits):
+        advice += ["a smaller model"] if plan.hardware.recompute else ["hw.recompute=true", "a smaller model"]
+    return f"; it may not fit: try {', '.join(advice)}"
 
 
 def gigabytes(size: int) -> str:

@@ -5,23 +5,34 @@ import logging
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed import ProcessGroup
 
+from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.paths import is_out_of_memory
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.execution import Execution
-from nanochat_pl.optim.muon import MuonAdamWSpec
+from nanochat_pl.optim.groups import MATRIX
+from nanochat_pl.optim.muon import MuonAdamW, MuonAdamWSpec
+from nanochat_pl.optim.sharding import Sharding
 from nanochat_pl.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
 
-def tried(plan: Plan, optimizer: MuonAdamWSpec) -> Plan:
+def tried(plan: Plan, optimizer: MuonAdamWSpec, processes: Processes | None = None) -> Plan:
     """The plan, with a micro-batch of half the size (and so on) where a real step does not fit; on its own accelerator.
 
     The memory is given back.
+
+    Args:
+        processes: of the run, all of which call this: each tries its own share, and one that it does not fit decides.
     """
+    processes = processes or Processes()
     execution = Execution(plan.hardware.attention, plan.hardware.recompute)
-    while not step_fits(plan, optimizer, execution):
+    if processes.place.world_size > 1:  # what a library keeps for sending is there from now on, as in the training
+        torch.distributed.all_reduce(torch.zeros(1, device=plan.hardware.accelerator))
+    while not processes.all_say(step_fits(plan, optimizer, execution, processes.place.rank)):
         smaller = plan.smaller()
         if smaller is None:
             return plan  # the training itself will say so
@@ -34,11 +45,11 @@ def tried(plan: Plan, optimizer: MuonAdamWSpec) -> Plan:
     return plan
 
 
-def step_fits(plan: Plan, optimizer: MuonAdamWSpec, execution: Execution) -> bool:
-    """Whether micro-batches and steps of the optimizer pass without running out of memory."""
+def step_fits(plan: Plan, optimizer: MuonAdamWSpec, execution: Execution, rank: int = 0) -> bool:
+    """Whether micro-batches and steps of this rank's share of the optimizer pass without running out of memory."""
     device = torch.device(plan.hardware.accelerator)
     try:
-        _step(plan.model, optimizer, execution, device, plan.micro_batch_rows, plan.holds == "conversations")
+        _step(plan, optimizer, execution, device, rank)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -53,13 +64,33 @@ def step_fits(plan: Plan, optimizer: MuonAdamWSpec, execution: Execution) -> boo
     return True
 
 
-def _step(
-    config: Any, spec: MuonAdamWSpec, execution: Execution, device: torch.device, rows: int, documents: bool
-) -> None:
+def share_of_optimizer(model: Any, spec: MuonAdamWSpec, width: int, rank: int, world_size: int) -> MuonAdamW:
+    """What one of several ranks holds and updates, without the others: no part is sent.
+
+    The model's parameters get the gradients that DDP's buckets hold in a training; its own are views of them.
+    """
+    roles, named = model.param_roles(), dict(model.named_parameters())
+    sharding = Sharding(
+        ProcessGroup(rank, world_size) if world_size > 1 else None,  # type: ignore[call-arg]  # its stub has one only
+        matrices=[p for name, p in named.items() if roles[name] == MATRIX],
+        others=[p for name, p in named.items() if roles[name] != MATRIX],
+    )
+    parts = {}
+    for name, p in named.items():
+        p.grad = torch.zeros_like(p)
+        if sharding.owns(p):
+            parts[name] = nn.Parameter(sharding.own(p, p.detach()))
+            parts[name].grad = sharding.own(p, p.grad)
+    return spec.build(parts.items(), roles, width=width)
+
+
+def _step(plan: Plan, spec: MuonAdamWSpec, execution: Execution, device: torch.device, rank: int) -> None:
+    config = plan.model
     model = build_model(config, device, 0, execution)
-    optimizer = spec.build(model.named_parameters(), model.param_roles(), width=config.n_embd)
-    ids = torch.randint(config.vocab_size, (rows, config.sequence_len), device=device)
+    optimizer = share_of_optimizer(model, spec, config.n_embd, rank, plan.hardware.world_size)
+    ids = torch.randint(config.vocab_size, (plan.micro_batch_rows, config.sequence_len), device=device)
+    documents = ids.cumsum(1) if plan.holds == "conversations" else None
     for accumulated in (False, True, True):
-        model(ids, ids, documents=ids.cumsum(1) if documents else None).backward()
+        model(ids, ids, documents=documents).backward()
         if accumulated:
             optimizer.step()

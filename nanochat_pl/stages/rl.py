@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,6 +75,7 @@ class RLStage(Stage):
         self._stop_ids = stop_ids(blueprint.tokenizer, is_chat=True)
         self._rows: list[tuple[Answer, float]] = []
         self._learns = True
+        self._laid_aside: dict[Tensor, Tensor | None] = {}
         self._trouble: dict[str, int] = {}
         self._val_sums = torch.zeros(4)
 
@@ -95,7 +96,14 @@ class RLStage(Stage):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         super().on_before_optimizer_step(optimizer)
         if not self._learns:  # else Muon, whose steps all have the same size, would go on along its momentum
-            optimizer.zero_grad(set_to_none=True)
+            for p in self.model.parameters():
+                self._laid_aside[p], p.grad = p.grad, None
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        for p, gradient in self._laid_aside.items():  # DDP's buckets go on being the gradients' place
+            p.grad = gradient
+        self._laid_aside.clear()
 
     def validation_step(self, asked: Asked, batch_idx: int) -> None:  # type: ignore[override]
         data = self.trainer.datamodule  # type: ignore[attr-defined]

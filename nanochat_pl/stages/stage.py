@@ -105,6 +105,9 @@ class Stage(LightningModule):
         self.model = build_model(blueprint.model, device, seed, execution)
         if blueprint.parent:
             load_weights(self.model, blueprint.parent, device)
+        if self.trainer.world_size > 1:  # DDP, which comes next, moves gradients that are there into its buckets
+            for p in self.model.parameters():
+                p.grad = torch.zeros_like(p)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         roles = self.model.param_roles()
@@ -139,6 +142,15 @@ class Stage(LightningModule):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         torch._foreach_mul_(gradients, size / self._step_targets)
         self._step_targets /= self.trainer.world_size
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Among several processes gradients stay where they are, in DDP's buckets: new ones would be a second block of
+        memory as large, until DDP has copied them.
+        """
+        super().zero_grad(set_to_none and self.trainer.world_size == 1)
+
+    def optimizer_zero_grad(self, *_: Any) -> None:
+        self.zero_grad()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

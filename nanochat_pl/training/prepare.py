@@ -68,8 +68,7 @@ def prepare(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) ->
         return None
     plan.check_memory()
     if hardware.tokens_per_device is None and hardware.accelerator != "cpu":
-        planned = plan
-        plan = processes.decided_by_first(lambda: tried(planned, job.specs.optim))
+        plan = tried(plan, job.specs.optim, processes)
     data = _build_data(job, processes, plan, tokenizer, sources)
     if not earlier:
         data.check_length()

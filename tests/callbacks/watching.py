@@ -67,3 +67,39 @@ class _Watch(TorchDispatchMode):
         if name in WAITING or by_mask:
             self._saw(name)
         return function(*args, **(kwargs or {}))
+
+
+class Buckets(Callback):
+    """Fails where gradients lie outside DDP's buckets, of which a small model has one.
+
+    Args:
+        idle_step: of stage=rl, in which nothing is learned.
+    """
+
+    def __init__(self, idle_step: int | None = None):
+        self._idle_step = idle_step
+        self._before: list[torch.Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, stage: Any) -> None:
+        self._see(stage)
+
+    def on_after_backward(self, trainer: Trainer, stage: Any) -> None:
+        self._see(stage)
+
+    def on_before_optimizer_step(self, trainer: Trainer, stage: Any, optimizer: Any) -> None:
+        if trainer.global_step == self._idle_step:
+            stage._learns = False
+            self._before = [p.detach().clone() for p in stage.parameters()]
+
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, *rest: Any) -> None:
+        self._see(stage)
+        if trainer.global_step - 1 == self._idle_step:
+            assert all(map(torch.equal, self._before, stage.parameters()))
+            print("Nothing was learned.")
+
+    def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
+        self._see(stage)
+
+    def _see(self, stage: Any) -> None:
+        storages = {p.grad.untyped_storage().data_ptr() for p in stage.parameters()}
+        assert len(storages) == 1, f"{len(storages)} storages hold the gradients"

@@ -1,14 +1,16 @@
 """The table of chips against the names that torch tells and against Lightning's table of peaks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.fabric.utilities.throughput import _CUDA_FLOPS
 
-from nanochat_pl.core.chips import CHIPS, FLOAT8_GAIN, Chip, find_chip, present_chip
+from nanochat_pl.core.chips import CHIPS, FLOAT8_GAIN, Chip, device_name, find_chip, present_chip
 
 
 @pytest.mark.parametrize(
-    ("device_name", "chip"),
+    ("name", "chip"),
     [
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA H100 PCIe", "H100 PCIe"),
@@ -20,16 +22,25 @@ from nanochat_pl.core.chips import CHIPS, FLOAT8_GAIN, Chip, find_chip, present_
         ("NVIDIA GeForce RTX 5090", "RTX 5090"),
         ("NVIDIA L40S", "L40S"),
         ("NVIDIA L4", "L4"),
+        ("NVIDIA A800 80GB PCIe", "A100"),
+        ("NVIDIA A100 80GB PCIe", "A100"),
+        ("Apple M4", "Apple M4"),
     ],
 )
-def test_a_device_is_found_by_the_name_that_torch_tells(device_name: str, chip: str) -> None:
-    found = find_chip(device_name)
+def test_a_device_is_found_by_the_name_that_torch_tells(name: str, chip: str) -> None:
+    found = find_chip(name)
     assert found is not None and found.name == chip
 
 
-@pytest.mark.parametrize("device_name", ["NVIDIA GeForce RTX 4090 Laptop GPU", "AMD EPYC 7763", "Tesla T4"])
-def test_what_is_not_in_the_table_is_not_taken_for_something_else(device_name: str) -> None:
-    assert find_chip(device_name) is None
+OTHERS = [
+    *("NVIDIA GeForce RTX 4090 Laptop GPU", "AMD EPYC 7763", "Tesla T4"),
+    *("NVIDIA RTX A1000 Laptop GPU", "NVIDIA GH200 480GB", "Apple M4 Pro"),
+]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_not_in_the_table_is_not_taken_for_something_else(name: str) -> None:
+    assert find_chip(name) is None
 
 
 @pytest.mark.parametrize(
@@ -63,3 +74,16 @@ def test_training_speed_is_a_share_of_the_peak() -> None:
 def test_this_cpu_has_a_name_and_memory() -> None:
     chip = present_chip("cpu")
     assert chip.name and 2**28 < chip.memory_bytes < 2**50 and chip.pattern is None
+
+
+def test_an_apple_chip_is_found_by_the_name_that_its_system_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysctl = tmp_path / "sysctl"
+    sysctl.write_text('#!/bin/sh\n[ "$*" = "-n machdep.cpu.brand_string" ] && echo "Apple M4"\n')
+    sysctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = find_chip(device_name("mps"))
+    assert found is not None and found.name == "Apple M4"
+    sysctl.unlink()
+    assert device_name("mps").startswith("Apple ")

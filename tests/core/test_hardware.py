@@ -29,7 +29,7 @@ def be_machine(monkeypatch: pytest.MonkeyPatch, name: str | None, count: int) ->
         ("NVIDIA H100 80GB HBM3", 1, ("but this machine has 1 x H100.", "fits: hw=h100x1.")),
         ("NVIDIA H100 80GB HBM3", 4, ("but this machine has 4 x H100.", "fits: hw.devices=4.")),
         ("NVIDIA A100-SXM4-80GB", 8, ("but this machine has 8 x A100.", "fits: hw=a100x8.")),
-        ("Tesla V100-SXM2-16GB", 8, ("but this machine has 8 x Tesla V100-SXM2-16GB.", "fits: hw=auto.")),
+        ("Tesla V100-SXM2-16GB", 8, ("but this machine has 8 x Tesla V100-SXM2-16GB.", "fits: hw=auto hw.devices=8.")),
     ],
 )
 def test_a_profile_for_another_machine_names_the_nearest_that_fits(
@@ -53,10 +53,11 @@ def test_a_profile_fits_any_kind_of_its_chip(monkeypatch: pytest.MonkeyPatch) ->
     assert HardwareSpec(accelerator="cpu").detect().accelerator == "cpu"
 
 
-def test_under_srun_a_task_may_see_its_own_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_srun_a_task_must_see_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     be_machine(monkeypatch, "NVIDIA H100 80GB HBM3", 1)
     monkeypatch.setenv("SLURM_LOCALID", "3")
-    assert H100X8.detect().devices == 8
+    with pytest.raises(UserError, match=r"sees 1 of the 8 devices of its node.*--gpus-per-node"):
+        H100X8.detect()
 
 
 def test_precision_follows_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:

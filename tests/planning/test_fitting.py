@@ -1,6 +1,7 @@
 """The largest micro-batch and depth that fit, and what follows when memory runs out all the same."""
 
 import dataclasses
+import os
 import shlex
 import subprocess
 import sys
@@ -12,16 +13,17 @@ import torch
 from nanochat_pl.core.chips import Chip
 from nanochat_pl.core.errors import EXIT_MACHINE
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
+from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
-from nanochat_pl.planning.memory import fits, memory_bytes
+from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
 from nanochat_pl.planning.out_of_memory import out_of_memory_advice
 from nanochat_pl.planning.plan import AUTO_TOKENS, Plan, make_plan
 from nanochat_pl.planning.scaling_table import largest_depth
-from nanochat_pl.planning.trial import tried
-from tests.processes import REPOSITORY, SMALL, train, train_anew
+from nanochat_pl.planning.trial import share_of_optimizer, tried
+from tests.processes import REPOSITORY, SMALL, free_port, train, train_anew
 
 SPEC = NanoChatSpec(depth=4, n_embd=128, head_dim=32, sequence_len=128, window_pattern="L")
 CPU = HardwareSpec(accelerator="cpu", tokens_per_device="auto").detect()
@@ -99,6 +101,63 @@ def test_a_real_step_is_tried_and_halved_until_it_fits() -> None:
     assert small == 2 and 1 < rows <= 64 and rows * accumulation == 256
 
 
+TRIAL_OF_TWO = """
+import resource, sys
+import torch
+from nanochat_pl.core.distributed import Processes
+from nanochat_pl.core.place import place
+from tests.planning.test_fitting import *
+torch.set_num_threads(1)
+processes = Processes(place())
+two = dataclasses.replace(with_memory(10**12), devices=2)
+small = tried(plan(two, rows=2), MuonAdamWSpec(), processes)
+with open("/proc/self/statm") as told:
+    now = int(told.read().split()[0]) * resource.getpagesize()
+if processes.place.rank == 1:
+    resource.setrlimit(resource.RLIMIT_AS, (now + 260_000_000,) * 2)
+made = tried(plan(two, rows=512), MuonAdamWSpec(), processes)
+print(small.micro_batch_rows, made.micro_batch_rows, made.accumulation)
+processes.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")
+def test_all_processes_take_what_fits_the_one_with_the_least_memory() -> None:
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRIAL_OF_TWO],
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY},
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    told = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
+    (small, rows, accumulation), other = (tuple(map(int, out.split()[-3:])) for out, _ in told)
+    assert (small, rows, accumulation) == other
+    assert small == 1 and 1 < rows <= 64 and rows * accumulation == 256
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 8])
+def test_what_is_tried_holds_one_ranks_share(world_size: int) -> None:
+    config = SPEC.config(1024)
+    expected = state_bytes(ModelCost(config), dataclasses.replace(CPU, devices=world_size))
+    trained = set()
+    for rank in range(world_size):
+        model, ids = build_model(config, "cpu", 0), torch.randint(1024, (1, 128))
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        optimizer = share_of_optimizer(model, MuonAdamWSpec(), config.n_embd, rank, world_size)
+        model(ids, ids).backward()
+        optimizer.step()
+        moments = sum(value.nbytes for state in optimizer.state.values() for value in state.values())
+        assert moments == pytest.approx(expected["optimizer"], rel=0.05)
+        assert expected["gradients"] == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+        trained |= {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert trained >= {name for name, p in model.named_parameters() if model.param_roles()[name] == "embedding"}
+
+
 def test_a_step_that_fits_changes_nothing() -> None:
     made = plan(with_memory(10**12), NanoChatSpec(depth=1, n_embd=32, head_dim=16, sequence_len=16), rows=2)
     assert tried(made, MuonAdamWSpec()) is made
@@ -116,6 +175,46 @@ def test_out_of_memory_ends_with_the_command_that_fits() -> None:
     assert shlex.split(command) == [
         *("python", "train.py", "hw=h100x8", 'run.name="a,b"', "model.depth=4", f"hw.tokens_per_device={24 * 128}")
     ]
+
+
+def test_the_command_fits_where_half_would_not() -> None:
+    small = with_memory(750_000_000)
+    made = plan(small).with_micro_batch(48)
+    assert not made.with_micro_batch(24).fits
+    said, command = str(out_of_memory_advice(made, [], FULL)).split("\n")
+    rows = int(command.split("=")[-1]) // 128
+    assert rows == plan(small).micro_batch_rows and made.with_micro_batch(rows).fits
+    assert "may still be too much" not in said and f"micro-batches of {rows} rows" in said
+    told = str(out_of_memory_advice(plan(with_memory(10**6)).with_micro_batch(48), [], FULL))
+    assert "may still be too much (then add hw.recompute=true)" in told
+    assert told.endswith("train.py hw.tokens_per_device=128")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "started", "words"),
+    [
+        (1, {}, "python train.py"),
+        (2, {"SLURM_STEP_NUM_TASKS": "8"}, "srun python train.py"),
+        (
+            2,
+            {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "host7"},
+            "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=host7:29500 train.py",
+        ),
+    ],
+)
+def test_the_command_takes_the_devices_that_a_launcher_has_started(
+    nodes: int, started: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_STEP_NUM_TASKS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    made = plan(dataclasses.replace(with_memory(10**12), devices=4, nodes=nodes))
+    rows = 48 // 4 // nodes
+    assert made.micro_batch_rows == rows
+    message = str(out_of_memory_advice(made, ["model.depth=4", "hw.devices=null"], FULL))
+    assert message.endswith(f"\n  {words} model.depth=4 hw.tokens_per_device={rows // 2 * 128} hw.devices=4")
+    assert ("on every node" in message) == (nodes > 1)
 
 
 def test_where_one_row_is_too_much_it_says_what_else_helps() -> None:

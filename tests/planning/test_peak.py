@@ -12,8 +12,9 @@ from nanochat_pl.planning.memory import memory_bytes
 from tests.processes import REPOSITORY
 
 STEPS = """
-import os, resource, sys
+import os, sys
 import torch
+from nanochat_pl.core.peak_memory import peak_memory_bytes
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.optim.muon import MuonAdamWSpec
@@ -38,10 +39,11 @@ with open("/proc/self/statm") as told:
 depth, width, head_dim, T, rows, vocabulary = map(int, sys.argv[1:7])
 spec = NanoChatSpec(depth=depth, n_embd=width, head_dim=head_dim, sequence_len=T, window_pattern=sys.argv[7])
 steps(spec.config(vocabulary), rows)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+print(peak_memory_bytes() - before)
 """
 
 SHAPES = [
+    (4, 128, 32, 128, 16, 1024, "L"),
     (4, 256, 64, 512, 8, 8192, "L"),
     (4, 256, 64, 2048, 2, 8192, "SSSL"),
     (6, 384, 64, 512, 4, 8192, "SSSL"),

@@ -86,7 +86,9 @@ def test_a_model_larger_than_the_memory_is_refused_and_a_tight_one_advised() -> 
     state = sum(made.memory_bytes[name] for name in ("weights", "gradients", "optimizer"))
     tight = with_memory(made, state + 1)
     tight.check_memory()
-    assert "may not fit: try hw.tokens_per_device=384" in tight.text()
+    assert "may not fit: try hw.tokens_per_device=32, hw.recompute=true, a smaller model" in tight.text()
+    half = sum(made.with_micro_batch(12).memory_bytes.values())
+    assert "may not fit: try hw.tokens_per_device=384\n" in with_memory(made, half * 10 // 9 + 1).text()
     with pytest.raises(UserError, match=r"weights, gradients, optimizer take .* but the device has"):
         with_memory(made, state - 1).check_memory()
 
