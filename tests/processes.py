@@ -55,12 +55,12 @@ def train_anew(*arguments: str, runs: Path, environment: dict[str, str] | None =
     return process.returncode, output
 
 
-def train(*arguments: str, runs: Path) -> tuple[int, str]:
+def train(*arguments: str, runs: Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
     """The same in a fork of a process that has imported the libraries, which is most of a short training's time.
 
     What is registered with `atexit` doesn't run there, and variables that libraries read when imported come too late.
     """
-    [(code, output)] = _ended([_fork(arguments, runs, runs / "output.txt", {})])
+    [(code, output)] = _ended([_fork(arguments, runs, runs / "output.txt", environment or {})])
     return code, output
 
 
@@ -79,7 +79,20 @@ def train_together(
     """
     shared = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+    return train_placed(
+        [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)],
+        *arguments, runs=runs, only_rank=only_rank, joined=joined,
+    )  # fmt: skip
+
+
+def train_placed(
+    ranks: list[dict[str, str]],
+    *arguments: str,
+    runs: Path,
+    only_rank: dict[int, tuple[str, ...]] | None = None,
+    joined: Sequence[int] | None = None,
+) -> list[tuple[int, str]]:
+    """The same with the variables of each rank as another launcher sets them."""
     forks = [
         _fork((*arguments, *(only_rank or {}).get(rank, ())), runs, runs / f"output-{rank}.txt", own)
         for rank, own in enumerate(ranks)
@@ -119,6 +132,9 @@ def _ended(forks: list[Fork], joined: Sequence[int] | None = None) -> list[tuple
 def _run(arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    if "HF_ENDPOINT" in environment:  # it was imported, by what other libraries import, with other variables
+        for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:
+            del sys.modules[name]
     os.chdir(REPOSITORY)
     with output.open("w") as file:
         for descriptor in (1, 2):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.core.launch import launch
-from tests.processes import SMALL, free_port, losses, start_training, train_anew
+from tests.processes import SMALL, free_port, losses, start_training, train, train_anew, train_placed, train_together
 from tests.test_several_processes import fault
 
 TORCHRUN = ("-m", "torch.distributed.run")
@@ -45,7 +45,7 @@ def test_a_signal_to_the_launching_process_saves_and_ends_all(tmp_path: Path, na
     assert process.returncode == code, output
     assert output.count(f"Stopped by {name} after step") == 1 and "Traceback" not in output
     assert summary(run)["status"] == "interrupted"
-    code, output = train_anew(*SMALL, "hw.devices=2", f"horizon.steps={summary(run)['step'] + 2}", runs=tmp_path)
+    code, output = train(*SMALL, f"horizon.steps={summary(run)['step'] + 2}", runs=tmp_path)
     assert code == 0 and f"Going on from step {last_checkpoint(run) - 2}" in output, output
 
 
@@ -75,9 +75,10 @@ def test_nothing_trains_on_where_the_launching_process_is_killed(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_mistake_of_all_is_told_once(tmp_path: Path) -> None:
-    code, output = train_anew(*SMALL, "hw.devices=3", "horizon.total_batch_tokens=96", runs=tmp_path)
-    assert code == 2 and output.count("data.streams=4 is not a multiple of 3 devices") == 1, output
-    assert "Traceback" not in output
+    results = train_together(3, *SMALL, "horizon.total_batch_tokens=96", runs=tmp_path)
+    assert [code for code, _ in results] == [2] * 3
+    assert "".join(output for _, output in results).count("data.streams=4 is not a multiple of 3 devices") == 1, results
+    assert not any("Traceback" in output for _, output in results)
 
 
 @pytest.mark.slow
@@ -91,7 +92,7 @@ def test_torchrun_starts_a_killed_worker_again(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "test").iterdir()] == ["base"]  # it is not started over by the restart
     run = tmp_path / "test/base"
     assert sorted(map(int, losses(run))) == list(range(1, 25))
-    code, alone = train_anew(*SMALL, runs=tmp_path / "alone")
+    code, alone = train(*SMALL, runs=tmp_path / "alone")
     assert code == 0, alone
     for step, row in losses(tmp_path / "alone/test/base").items():
         assert float(losses(run)[step]["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=1e-4)
@@ -122,22 +123,20 @@ def test_srun(tmp_path: Path) -> None:
         "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost", "SLURM_NODEID": "0",
         "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "test",
     }  # fmt: skip
-    tasks = [
-        start_training(*SMALL, runs=tmp_path, environment=shared | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
-        for rank in ("0", "1")
-    ]
-    outputs = [task.communicate(timeout=240)[0] for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], outputs
+    tasks = [shared | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
+    results = train_placed(tasks, *SMALL, runs=tmp_path)
+    assert [code for code, _ in results] == [0, 0], results
     assert summary(tmp_path / "test/base")["world_size"] == 2
 
 
 @pytest.mark.slow
 def test_a_launcher_that_does_not_fit_the_profile(tmp_path: Path) -> None:
-    launcher = (*TORCHRUN, "--standalone", "--nproc-per-node=2")
-    output, _ = start_training(*SMALL, "hw.devices=4", runs=tmp_path, launcher=launcher).communicate(timeout=120)
-    assert "hw.devices is 4, but there are 2 processes on this node" in output
-    output, _ = start_training("-m", "seed=1,2", *SMALL, runs=tmp_path, launcher=launcher).communicate(timeout=120)
-    assert "A sweep starts the processes of each job itself" in output
+    results = train_together(2, *SMALL, "hw.devices=4", runs=tmp_path)
+    outputs = [output for _, output in results]
+    assert [code for code, _ in results] == [2, 2]
+    assert "hw.devices is 4, but there are 2 processes on this node" in outputs[0] and not outputs[1]
+    (refused, *_) = train_together(2, "-m", "seed=1,2", *SMALL, runs=tmp_path)
+    assert refused[0] == 2 and "A sweep starts the processes of each job itself" in refused[1]
 
 
 def wait_for_step(run: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_failed_job_is_named_and_the_others_run(tmp_path: Path) -> None:
     assert "Job 2 failed: The width 33" in table and "mean of 2 seeds" in table, table
     before = [job.get("val_bpb") for job in jobs_of(tmp_path)]
     (tmp_path / "sweeps").rename(tmp_path / "before")
-    code, output = train_anew("-m", *options, runs=tmp_path)
+    code, output = train("-m", *options, runs=tmp_path)
     assert code == 2 and output.count("is finished (2 steps") == 4, output
     assert [job.get("val_bpb") for job in jobs_of(tmp_path)] == before and before[0] is not None
 

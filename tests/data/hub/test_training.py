@@ -14,7 +14,7 @@ from nanochat_pl.data.stream import Dealer
 from tests.data.hub.conftest import REPO
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
-from tests.processes import SMALL, losses, start_training, train, train_anew
+from tests.processes import SMALL, losses, start_training, train
 
 OPTIONS = (
     *(option for option in SMALL if not option.startswith(("data.num_documents", "data.val_documents"))),
@@ -26,7 +26,7 @@ OPTIONS = (
 @pytest.mark.slow
 def test_the_rows_do_not_depend_on_how_they_came(hub: HubServer, tmp_path: Path) -> None:
     def run(name: str, *options: str) -> tuple[int, str]:
-        return train_anew(*OPTIONS, *options, runs=tmp_path / name, environment=hub_environment(hub, tmp_path / name))
+        return train(*OPTIONS, *options, runs=tmp_path / name, environment=hub_environment(hub, tmp_path / name))
 
     code, output = run("whole")
     assert code == 0, output
@@ -51,10 +51,10 @@ def test_the_rows_do_not_depend_on_how_they_came(hub: HubServer, tmp_path: Path)
 @pytest.mark.slow
 def test_what_cannot_be_had_ends_with_its_code_and_a_paragraph(hub: HubServer, tmp_path: Path) -> None:
     environment = hub_environment(hub, tmp_path)
-    code, output = train_anew(*OPTIONS, "data.config=smal", runs=tmp_path / "a", environment=environment)
+    code, output = train(*OPTIONS, "data.config=smal", runs=tmp_path / "a", environment=environment)
     assert code == 2 and "did you mean 'small'" in output and "Traceback" not in output
     hub.down()
-    code, output = train_anew(*OPTIONS, runs=tmp_path / "b", environment=environment)
+    code, output = train(*OPTIONS, runs=tmp_path / "b", environment=environment)
     assert code == 3 and "The hub cannot be reached" in output and "Traceback" not in output
 
 
@@ -85,7 +85,7 @@ def test_a_run_ends_although_its_loader_waits_for_the_hub(hub: HubServer, tmp_pa
     for name in last_to_be_read(hub):
         hub.fail(name, "500")
     options = (*OPTIONS, *WITHOUT_THE_LAST, "horizon.steps=62")
-    code, output = train_anew(*options, runs=tmp_path, environment=hub_environment(hub, tmp_path))
+    code, output = train(*options, runs=tmp_path, environment=hub_environment(hub, tmp_path))
     assert code == 0, output
     assert "No answer from the hub" in output, "its loader was ahead, and waited"
 
@@ -93,7 +93,7 @@ def test_a_run_ends_although_its_loader_waits_for_the_hub(hub: HubServer, tmp_pa
 @pytest.mark.slow
 def test_a_signal_during_an_outage_ends_and_saves(hub: HubServer, tmp_path: Path) -> None:
     options = (*OPTIONS, *WITHOUT_THE_LAST)
-    code, output = train_anew(*options, runs=tmp_path / "whole", environment=hub_environment(hub, tmp_path))
+    code, output = train(*options, runs=tmp_path / "whole", environment=hub_environment(hub, tmp_path))
     assert code == 0, output
     expected = losses(tmp_path / "whole/test/base")
 
@@ -112,7 +112,7 @@ def test_a_signal_during_an_outage_ends_and_saves(hub: HubServer, tmp_path: Path
     assert (run / f"checkpoints/step-{step:08d}.ckpt").exists()
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
     hub.heal()
-    code, output = train_anew(*options, runs=tmp_path / "stopped", environment=environment)
+    code, output = train(*options, runs=tmp_path / "stopped", environment=environment)
     assert code == 0 and f"Going on from step {step}" in output, output
     assert losses(run) == expected
     assert json.loads((run / "summary.json").read_text())["data"]["left_out_shards"] == 0
