@@ -25,6 +25,8 @@ MAX_SEED = 2**31 - 1
 SECONDS_BETWEEN_UPDATES = 0.06
 SECONDS_OF_OVERTAKING = 5.0
 """For so long after a stop, a question may arrive that was sent before it."""
+SECONDS_OF_SENDING = 1.0
+"""For so long after an answer's end, its last words may be on their way to the browser."""
 Turn = dict[str, Any]
 Chat = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class Answers:
         self._service = service
         self._running: dict[str, _Run] = {}
         self._stopped: dict[str, float] = {}  # session -> when
+        self._ended: dict[str, float] = {}  # session -> when
 
     def is_too_early(self, session: str, turns: list[Turn]) -> bool:
         """Whether the session has an answer under way, or had when the browser, which showed `turns`, asked."""
@@ -96,12 +99,11 @@ class Answers:
                 is overwritten by the last of the answer, which Gradio sends once more.
         """
         run = self._running.get(session)
-        if run is None:
+        if run is None:  # what is shown next must not be overtaken by the end of an answer
+            await asyncio.sleep(self._ended.get(session, float("-inf")) + SECONDS_OF_SENDING - time.monotonic())
             return False
         run.instead = instead
-        now = time.monotonic()
-        recent = {other: at for other, at in self._stopped.items() if now - at < SECONDS_OF_OVERTAKING}
-        self._stopped = recent | {session: now}
+        self._stopped = _with_now(self._stopped, session, SECONDS_OF_OVERTAKING)
         run.stopping.set()
         await run.ended.wait()
         return True
@@ -137,7 +139,14 @@ class Answers:
             writer.end(stopped=run.stopping.is_set())
             run.ended.set()
             self._running.pop(session, None)
+            self._ended = _with_now(self._ended, session, SECONDS_OF_SENDING)
         yield run.instead
+
+
+def _with_now(times: dict[str, float], session: str, seconds: float) -> dict[str, float]:
+    """Those of the last seconds, and that of the session now."""
+    now = time.monotonic()
+    return {other: at for other, at in times.items() if now - at < seconds} | {session: now}
 
 
 class _Writer:

@@ -1,6 +1,7 @@
 """What the page asks for, from what is on the screen; what it says of models."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.demo import page_answer
 from nanochat_pl.demo.job import AnswerRequest, Delta
 from nanochat_pl.demo.models import ModelInfo
 from nanochat_pl.demo.page_answer import Answers, messages_of, new_answer, seed_of
@@ -85,3 +87,24 @@ def test_what_is_said_of_models_and_answers() -> None:
     assert status(1, 0.0, "length") == "1 token · reached its maximum length"
     assert status(0, 0.0, "stopped") == "stopped"
     assert "oldest 2 messages were" in left_out(2)
+
+
+class Short:
+    """A service that ends at once."""
+
+    async def stream(self, request: AnswerRequest) -> AsyncGenerator[Delta, None]:
+        return
+        yield cast(Delta, None)
+
+
+def test_what_is_shown_next_waits_for_the_end_of_an_answer_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_answer, "SECONDS_OF_SENDING", 0.3)
+
+    async def ask_and_clear() -> None:
+        answers = Answers(cast(Service, Short()))
+        async for _ in answers.write("me", lambda: cast(AnswerRequest, None), new_answer(None)):
+            ended = time.monotonic()
+        assert not await answers.stop("another") and time.monotonic() - ended < 0.3
+        assert not await answers.stop("me") and time.monotonic() - ended > 0.2
+
+    asyncio.run(ask_and_clear())

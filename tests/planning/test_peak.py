@@ -46,7 +46,6 @@ SHAPES = [
     (4, 128, 32, 128, 16, 1024, "L"),
     (4, 256, 64, 512, 8, 8192, "L"),
     (4, 256, 64, 2048, 2, 8192, "SSSL"),
-    (6, 384, 64, 512, 4, 8192, "SSSL"),
 ]
 """Depth, width, head size, context, rows, vocabulary, windows."""
 
