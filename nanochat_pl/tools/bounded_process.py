@@ -108,14 +108,15 @@ class _Streams:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return "time"
-            events = self._selector.select(min(remaining, _POLL_SECONDS))
+            ended = self._process.poll() is not None  # before the pipes are looked at: then they hold all it wrote
+            events = self._selector.select(0 if ended else min(remaining, _POLL_SECONDS))
             for key, _ in events:
                 if key.data is None:
                     self._send(key.fd)
                 elif not self._receive(key.fd, key.data):
                     return "output"
             # Something that the process left behind may hold its pipes open.
-            if not events and self._process.poll() is not None:
+            if ended and not events:
                 return None
         return None
 
