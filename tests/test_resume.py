@@ -93,7 +93,7 @@ def test_killed_at_any_moment_loses_the_steps_since_the_last_checkpoint(tmp_path
 
     The killed ones are started from nothing, the other two are forks: their sets are in different orders too.
     """
-    options = (*SMALL, "horizon.steps=150", "trainer.validate_every_n_steps=3")
+    options = (*SMALL, "horizon.steps=100", "trainer.validate_every_n_steps=3")
     assert train(*options, runs=tmp_path / "whole")[0] == 0
     run = tmp_path / "killed/test/base"
     rng, reached = random.Random(0), 0
