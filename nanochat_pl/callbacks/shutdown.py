@@ -5,7 +5,6 @@ SIGINT is the user's, SIGTERM the system's, SIGUSR2 a queue's whose time for the
 
 import signal
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -18,8 +17,6 @@ from nanochat_pl.callbacks.checkpoints import Checkpoints
 from nanochat_pl.core.errors import Interrupted
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-REPEATED_SECONDS = 0.5
-"""A signal repeated so soon is the same one: the kernel tells of a parent's death once for each of its threads."""
 
 
 class SaveOnSignal(Callback):
@@ -38,7 +35,7 @@ class SaveOnSignal(Callback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._own: dict[int, float] = {}  # when it came here; what came to another process may yet come
+        self._own: set[int] = set()  # those that came here; what came to another process may yet come
         self._before: dict[Any, Any] = {}
         self._interrupt_data: Callable[[BaseException], None] = lambda error: None
         self._no_data: Interrupted | None = None
@@ -98,10 +95,10 @@ class SaveOnSignal(Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if now - self._own.setdefault(number, now) > REPEATED_SECONDS:
+        if number in self._own:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+        self._own.add(number)
         self.received = signal.Signals(number)
         self._no_data = Interrupted(f"Stopped by {self.received.name}.", exit_code=128 + number)
         self._interrupt_data(self._no_data)

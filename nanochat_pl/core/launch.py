@@ -1,13 +1,14 @@
 """A training's own processes, one for each device of this machine, through torch's elastic agent (as torchrun)."""
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ JOB = "NANOCHAT_PL_JOB"
 """The variable that names the file with a worker's job."""
 SAVING_SECONDS = 300
 """So long the processes may save their state after a signal, before they are killed."""
+LOOKING_SECONDS = 0.5
+"""How often a process looks whether the one that launched it lives."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """Signals that the processes get from this one: those for which they save their state."""
 
@@ -107,9 +110,14 @@ def _handlers() -> Iterator[None]:
 
 
 def _end_with(parent: int) -> None:
-    """Have SIGTERM sent to this process when its parent dies, in whatever way; else it would train on unseen."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            signal.raise_signal(signal.SIGTERM)
+    """Send SIGTERM to this process when its parent dies, in whatever way; else it would train on unseen.
+
+    Once: Linux's own PR_SET_PDEATHSIG comes for every thread of the parent.
+    """
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOKING_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, name="parent", daemon=True).start()
