@@ -34,6 +34,7 @@ ON_LOAD = """() => {
     for (const button of document.querySelectorAll("#top button")) button.title = button.textContent.trim();
     document.querySelector("#more").ariaExpanded = false;
 }"""
+WELCOME = "(chat, welcome) => ({ ...chat, welcome })"
 OTHER_THEME = """() => {
     const dark = document.body.classList.toggle("dark");
     localStorage.setItem("theme", dark ? "dark" : "light");
@@ -107,6 +108,7 @@ class _Page:
             apply_default_css=False,
             elem_id="conversation",
         )
+        self.welcome = gr.JSON(visible=False)
         self.box = gr.Textbox(
             "", label="Message", show_label=False, submit_btn=True, max_lines=8, autofocus=True, elem_id="message"
         )
@@ -125,7 +127,7 @@ class _Page:
     def _connect(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         sampling = [self.temperature, self.top_k, self.top_p, self.max_tokens, self.seed]
-        described = [self.chat, self.box, self.note]
+        described = [self.welcome, self.box, self.note]
         gr.on(
             [self.box.submit, self.chat.submit],
             self.ask,
@@ -138,9 +140,12 @@ class _Page:
         self.box.stop(self.stop, None, None, concurrency_limit=None, queue=False, **quiet)
         self.chat.undo(self.undo, [self.chat, self.model], [self.chat, self.box], **quiet)
         self.new_chat.click(self.clear, self.model, self.chat, concurrency_limit=None, **quiet)
-        self.model.input(self.describe, [self.chat, self.model], described, **quiet)
-        self.look_again.click(self.look, [self.chat, self.model], [self.model, *described], **quiet)
-        self.blocks.load(self.look, [self.chat, self.model], [self.model, *described], **quiet)
+        for described_anew in (
+            self.model.input(self.describe, self.model, described, **quiet),
+            self.look_again.click(self.look, self.model, [self.model, *described], **quiet),
+            self.blocks.load(self.look, self.model, [self.model, *described], **quiet),
+        ):  # in the browser, where nothing that was said meanwhile is lost
+            described_anew.then(None, [self.chat, self.welcome], self.chat, js=WELCOME, **quiet)
         self.blocks.load(None, js=ON_LOAD)
         self.theme.click(None, js=OTHER_THEME)
         self.more.click(None, js=OPEN_OR_CLOSE_SETTINGS)
@@ -191,20 +196,19 @@ class _Page:
         *turns, question, _ = chat["turns"]
         return {"turns": turns, "welcome": welcome(await self._find(model))}, question["text"]
 
-    async def look(self, chat: Chat, selected: str | None) -> tuple[Any, ...]:
+    async def look(self, selected: str | None) -> tuple[Any, ...]:
         """Look for models; what was chosen stays chosen if it is still there."""
         models = await self._service.models()
         default = await self._service.default_model()
         names = [model.name for model in models]
         selected = selected if selected in names else default
         choices = [(choice_label(model, model.name == default), model.name) for model in models]
-        return gr.Dropdown(choices=choices, value=selected), *await self.describe(chat, selected)
+        return gr.Dropdown(choices=choices, value=selected), *await self.describe(selected)
 
-    async def describe(self, chat: Chat, selected: str | None) -> tuple[Any, ...]:
+    async def describe(self, selected: str | None) -> tuple[Any, ...]:
         """What the page says about the chosen model: in the empty conversation, in the input, and under it."""
         info = await self._find(selected)
-        greeted = gr.skip() if chat["turns"] else {"turns": [], "welcome": welcome(info)}
-        return greeted, gr.Textbox(placeholder=placeholder(info)), html.escape(note(info))
+        return welcome(info), gr.Textbox(placeholder=placeholder(info)), html.escape(note(info))
 
     async def _find(self, name: str | None) -> ModelInfo | None:
         return next((model for model in await self._service.models() if model.name == name), None)

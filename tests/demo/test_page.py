@@ -292,6 +292,28 @@ def test_a_new_model_is_found(page: Page, server: Server, runs: Path) -> None:
     expect(page.get_by_role("alert").last).to_contain_text("later/base")
 
 
+def test_what_is_asked_right_after_a_choice_of_the_model_stays(page: Page, server: Server) -> None:
+    page.evaluate("""() => {
+        const now = window.fetch;
+        let first = true;
+        window.fetch = async (...request) => {
+            if (first && String(request[0]).includes("queue/join")) {
+                first = false;
+                await new Promise((resolve) => setTimeout(resolve, 2000));
+                window.late = true;
+            }
+            return now(...request);
+        };
+    }""")
+    page.get_by_role("combobox", name="Model").click()
+    page.get_by_role("option", name="talk/sft").click()
+    send(page, "Hello")
+    expect(answers(page).last).not_to_be_empty()
+    page.wait_for_function("window.late")
+    expect(page.locator("#note")).to_contain_text("talk/sft")
+    expect(answers(page)).to_have_count(1)
+
+
 def test_without_a_model_it_says_how_to_train_one(page: Page, server: Server, runs: Path, shoot: Shoot) -> None:
     def is_said() -> bool:
         page.get_by_role("button", name="Look for models again").click()
