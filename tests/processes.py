@@ -1,6 +1,8 @@
 """Real runs of train.py in processes of their own, for tests."""
 
+import atexit
 import csv
+import itertools
 import multiprocessing
 import os
 import runpy
@@ -24,6 +26,7 @@ SMALL = (
 PICTURED = tuple(option for option in SMALL if option != "callbacks.loss_picture=null")
 
 
+STARTED = itertools.count()
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.preloaded"])
 
@@ -58,10 +61,15 @@ def train_anew(*arguments: str, runs: Path, environment: dict[str, str] | None =
 def train(*arguments: str, runs: Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
     """The same in a fork of a process that has imported the libraries, which is most of a short training's time.
 
-    What is registered with `atexit` doesn't run there, and variables that libraries read when imported come too late.
+    Variables that libraries read when imported come too late there.
     """
-    [(code, output)] = _ended([_fork(arguments, runs, runs / "output.txt", environment or {})])
+    [(code, output)] = _ended([start_fork(*arguments, runs=runs, environment=environment)])
     return code, output
+
+
+def start_fork(*arguments: str, runs: Path, environment: dict[str, str] | None = None) -> "Fork":
+    """Start such a fork."""
+    return Fork(arguments, runs, runs / f"output-{next(STARTED)}.txt", environment or {})
 
 
 def train_together(
@@ -94,7 +102,7 @@ def train_placed(
 ) -> list[tuple[int, str]]:
     """The same with the variables of each rank as another launcher sets them."""
     forks = [
-        _fork((*arguments, *(only_rank or {}).get(rank, ())), runs, runs / f"output-{rank}.txt", own)
+        Fork((*arguments, *(only_rank or {}).get(rank, ())), runs, runs / f"output-{rank}.txt", own)
         for rank, own in enumerate(ranks)
     ]
     return _ended(forks, joined)
@@ -107,26 +115,44 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-Fork = tuple[BaseProcess, Path]
+class Fork:
+    """A training in a fork, with what tests use of `subprocess.Popen`."""
 
+    def __init__(self, arguments: tuple[str, ...], runs: Path, output: Path, more: dict[str, str]):
+        runs.mkdir(parents=True, exist_ok=True)
+        self._output = output
+        self._process: BaseProcess = FORKS.Process(target=_run, args=(arguments, environment_of(runs) | more, output))
+        self._process.start()
 
-def _fork(arguments: tuple[str, ...], runs: Path, output: Path, more: dict[str, str]) -> Fork:
-    runs.mkdir(parents=True, exist_ok=True)
-    process = FORKS.Process(target=_run, args=(arguments, environment_of(runs) | more, output))
-    process.start()
-    return process, output
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def communicate(self, timeout: float = 300) -> tuple[str, None]:
+        self._process.join(timeout)
+        text = self._output.read_text() if self._output.exists() else ""  # killed at once
+        assert self.returncode is not None, f"It did not end:\n{text}"
+        return text, None
 
 
 def _ended(forks: list[Fork], joined: Sequence[int] | None = None) -> list[tuple[int, str]]:
     awaited = forks if joined is None else [forks[rank] for rank in joined]
-    for process, _ in awaited:
-        process.join(timeout=300)
-    results = [(process.exitcode, output.read_text()) for process, output in awaited]
-    for process, _ in forks:
-        process.kill()
-    for code, text in results:
-        assert code is not None, f"It did not end:\n{text}"
-    return results
+    try:
+        outputs = [fork.communicate()[0] for fork in awaited]
+        return [(fork.returncode or 0, output) for fork, output in zip(awaited, outputs)]
+    finally:
+        for fork in forks:
+            fork.kill()
 
 
 def _run(arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
@@ -140,7 +166,10 @@ def _run(arguments: tuple[str, ...], environment: dict[str, str], output: Path) 
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     sys.argv = ["train.py", *arguments]
-    runpy.run_path("train.py", run_name="__main__")
+    try:
+        runpy.run_path("train.py", run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
 
 
 def losses(run: Path) -> dict[str, dict[str, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.callbacks.checkpoints import is_sound
-from tests.processes import PICTURED, REPOSITORY, SMALL, start_training, train
+from tests.processes import PICTURED, REPOSITORY, SMALL, start_fork, train
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_trainings_in_one_folder_and_kill_at_any_moment(tmp_path: Path) -> None:
-    first = start_training(*SMALL, "horizon.steps=100000", "callbacks.metrics.every_n_steps=1000", runs=tmp_path)
+    first = start_fork(*SMALL, "horizon.steps=100000", "callbacks.metrics.every_n_steps=1000", runs=tmp_path)
     checkpoints = tmp_path / "test/base/checkpoints"
     deadline = time.monotonic() + 120
     while not (checkpoints / "last.ckpt").exists():

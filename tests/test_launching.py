@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.core.launch import launch
-from tests.processes import SMALL, free_port, losses, start_training, train, train_anew, train_placed, train_together
+from tests.processes import (
+    SMALL,
+    free_port,
+    losses,
+    start_fork,
+    start_training,
+    train,
+    train_anew,
+    train_placed,
+    train_together,
+)
 from tests.test_several_processes import fault
 
 TORCHRUN = ("-m", "torch.distributed.run")
@@ -37,7 +47,7 @@ def test_devices_get_a_process_each_in_every_job_of_a_sweep(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_to_the_launching_process_saves_and_ends_all(tmp_path: Path, name: str, code: int) -> None:
-    process = start_training(*SMALL, "hw.devices=2", "horizon.steps=100000", runs=tmp_path)
+    process = start_fork(*SMALL, "hw.devices=2", "horizon.steps=100000", runs=tmp_path)
     run = tmp_path / "test/base"
     wait_for_step(run)
     process.send_signal(signal.Signals[name])
@@ -61,11 +71,11 @@ def test_launching_leaves_the_signals_as_they_were(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nothing_trains_on_where_the_launching_process_is_killed(tmp_path: Path) -> None:
-    process = start_training(*SMALL, "hw.devices=2", "horizon.steps=100000", runs=tmp_path)
+    process = start_fork(*SMALL, "hw.devices=2", "horizon.steps=100000", runs=tmp_path)
     run = tmp_path / "test/base"
     wait_for_step(run)
     process.kill()
-    process.wait()
+    process.communicate()
     for _ in range(1200):
         if summary(run).get("status") == "interrupted":
             return

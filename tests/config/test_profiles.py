@@ -79,9 +79,11 @@ def test_every_recipe_and_stage_plans_on_some_hardware(hw: str, recipe: str, sta
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hw", names("hw"))
-def test_every_combination_plans(hw: str) -> None:
-    for recipe, stage in itertools.product(names("recipe"), STAGES):
-        assert planned(f"hw={hw}", f"recipe={recipe}", f"stage={stage}").seconds > 0
+def test_every_recipe_and_every_stage_plans_on_all_hardware(hw: str) -> None:
+    stages = itertools.cycle(STAGES)
+    for recipe in names("recipe"):  # the stages of the profile's own, and of each other recipe the next stage
+        for stage in STAGES if recipe == RECIPES[hw] else (next(stages),):
+            assert planned(f"hw={hw}", f"recipe={recipe}", f"stage={stage}").seconds > 0
 
 
 @pytest.mark.parametrize(("hw", "recipe"), [(hw, recipe) for hw, recipe in RECIPES.items() if recipe != "tiny"])

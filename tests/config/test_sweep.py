@@ -15,7 +15,7 @@ import pytest
 from nanochat_pl.config.compose import CONF_FOLDER
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.sweep_folder import SweepFolder, first_sentence, job_of, spread_over_seeds
-from tests.processes import REPOSITORY, SMALL, start_training, train, train_anew
+from tests.processes import REPOSITORY, SMALL, start_fork, train, train_anew
 
 FEW = ("horizon.steps=2", *(option for option in SMALL if not option.startswith(("run.name", "horizon.steps"))))
 NAMED = "run.name=n${model.n_embd}s${seed}"
@@ -105,7 +105,7 @@ def test_sweeps_lie_where_the_runs_are(variables: dict, root: str, monkeypatch: 
 @pytest.mark.slow
 def test_a_failed_job_is_named_and_the_others_run(tmp_path: Path) -> None:
     options = (*without("model.n_embd"), NAMED, "model.n_embd=32,33,48", "seed=1,2")
-    code, output = train_anew("-m", *options, runs=tmp_path)
+    code, output = train("-m", *options, runs=tmp_path)
     assert code == 2 and "Traceback" not in output, output
     named = f"Job 2 (model.n_embd=33 seed=1) failed, exit code 2; its folder: {tmp_path}/n33s1/base"
     assert output.index(named) < output.index(f"{tmp_path}/n48s1/base"), "at once, and not at the end"
@@ -149,7 +149,7 @@ def test_only_the_stages_behind_a_failure_are_skipped(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_job_whose_own_processes_fail_hides_nothing(tmp_path: Path) -> None:
-    code, output = train_anew(
+    code, output = train(
         "-m", *without("model.n_embd"), NAMED, "model.n_embd=33,32", "seed=1", "hw.devices=2", runs=tmp_path
     )
     assert code == 2 and output.count("choose 32 or 48") == 1 and "Traceback" not in output, output
@@ -160,7 +160,7 @@ def test_a_job_whose_own_processes_fail_hides_nothing(tmp_path: Path) -> None:
 def test_an_interrupt_ends_the_whole_sweep(tmp_path: Path) -> None:
     """Also behind a job that failed, which must leave the signals as they were."""
     options = (*without("model.n_embd", "horizon.steps"), NAMED, "model.n_embd=33,32,48", "seed=1")
-    process = start_training("-m", *options, "horizon.steps=100000", runs=tmp_path)
+    process = start_fork("-m", *options, "horizon.steps=100000", runs=tmp_path)
     started, deadline = tmp_path / "n32s1/base/checkpoints/last.ckpt", time.monotonic() + 200
     while not started.exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -180,7 +180,7 @@ def test_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
     options = (*without("model.n_embd", "horizon.steps"), NAMED, "model.n_embd=33,32", "seed=1", "horizon.steps=16")
     time_is_over = ("+callbacks.kill._target_=tests.faults.Kill", "+callbacks.kill.signal_name=SIGUSR2")
     launcher = ("hydra/launcher=submitit_local", "+callbacks.kill.micro_batch=12")
-    code, output = train_anew("-m", *options, *time_is_over, *launcher, runs=tmp_path)
+    code, output = train("-m", *options, *time_is_over, *launcher, runs=tmp_path)
     assert code == 2 and "Job 0 (model.n_embd=33) failed, exit code 2" in output and "Traceback" not in output, output
     failed, finished = jobs_of(tmp_path)
     assert failed["status"] == "failed" and (finished["status"], finished["step"]) == ("finished", 16)
@@ -196,7 +196,7 @@ def test_a_job_of_several_processes_is_queued_again_when_its_state_is_saved(tmp_
     options = (*without("model.n_embd", "horizon.steps"), NAMED, "model.n_embd=32", "seed=1", "horizon.steps=200")
     time_is_over = ("+callbacks.kill._target_=tests.faults.KillLauncher", "+callbacks.kill.signal_name=SIGUSR2")
     launcher = ("hydra/launcher=submitit_local", "hw.devices=2", "+callbacks.kill.micro_batch=12")
-    code, output = train_anew("-m", *options, *time_is_over, *launcher, runs=tmp_path)
+    code, output = train("-m", *options, *time_is_over, *launcher, runs=tmp_path)
     assert code == 0, output
     assert [(job["status"], job["step"]) for job in jobs_of(tmp_path)] == [("finished", 200)]
     calls = [json.loads(line) for line in (tmp_path / "n32s1/base/invocations.jsonl").read_text().splitlines()]
@@ -232,6 +232,6 @@ def test_a_job_that_is_killed_in_a_process_of_its_own(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_refused_before_anything_runs(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     pytest.importorskip("submitit")
-    code, output = train_anew("-m", *options, runs=tmp_path, environment={"PATH": os.environ["PATH"]})
+    code, output = train("-m", *options, runs=tmp_path, environment={"PATH": os.environ["PATH"]})
     assert code == 2 and said in output and "Traceback" not in output, output
     assert not list(tmp_path.glob("*/base"))

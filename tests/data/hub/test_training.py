@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from nanochat_pl.data.stream import Dealer
 from tests.data.hub.conftest import REPO
 from tests.hub_client import hub_environment
 from tests.hub_server import HubServer
-from tests.processes import SMALL, losses, start_training, train
+from tests.processes import SMALL, Fork, losses, start_fork, train
 
 OPTIONS = (
     *(option for option in SMALL if not option.startswith(("data.num_documents", "data.val_documents"))),
@@ -69,7 +68,7 @@ def last_to_be_read(hub: HubServer) -> list[str]:
     return [f"part-{shard}.parquet" for shard in order[-2:]]
 
 
-def wait_for_outage(hub: HubServer, process: "subprocess.Popen[str]", metrics: Path) -> None:
+def wait_for_outage(hub: HubServer, process: Fork, metrics: Path) -> None:
     """Until nothing has come of the training for a while."""
     seen, since = -1, time.monotonic()
     while seen < 0 or time.monotonic() - since < 3:
@@ -100,7 +99,7 @@ def test_a_signal_during_an_outage_ends_and_saves(hub: HubServer, tmp_path: Path
     for name in last_to_be_read(hub):
         hub.fail(name, "500")
     environment = hub_environment(hub, tmp_path)
-    process = start_training(*options, runs=tmp_path / "stopped", environment=environment)
+    process = start_fork(*options, runs=tmp_path / "stopped", environment=environment)
     run = tmp_path / "stopped/test/base"
     wait_for_outage(hub, process, run / "metrics.csv")
     process.send_signal(signal.SIGTERM)
