@@ -1,5 +1,6 @@
 """What a run's records say about the program and machine that ran it."""
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -30,6 +31,7 @@ def program() -> dict[str, Any]:
     return {"git_commit": git_commit(), "versions": {"python": platform.python_version()} | versions}
 
 
+@functools.cache  # what is edited later is not what runs here
 def git_commit() -> str | None:
     """The commit of the checkout that this package runs from, with "+changes" where it was edited; None outside one."""
     try:

@@ -30,8 +30,7 @@ def train_with(processes: Processes, job: Job) -> None:
     with processes.failing_once(), contextlib.ExitStack() as at_the_end:
         processes.decided_by_first(lambda: _take_folder(job, processes, at_the_end))
         at_the_end.enter_context(logging_to(job.run.log, processes.place.rank))
-        if processes.place.world_size > 1:  # else git would be asked for nothing
-            processes.check_alike(job.facts() | program())
+        processes.check_alike(job.facts() | program())
         fit(job, processes, at_the_end)
     processes.close()
 
