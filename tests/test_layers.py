@@ -13,7 +13,7 @@ LEVELS = {
     "models": 2, "tasks": 2, "data": 2,
     "checkpoint": 3, "inference": 3,
     "evals": 4, "planning": 4, "reporting": 4,
-    "stages": 5, "callbacks": 5, "config": 5,
+    "stages": 5, "callbacks": 5, "config": 5, "diagnosis": 5,
     "training": 6, "cli": 6, "demo": 6,
 }  # fmt: skip
 WITHIN_A_LEVEL = {("data", "tasks"), ("stages", "callbacks")}

@@ -187,7 +187,7 @@ class RunFolder:
         if kept != samples:
             write_text(self.samples, "".join(_sample(step, text) for step, text in kept))
 
-    def record_event(self, kind: str, **fields: Any) -> None:
+    def record_event(self, kind: str, /, **fields: Any) -> None:
         """Append one line to events.jsonl."""
         _append_line(self.events, {"time": _now(), "event": kind} | fields)
 
