@@ -15,6 +15,7 @@ from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import Sources
 from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.nn.molegrad import Streaming
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -24,7 +25,7 @@ from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.cache import cached_tokenizer, find_tokenizer
 from nanochat_pl.tokenizers.specs import CharSpec
 
-SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "hw")
+SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "streaming", "hw")
 INHERITED = ("total_batch_tokens", "lr_scale", "weight_decay_scale")
 """Of the horizon: a later stage has them from the model that it begins with."""
 OTHER_KEYS = (
@@ -42,6 +43,7 @@ class Specs:
     optim: MuonAdamWSpec
     schedule: ScheduleSpec
     horizon: HorizonSpec
+    streaming: Streaming
     hw: HardwareSpec
     seed: int
 
@@ -98,6 +100,7 @@ class Specs:
             speed,
             epoch_tokens,
             self.data.holds,
+            self.streaming,
         )
         return dataclasses.replace(plan, note=note, parent=parent.origin() if parent else {})
 

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 IGNORE_INDEX = -100
 """A target with this value adds neither to the loss nor to the count of weighted tokens."""
@@ -23,3 +23,18 @@ class StepBatch(NamedTuple):
     targets: Tensor
     weights: Tensor | None
     cursor: Any
+
+
+class LowRank(NamedTuple):
+    """A matrix whose gradient G (m, n) is never formed: the backward pass leaves two sketches of it.
+
+    Attributes:
+        weight: (m, n), which gets no gradient.
+        left: (m, k) orthonormal; its gradient is G @ right.
+        right: (n, k) orthonormal, the subspace of inputs that G is seen in; its gradient is G^T @ left, or None where
+            the layer's input is not at hand in the backward pass.
+    """
+
+    weight: nn.Parameter
+    left: nn.Parameter
+    right: nn.Parameter

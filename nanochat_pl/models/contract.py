@@ -1,17 +1,19 @@
 """What a language model must offer to the stages, the engine and the optimizer, and how one is built by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.types import LowRank
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.nanochat import NanoChat
 from nanochat_pl.nn.float8 import use_float8
 from nanochat_pl.nn.kv_cache import KVCache
+from nanochat_pl.nn.molegrad import stream
 
 ROLES = ("matrix", "embedding", "value_embedding", "unembedding", "resid_scalar", "x0_scalar", "gate")
 """What a parameter is for; the optimizer's recipe has a row for each."""
@@ -21,9 +23,15 @@ ARCHITECTURES: dict[str, tuple[type[NanoChatConfig], type[NanoChat]]] = {"nanoch
 
 
 class LanguageModel(Protocol):
-    """A causal language model: `nn.Module` with these members."""
+    """A causal language model: `nn.Module` with these members.
+
+    Attributes:
+        low_rank: by name, the weights that get no gradient but sketches of it (nn/molegrad.py). The matrices of a block
+            stand under its parts `attn` and `mlp`.
+    """
 
     config: Any
+    low_rank: Mapping[str, LowRank]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """`forward`."""
@@ -106,6 +114,8 @@ def build_model(
     model.init_buffers()
     if seed is not None:
         model.init_weights(seed)
+    if model.execution.streaming.enabled:
+        model.low_rank = stream(model, model.execution.streaming)
     if model.execution.float8 and not model.head.weight.is_meta:
         use_float8(model.blocks)
     return model

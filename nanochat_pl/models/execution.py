@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from nanochat_pl.core.hardware import AttentionBackend
+from nanochat_pl.nn.molegrad import DENSE, Streaming
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,11 @@ class Execution:
         float8: multiply in float8 in training.
         compile: torch.compile what is computed between the model's large matrix products, in training, where every
             batch has the same shape.
+        streaming: which matrices keep low-rank gradients.
     """
 
     attention: AttentionBackend | None = None
     recompute: bool = False
     float8: bool = False
     compile: bool = False
+    streaming: Streaming = DENSE

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nanochat_pl.core.types import IGNORE_INDEX
+from nanochat_pl.core.types import IGNORE_INDEX, LowRank
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.nanochat_decode import NanoChatDecoder
@@ -22,7 +22,7 @@ from nanochat_pl.nn.attention.choose import choose
 from nanochat_pl.nn.compiled import compiled
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 from nanochat_pl.nn.kv_cache import KVCache
-from nanochat_pl.nn.layers import Linear, relu_squared, rms_norm
+from nanochat_pl.nn.layers import MLP, Linear, rms_norm
 from nanochat_pl.nn.position import RotaryTables, rotary_tables, rotate_and_normalize
 
 VALUE_GATE_CHANNELS = 12
@@ -67,16 +67,6 @@ class Attention(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
 
 
-class MLP(nn.Module):
-    def __init__(self, config: NanoChatConfig):
-        super().__init__()
-        self.fc = Linear(config.n_embd, 4 * config.n_embd)
-        self.proj = Linear(4 * config.n_embd, config.n_embd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(relu_squared(self.fc(x)))
-
-
 class Block(nn.Module):
     """A layer. All blocks with the same window that have a value embedding, or all that have none, compile to one
     graph: what differs between them otherwise (weights, the layer's scales) are its inputs.
@@ -85,7 +75,7 @@ class Block(nn.Module):
     def __init__(self, config: NanoChatConfig, layer: int):
         super().__init__()
         self.attn = Attention(config, layer)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config.n_embd)
 
     def forward(
         self,
@@ -111,6 +101,7 @@ class NanoChat(nn.Module):
 
     Attributes:
         attention: the backend of all layers, chosen when the device is known.
+        low_rank: see `models.contract.LanguageModel`.
     """
 
     attention: Backend
@@ -118,6 +109,7 @@ class NanoChat(nn.Module):
     def __init__(self, config: NanoChatConfig, execution: Execution):
         super().__init__()
         self.config, self.execution = config, execution
+        self.low_rank: dict[str, LowRank] = {}
         embedding_dtype = (
             torch.float32 if config.compute_dtype == "float16" else config.dtype
         )  # GradScaler needs float32

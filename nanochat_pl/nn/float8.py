@@ -8,11 +8,14 @@ import importlib.util
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.nn.layers import MULTIPLE_OF, Linear
+from nanochat_pl.nn.layers import Linear
 
+MULTIPLE_OF = 16
+"""Both sides of a matrix and the number of tokens, where a GPU multiplies in float8."""
 FAST_OUTPUTS, FAST_INPUTS = 1024, 4096
 """A matrix needs more of one of them to be faster in float8 than in bfloat16 (torchao's tables, float8/README.md)."""
 
@@ -43,9 +46,22 @@ def use_float8(model: nn.Module) -> list[str]:
     for name, layer in model.named_modules():
         if isinstance(layer, Linear) and _gains(layer):
             config: Any = Float8LinearConfig(emulate=layer.weight.device.type == "cpu")
-            layer.in_training = (convert_to_float8_training(layer, config=config),)
+            layer.in_training = (_WhereItFits(convert_to_float8_training(layer, config=config)),)
             converted.append(name)
     return converted
+
+
+class _WhereItFits(nn.Module):
+    """A float8 layer, which computes in the input's dtype where it cannot take the number of tokens."""
+
+    def __init__(self, layer: Any):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() % (MULTIPLE_OF * self.layer.in_features):
+            return F.linear(x, self.layer.weight.to(x.dtype))
+        return self.layer(x)
 
 
 def _gains(layer: Linear) -> bool:

@@ -1,4 +1,4 @@
-"""Layers without a home of their own: the casting Linear, RMSNorm without parameters, ReLU squared.
+"""Layers without a home of their own: the casting Linear, the MLP, RMSNorm without parameters, ReLU squared.
 
 The autograd functions save less and pass over memory less often than autograd would: that is what bounds the work
 between two matrix products of an eager step.
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from nanochat_pl.nn.few_rows import MAX_ROWS, in_blocks, product
 
-MULTIPLE_OF = 16
-"""Both sides of a matrix and the number of tokens, where a GPU multiplies in float8."""
-
 _WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 
 
@@ -23,8 +20,8 @@ class Linear(nn.Linear):
     """A linear map without bias whose weight is cast to the input's dtype, so that masters stay float32.
 
     Attributes:
-        in_training: a layer with the same weight that takes its place where gradients are wanted (`nn.float8`); in a
-            tuple, so that it is no part of this one.
+        in_training: a layer with the same weight that takes its place where gradients are wanted (`nn.float8`,
+            `nn.molegrad`); in a tuple, so that it is no part of this one.
     """
 
     in_training: tuple[nn.Module, ...] = ()
@@ -33,7 +30,7 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.in_training and self.training and torch.is_grad_enabled() and self._fits(x):
+        if self.in_training and self.training and torch.is_grad_enabled():
             return self.in_training[0](x)
         weight = self.weight if self.weight.dtype == x.dtype else self.weight.to(x.dtype)
         few = x.numel() <= MAX_ROWS * self.in_features and x.ndim > 1
@@ -41,8 +38,25 @@ class Linear(nn.Linear):
             return product(x.flatten(0, -2), in_blocks(weight)).view(*x.shape[:-1], self.out_features)
         return F.linear(x, weight)
 
-    def _fits(self, x: Tensor) -> bool:
-        return x.numel() % (MULTIPLE_OF * self.in_features) == 0
+
+class MLP(nn.Module):
+    """Four times as wide inside, with ReLU squared.
+
+    Attributes:
+        in_training: as of Linear.
+    """
+
+    in_training: tuple[nn.Module, ...] = ()
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc = Linear(width, 4 * width)
+        self.proj = Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_training and self.training and torch.is_grad_enabled():
+            return self.in_training[0](x)
+        return self.proj(relu_squared(self.fc(x)))
 
 
 def rms_norm(x: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ from typing import Any, Protocol
 from torch import nn
 
 from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.types import LowRank
 
 REFERENCE_WIDTH = 768
 MATRIX = "matrix"
+LOW_RANK = "low_rank"
 
 
 class OptimizerRecipe(Protocol):
@@ -30,6 +32,8 @@ def build_param_groups(
     width: int,
     batch_lr_scale: float = 1.0,
     weight_decay: float | None = None,
+    low_rank: Mapping[str, LowRank] | None = None,
+    low_rank_values: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """One group a role, in the recipe's order; frozen parameters are left out.
 
@@ -38,6 +42,8 @@ def build_param_groups(
         width: n_embd; rates of rows with `scaled_by_width` are multiplied by 1 / sqrt(width / 768).
         batch_lr_scale: multiplies all rates.
         weight_decay: of the matrices, already scaled to the horizon; None takes the recipe's.
+        low_rank: of the frozen matrices that have sketches of their gradient; they make a group of their own, with the
+            matrices' values and `low_rank_values`, whose parameters are the sketches' NAME.left and NAME.right.
 
     Raises:
         UserError: a parameter without role, a role without row, or no parameter at all.
@@ -57,14 +63,17 @@ def build_param_groups(
                 f"The parameter {name} of shape {tuple(parameter.shape)} is no matrix; give it another role."
             )
         members[role].append((name, parameter))
-    if not any(members.values()):
+    if not any(members.values()) and not low_rank:
         raise UserError("The model has no parameter that requires a gradient, so there is nothing to optimize.")
     groups: list[dict[str, Any]] = []
+    members[LOW_RANK] = [
+        (f"{name}.{side}", getattr(low, side)) for name, low in (low_rank or {}).items() for side in ("left", "right")
+    ]
     for role, params in members.items():
         if not params:
             continue
-        if role == MATRIX:
-            values = dict(recipe.matrix_values())
+        if role in (MATRIX, LOW_RANK):
+            values = dict(recipe.matrix_values()) | (dict(low_rank_values or {}) if role == LOW_RANK else {})
             if weight_decay is not None:
                 values["weight_decay"] = weight_decay
         else:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
-from nanochat_pl.optim.groups import MATRIX, build_param_groups
+from nanochat_pl.core.types import LowRank
+from nanochat_pl.optim.groups import LOW_RANK, MATRIX, build_param_groups
+from nanochat_pl.optim.low_rank import LowRankMatrices
 from nanochat_pl.optim.orthogonalize import POLAR_EXPRESS
 from nanochat_pl.optim.sharding import Sharding
 from nanochat_pl.optim.updates import adamw_, muon_
@@ -109,16 +111,32 @@ class MuonAdamWSpec(Spec):
         batch_lr_scale: float = 1.0,
         weight_decay: float | None = None,
         process_group: "dist.ProcessGroup | None" = None,
+        low_rank: Mapping[str, LowRank] | None = None,
+        low_rank_values: Mapping[str, Any] | None = None,
     ) -> "MuonAdamW":
         """The optimizer; the arguments are those of `build_param_groups` and MuonAdamW."""
         groups = build_param_groups(
-            named_parameters, roles, self, width=width, batch_lr_scale=batch_lr_scale, weight_decay=weight_decay
+            named_parameters,
+            roles,
+            self,
+            width=width,
+            batch_lr_scale=batch_lr_scale,
+            weight_decay=weight_decay,
+            low_rank=low_rank,
+            low_rank_values=low_rank_values,
         )
-        return MuonAdamW(groups, grad_clip=self.grad_clip, param_clip=self.param_clip, process_group=process_group)
+        return MuonAdamW(
+            groups,
+            grad_clip=self.grad_clip,
+            param_clip=self.param_clip,
+            process_group=process_group,
+            low_rank=(low_rank or {}).values(),
+        )
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon for the group of role `matrix`, AdamW for the others (Loshchilov and Hutter, arXiv 1711.05101).
+    """Muon for the group of role `matrix`, AdamW for the others (Loshchilov and Hutter, arXiv 1711.05101), and
+    MoleGrad for matrices that have sketches of their gradient only (nn/molegrad.py).
 
     Muon (Jordan, kellerjordan.github.io/posts/muon): Nesterov momentum, orthogonalised; the variants are those of
     nanochat. Matrices of one shape are stacked and updated together, at most WORKSPACE_BYTES at a time. Arithmetic and
@@ -133,6 +151,8 @@ class MuonAdamW(torch.optim.Optimizer):
         param_groups: from `build_param_groups`; `lr`, `momentum` and `weight_decay` are read at every step.
         grad_clip, param_clip: see MuonAdamWSpec. Clipping scales the gradients in place.
         process_group: the ranks that share the work; None: there is one.
+        low_rank: what the tensors of the group of role `low_rank` belong to. Each rank has its own sketches, which are
+            averaged here, since DDP does not know them.
     """
 
     def __init__(
@@ -142,14 +162,16 @@ class MuonAdamW(torch.optim.Optimizer):
         grad_clip: float | None = None,
         param_clip: float | None = None,
         process_group: "dist.ProcessGroup | None" = None,
+        low_rank: Iterable[LowRank] = (),
     ):
         super().__init__(param_groups, defaults={})
         self.grad_clip = grad_clip
         self.param_clip = param_clip
-        members: dict[bool, list[Tensor]] = {True: [], False: []}
+        self._low_rank = LowRankMatrices(low_rank)
+        members: dict[str, list[Tensor]] = {MATRIX: [], LOW_RANK: [], "other": []}
         for group in self.param_groups:
-            members[group["role"] == MATRIX] += group["params"]
-        self._sharding = Sharding(process_group, matrices=members[True], others=members[False])
+            members[group["role"] if group["role"] in members else "other"] += group["params"]
+        self._sharding = Sharding(process_group, members[MATRIX], members["other"], self._low_rank.sketches())
         self._consolidated: dict[int, dict[str, Tensor]] | None = None
 
     @torch.no_grad()
@@ -160,8 +182,12 @@ class MuonAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._consolidated = None
+        self._sharding.average([grad for sketches in self._low_rank.sketches() for grad in _grads(list(sketches))])
         self._clip()
         for group in reversed(self.param_groups):  # the matrices last: what takes long hides the tables' gathering
+            if group["role"] == LOW_RANK:
+                self._low_rank.step(group, self.state, self._sharding)
+                continue
             for params in self._chunks(group):
                 self._update(group, [p for p in params if self._sharding.owns(p)])
                 self._sharding.gather(params)
@@ -179,6 +205,7 @@ class MuonAdamW(torch.optim.Optimizer):
         params = self._params()
         for index, values in saved["state"].items():
             p = params[index]
+            values = self._low_rank.restored(p, values)
             if self._sharding.owns(p):
                 own = {name: self._sharding.own(p, value) for name, value in values.items()}
                 self.state[p] = {name: value.detach().to(p.device, copy=True) for name, value in own.items()}
@@ -194,6 +221,8 @@ class MuonAdamW(torch.optim.Optimizer):
         if not self._sharding.is_trivial:
             assert self._consolidated is not None, "all ranks call consolidate_state_dict() before state_dict()"
             saved["state"], self._consolidated = self._consolidated, None
+        params = self._params()
+        saved["state"] = {index: self._low_rank.saved(params[index], state) for index, state in saved["state"].items()}
         return saved
 
     def _params(self) -> list[Tensor]:

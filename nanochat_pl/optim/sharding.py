@@ -23,9 +23,16 @@ class Sharding:
         group: the ranks; None: one rank, which owns everything.
         matrices: 2-d parameters that are updated as wholes.
         others: parameters whose elements are updated each by itself.
+        together: tuples of 2-d parameters that have one owner.
     """
 
-    def __init__(self, group: "dist.ProcessGroup | None", matrices: Iterable[Tensor], others: Iterable[Tensor]):
+    def __init__(
+        self,
+        group: "dist.ProcessGroup | None",
+        matrices: Iterable[Tensor],
+        others: Iterable[Tensor],
+        together: Iterable[tuple[Tensor, ...]] = (),
+    ):
         self._group = group
         self._rank, self._size = (0, 1) if group is None else (group.rank(), group.size())
         self._parts: dict[Tensor, dict[int, slice]] = {}  # of a parameter that is shared out: owner -> its rows
@@ -33,10 +40,10 @@ class Sharding:
         if self._size == 1:
             return
         loads = [0] * self._size
-        for matrix in sorted(matrices, key=_cost, reverse=True):
+        for wholes in sorted([*((matrix,) for matrix in matrices), *together], key=_cost, reverse=True):
             owner = loads.index(min(loads))
-            loads[owner] += _cost(matrix)
-            self._parts[matrix] = {owner: slice(None)}
+            loads[owner] += _cost(wholes)
+            self._parts |= {whole: {owner: slice(None)} for whole in wholes}
         for table in others:
             if table.ndim == 2 and table.numel() >= SMALLEST_TABLE and len(table) >= self._size:
                 edges = [len(table) * rank // self._size for rank in range(self._size + 1)]
@@ -68,12 +75,17 @@ class Sharding:
         for start in range(0, len(turns), size):
             yield [matrix for turn in turns[start : start + size] for matrix in turn if matrix is not None]
 
-    def gather(self, params: Iterable[Tensor]) -> None:
+    def gather(self, params: Iterable[Tensor], gradients: bool = False) -> None:
         """Begin to send every rank what the others have updated; `wait` before the parameters are read.
 
-        Each owner broadcasts its part straight into the parameter: no padding where shares differ, no buffers.
+        Each owner broadcasts its part straight into the parameter (or into its gradient, where an owner has left
+        something): no padding where shares differ, no buffers.
         """
-        views = [(owner, p[rows]) for p in params for owner, rows in self._parts.get(p, {}).items()]
+        views = [
+            (owner, (p.grad if gradients and p.grad is not None else p)[rows])
+            for p in params
+            for owner, rows in self._parts.get(p, {}).items()
+        ]
         if views and views[0][1].is_cuda:  # in one launch, which newer NCCL turns into one AllGatherV
             device = views[0][1].device
             with dist.distributed_c10d._coalescing_manager(self._group, device, async_ops=True) as works:
@@ -83,6 +95,15 @@ class Sharding:
         else:
             for owner, view in views:
                 self._pending.append(dist.broadcast(view, group=self._group, group_src=owner, async_op=True))
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors that are there on every rank by their mean."""
+        if self._size == 1 or not tensors:
+            return
+        whole = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(whole, group=self._group)
+        parts = whole.div_(self._size).split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors)])
 
     def wait(self) -> None:
         """Until everything that `gather` sends has come."""
@@ -122,6 +143,6 @@ class Sharding:
         return whole if self._rank == to else None
 
 
-def _cost(matrix: Tensor) -> int:
-    """Of orthogonalising it, up to a factor."""
-    return matrix.numel() * min(matrix.shape)
+def _cost(matrices: tuple[Tensor, ...]) -> int:
+    """Of orthogonalising them, up to a factor."""
+    return sum(matrix.numel() * min(matrix.shape) for matrix in matrices)

@@ -4,7 +4,10 @@ import platform
 from typing import Any
 
 from nanochat_pl.core.hardware import Hardware
+from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.cost import ModelCost
+from nanochat_pl.models.execution import Execution
+from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.muon import WORKSPACE_BYTES
 from nanochat_pl.planning.trace import trace
 
@@ -23,7 +26,13 @@ _WORKSPACES = {"cpu": 3.0, "cuda": 3.5}
 
 
 def memory_bytes(
-    config: Any, cost: ModelCost, hardware: Hardware, micro_batch_rows: int, rows_per_device: int, holds: str = "text"
+    config: Any,
+    cost: ModelCost,
+    hardware: Hardware,
+    micro_batch_rows: int,
+    rows_per_device: int,
+    holds: str = "text",
+    streaming: Streaming = DENSE,
 ) -> dict[str, int]:
     """The most that a process holds on its device, by what holds it; the sum is the peak.
 
@@ -31,9 +40,11 @@ def memory_bytes(
         cost: of `config`.
         rows_per_device: of one optimizer step.
         holds: what the data hold: "text", "conversations" or "questions".
+        streaming: which matrices keep low-rank gradients.
     """
-    traced = trace(config, micro_batch_rows, hardware.accelerator, hardware.recompute, holds == "conversations")
-    state, cache = state_bytes(cost, hardware), 0
+    documents = holds == "conversations"
+    traced = trace(config, micro_batch_rows, hardware.accelerator, hardware.recompute, documents, streaming)
+    state, cache = state_bytes(cost, hardware, streaming), 0
     if holds == "questions":
         cache = min(ROLLOUT_ROWS, rows_per_device) * cost.kv_read_bytes(config.sequence_len)
     held = max(traced.peak, _optimizer_workspace(config, cost, hardware))
@@ -47,14 +58,22 @@ def memory_bytes(
     }
 
 
-def state_bytes(cost: ModelCost, hardware: Hardware) -> dict[str, int]:
+def state_bytes(cost: ModelCost, hardware: Hardware, streaming: Streaming = DENSE) -> dict[str, int]:
     """What one device holds from the first step on."""
     matrices = cost.parameters_by_role["matrix"]
-    return {
+    state = {
         "weights": cost.weight_bytes,
         "gradients": cost.weight_bytes,
         "optimizer": (4 * matrices + 8 * (cost.parameters - matrices)) // hardware.world_size,
     }
+    if streaming.enabled:
+        for weight, left, right in build_model(
+            cost.config, "meta", None, Execution(streaming=streaming)
+        ).low_rank.values():
+            sketches = left.nbytes + right.nbytes
+            state["gradients"] += sketches - weight.nbytes
+            state["optimizer"] += sketches + (left.nbytes - weight.nbytes) // hardware.world_size
+    return state
 
 
 def fits(memory: dict[str, int], hardware: Hardware) -> bool:

@@ -9,6 +9,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.nn.attention.choose import advice, choose
+from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import STATE, fits, memory_bytes
 from nanochat_pl.planning.screen import gigabytes, screen
@@ -35,6 +36,7 @@ class Plan:
         holds: what the data hold: "text", "conversations" or "questions".
         parent: path, stage and step of the model that the stage begins with; empty for the first stage.
         note: what it had to assume, or advises.
+        streaming: which matrices keep low-rank gradients.
     """
 
     model: Any
@@ -47,6 +49,7 @@ class Plan:
     holds: str = "text"
     parent: dict[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
+    streaming: Streaming = DENSE
 
     @property
     def accumulation(self) -> int:
@@ -72,7 +75,8 @@ class Plan:
     def memory_bytes(self) -> dict[str, int]:
         """The peak on one device, by what holds it."""
         rows = self._rows_per_device
-        return memory_bytes(self.model, self.cost, self.hardware, self.micro_batch_rows, rows, self.holds)
+        shape = (self.micro_batch_rows, rows, self.holds, self.streaming)
+        return memory_bytes(self.model, self.cost, self.hardware, *shape)
 
     @property
     def fits(self) -> bool:
@@ -151,6 +155,7 @@ def make_plan(
     flops_per_second: float,
     epoch_tokens: int | None = None,
     holds: str = "text",
+    streaming: Streaming = DENSE,
 ) -> Plan:
     """Check that everything divides, and decide what was left open.
 
@@ -161,6 +166,7 @@ def make_plan(
         flops_per_second: that training is expected to reach on one device.
         epoch_tokens: of one pass over the data, where the horizon counts them.
         holds: what the data hold.
+        streaming: which matrices keep low-rank gradients.
 
     Raises:
         UserError: a combination that cannot be; the message names the nearest that can.
@@ -184,7 +190,7 @@ def make_plan(
         hardware = dataclasses.replace(hardware, compile=saved > COMPILING_SECONDS)
     most = (hardware.tokens_per_device or AUTO_TOKENS) // sequence_len
     sizes = [size for size in _divisors(rows // devices) if size <= max(1, most)]
-    plan = Plan(model, hardware, resolved, cost, rows, sizes[-1], flops_per_second, holds)
+    plan = Plan(model, hardware, resolved, cost, rows, sizes[-1], flops_per_second, holds, streaming=streaming)
     return plan if hardware.tokens_per_device else _largest_that_fits(plan, sizes)
 
 

@@ -23,6 +23,7 @@ from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn import cross_entropy
 from nanochat_pl.nn.attention.backend import Backend
+from nanochat_pl.nn.molegrad import DENSE, Streaming
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,34 @@ class Traced:
 
 
 @functools.lru_cache(maxsize=256)
-def trace(config: Any, rows: int, accelerator: str, recompute: bool = False, documents: bool = False) -> Traced:
+def trace(
+    config: Any,
+    rows: int,
+    accelerator: str,
+    recompute: bool = False,
+    documents: bool = False,
+    streaming: Streaming = DENSE,
+) -> Traced:
     """A forward and a backward pass over (rows, sequence_len) tokens, gradients being there already.
 
     Args:
         config: of the model; what the layers keep repeats with the window pattern, so that few of them tell of many.
         documents: several conversations in a row, which don't see each other.
+        streaming: which matrices keep low-rank gradients.
     """
     period = math.lcm(len(config.window_pattern), 2 if config.value_embeddings else 1)
     layers = min(config.n_layer, 2 * period)
-    model = build_model(dataclasses.replace(config, n_layer=layers), "meta", None, Execution(recompute=recompute))
+    execution = Execution(recompute=recompute, streaming=streaming)
+    model = build_model(dataclasses.replace(config, n_layer=layers), "meta", None, execution)
     if accelerator != "cpu":  # on "meta" the model has chosen the CPU's attention
         model.attention = _Fused()
         for module in model.modules():
             if isinstance(module, nanochat.Attention):
                 module.backend = model.attention
-    for parameter in model.parameters():
-        parameter.grad = torch.empty_like(parameter)
+    sketches = [sketch for low_rank in model.low_rank.values() for sketch in low_rank]
+    for parameter in (*model.parameters(), *sketches):
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)
     ids = torch.empty(rows, config.sequence_len, dtype=torch.int64, device="meta")
     ledger = _Ledger()
     for place, layer in (("first", 0), ("second", layers // 2)):

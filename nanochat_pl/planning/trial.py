@@ -29,7 +29,7 @@ def tried(plan: Plan, optimizer: MuonAdamWSpec, processes: Processes | None = No
         processes: of the run, all of which call this: each tries its own share, and one that it does not fit decides.
     """
     processes = processes or Processes()
-    execution = Execution(plan.hardware.attention, plan.hardware.recompute)
+    execution = Execution(plan.hardware.attention, plan.hardware.recompute, streaming=plan.streaming)
     if processes.place.world_size > 1:  # what a library keeps for sending is there from now on, as in the training
         torch.distributed.all_reduce(torch.zeros(1, device=plan.hardware.accelerator))
     while not processes.all_say(step_fits(plan, optimizer, execution, processes.place.rank)):

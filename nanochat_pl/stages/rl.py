@@ -96,7 +96,7 @@ class RLStage(Stage):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         super().on_before_optimizer_step(optimizer)
         if not self._learns:  # else Muon, whose steps all have the same size, would go on along its momentum
-            for p in self.model.parameters():
+            for p in [p for group in optimizer.param_groups for p in group["params"]]:
                 self._laid_aside[p], p.grad = p.grad, None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -106,7 +106,7 @@ class Stage(LightningModule):
         if blueprint.parent:
             load_weights(self.model, blueprint.parent, device)
         if self.trainer.world_size > 1:  # DDP, which comes next, moves gradients that are there into its buckets
-            for p in self.model.parameters():
+            for p in filter(lambda p: p.requires_grad, self.model.parameters()):
                 p.grad = torch.zeros_like(p)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -118,6 +118,8 @@ class Stage(LightningModule):
             batch_lr_scale=self.blueprint.horizon.lr_scale,
             weight_decay=self.blueprint.optimizer.weight_decay * self.blueprint.horizon.weight_decay_scale,
             process_group=dist.group.WORLD,  # None in a run of one process
+            low_rank=self.model.low_rank,
+            low_rank_values=self.blueprint.execution.streaming.optimizer_values(),
         )
         schedule = self.blueprint.schedule.build(optimizer, self.blueprint.horizon.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

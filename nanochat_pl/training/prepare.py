@@ -124,6 +124,7 @@ def _build_stage(job: Job, plan: Plan, tokenizer: Any, parent: Parent | None, re
                 hardware.recompute,
                 float8=hardware.precision == "float8",
                 compile=bool(hardware.compile),
+                streaming=plan.streaming,
             ),
             parent=parent.folder if parent else None,
             parent_checkpoint=momentum_from,
