@@ -19,7 +19,7 @@ MAY_CHANGE = (
     "run.", "trainer.", "callbacks.", "logger.", "schedule.", "horizon.steps", "horizon.epochs", "horizon.flops",
     "hw.accelerator", "hw.chip", "hw.devices", "hw.nodes", "hw.tokens_per_device", "hw.attention", "hw.compile",
     "hw.recompute", "hw.timeout_seconds", "hw.threads", "hw.loader_threads",
-    "data.mode", "data.cache_gigabytes", "data.on_bad_shard",
+    "streaming.rank_k", "data.mode", "data.cache_gigabytes", "data.on_bad_shard",
 )  # fmt: skip
 """Options (or sections) that an unfinished run may be resumed with in another setting: none changes which rows a step
 trains on. More steps and another schedule are how a run is extended."""

@@ -59,6 +59,7 @@ class LowRankMatrices:
             sharding.wait()
             rate = group["lr"] * max(1.0, rows / cols) ** 0.5
             for weight, left, right in same:
+                assert left.grad is not None
                 weight.addmm_(left.grad, right.mT, beta=1 - rate * group["weight_decay"], alpha=-rate)
                 left.grad = right.grad = None
             for member, *bases in turned:
