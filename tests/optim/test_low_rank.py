@@ -1,0 +1,195 @@
+"""MoleGrad's step: against an SVD, on planted gradients, through saving and loading, on several ranks."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nanochat_pl.core.types import LowRank
+from nanochat_pl.optim.low_rank import low_rank_
+from nanochat_pl.optim.muon import MuonAdamW, MuonAdamWSpec
+
+ROWS, COLS = 48, 40
+
+
+def orthonormal(rows: int, columns: int, seed: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+class Training:
+    """One matrix of zeros, which gets gradients as its layer would leave their sketches."""
+
+    def __init__(self, rank: int, follows: bool = True, scaling: str = "muon", **options: Any):
+        self.weight = nn.Parameter(torch.zeros(ROWS, COLS), requires_grad=False)
+        self.low = LowRank(
+            self.weight, nn.Parameter(orthonormal(ROWS, rank, 1)), nn.Parameter(orthonormal(COLS, rank, 2))
+        )
+        self.follows = follows
+        options = {"weight_decay": 0.0, "momentum": 0.0} | options
+        self.optimizer: MuonAdamW = MuonAdamWSpec(**options).build(
+            [], {}, width=768, low_rank={"matrix": self.low},
+            low_rank_values={"scaling": scaling, "warm_start_decay": 0.9},
+        )  # fmt: skip
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """What one step takes off the weight."""
+        _, left, right = self.low
+        left.grad = gradient @ right.detach()
+        right.grad = gradient.mT @ left.detach() if self.follows else None
+        before = self.weight.clone()
+        self.optimizer.step()
+        assert left.grad is None and right.grad is None
+        return before - self.weight
+
+    def captured(self, gradient: Tensor) -> float:
+        """The share of the gradient's energy that the subspace sees."""
+        return float((gradient @ self.low.right.detach()).norm() ** 2 / gradient.norm() ** 2)
+
+
+def noise(step: int, size: float = 1.0) -> Tensor:
+    return size * torch.randn(ROWS, COLS, generator=torch.Generator().manual_seed(1000 + step))
+
+
+def planted(rank: int, seed: int) -> Tensor:
+    """A gradient of low rank and norm 1."""
+    return orthonormal(ROWS, rank, seed) @ orthonormal(COLS, rank, seed + 1).mT / rank**0.5
+
+
+def test_by_eigh_the_singular_vectors_are_those_of_an_svd() -> None:
+    members = [
+        LowRank(nn.Parameter(torch.zeros(ROWS, COLS)), nn.Parameter(orthonormal(ROWS, 8, seed)),
+                nn.Parameter(orthonormal(COLS, 8, seed + 1)))
+        for seed in (3, 5)
+    ]  # fmt: skip
+    group = {"momentum": 0.0, "warm_start_decay": 0.9, "scaling": "muon"}
+    for member in members:
+        member.left.grad = noise(1) @ member.right.detach()
+    states: list[dict[str, Tensor]] = [{}, {}]
+    turned = low_rank_(group, members, states, [torch.empty(COLS, 0)] * 2)
+    for member, update, left, right in zip(members, *turned):
+        assert member.left.grad is not None
+        u, _, v = torch.linalg.svd(member.left.grad, full_matrices=False)
+        torch.testing.assert_close(update, u @ v * (COLS / 8) ** 0.5, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close((left.mT @ u).abs(), torch.eye(8), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close((right.mT @ member.right @ v.mT).abs(), torch.eye(8), rtol=1e-3, atol=1e-3)
+
+
+def test_a_whole_space_gives_muons_step() -> None:
+    gradient = noise(1)
+    u, _, v = torch.linalg.svd(gradient, full_matrices=False)
+    for follows in (False, True):
+        taken = Training(COLS, follows, lr=1.0).step(gradient)
+        torch.testing.assert_close(taken, u @ v * (ROWS / COLS) ** 0.5, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scaling", ["muon", "energy", "plain"])
+def test_each_scaling_keeps_the_norm_of_a_dense_update(scaling: str) -> None:
+    training = Training(8, scaling=scaling, lr=1.0)
+    for step in range(3):
+        taken = training.step(noise(step))
+        assert taken.norm().item() == pytest.approx((COLS * ROWS / COLS) ** 0.5, rel=1e-3)
+
+
+def test_planted_gradients_of_low_rank_are_recovered() -> None:
+    gradient = planted(4, seed=10)
+    training = Training(8)
+    for _ in range(6):
+        training.step(gradient)
+    assert training.captured(gradient) > 0.99
+    taken = training.step(gradient)
+    cosine = (taken * gradient).sum() / (taken.norm() * gradient.norm())
+    assert cosine > 0.95
+
+
+def test_without_inputs_at_hand_renewal_finds_what_it_can() -> None:
+    gradient = planted(4, seed=10)
+    training = Training(8, follows=False)
+    seen = [training.captured(gradient)]
+    for _ in range(50):
+        training.step(gradient)
+        seen.append(training.captured(gradient))
+    assert max(seen[-5:]) > max(0.6, 2 * seen[0])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.95])
+def test_a_direction_that_appears_is_found_within_50_steps(momentum: float) -> None:
+    old, new = planted(3, seed=10), planted(1, seed=20)
+    training = Training(8, momentum=momentum)
+    for step in range(60):
+        training.step(old + noise(step, 0.02))
+    before = training.captured(new)
+    for step in range(50):
+        training.step(old + new + noise(100 + step, 0.02))
+    assert before < 0.5
+    assert training.captured(new) > 0.9
+    assert training.captured(old) > 0.9
+
+
+def test_the_momentum_is_carried_over_when_the_subspace_turns() -> None:
+    training = Training(8, momentum=0.9)
+    gradient = planted(4, seed=10)
+    for _ in range(30):
+        training.step(gradient)
+    state = training.optimizer.state[training.low.left]
+    carried = state["momentum_buffer"] @ training.low.right.detach().mT
+    torch.testing.assert_close(carried, gradient * (1 - 0.9**30), rtol=0, atol=0.02)
+
+
+def test_sketches_that_are_not_finite_change_nothing_and_are_counted() -> None:
+    training, twin = Training(8, momentum=0.9), Training(8, momentum=0.9)
+    for step in range(3):
+        training.step(noise(step))
+        twin.step(noise(step))
+    broken = noise(3)
+    broken[0, 0] = float("nan")
+    weight, right = training.weight.clone(), training.low.right.detach().clone()
+    training.step(broken)
+    assert torch.equal(training.weight, weight) and torch.equal(training.low.right, right)
+    state, expected = (one.optimizer.state[one.low.left] for one in (training, twin))
+    assert state["skipped"] == 1 and expected["skipped"] == 0
+    assert torch.equal(state["momentum_buffer"], expected["momentum_buffer"])
+    training.step(noise(4))
+    assert training.weight.isfinite().all() and not torch.equal(training.weight, weight)
+
+
+def test_what_is_saved_goes_on_bit_for_bit() -> None:
+    training = Training(8, momentum=0.9)
+    for step in range(3):
+        training.step(noise(step))
+    saved = {"optimizer": training.optimizer.state_dict(), "weight": training.weight}
+    copied = torch.load(_written(saved), weights_only=True)
+    for step in range(3, 6):
+        training.step(noise(step))
+    again = Training(8, momentum=0.9)
+    again.optimizer.load_state_dict(copied["optimizer"])
+    again.weight.data.copy_(copied["weight"])
+    for step in range(3, 6):
+        again.step(noise(step))
+    for one, other in zip(training.low, again.low):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+def test_another_rank_goes_on_with_the_strongest_directions(rank: int, caplog: pytest.LogCaptureFixture) -> None:
+    gradient = planted(3, seed=10)
+    training = Training(8, momentum=0.9)
+    for _ in range(20):
+        training.step(gradient)
+    again = Training(rank, momentum=0.9)
+    with caplog.at_level("INFO"):
+        again.optimizer.load_state_dict(training.optimizer.state_dict())
+    assert f"8 directions goes on with {rank}" in caplog.text
+    assert again.captured(gradient) > 0.99
+    momentum = [one.optimizer.state[one.low.left]["momentum_buffer"] @ one.low.right.mT for one in (training, again)]
+    torch.testing.assert_close(momentum[1], momentum[0], rtol=0, atol=0.01)
+    again.step(gradient)
+
+
+def _written(saved: Any) -> Any:
+    import io
+
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    return file
