@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nanochat_pl.core.types import LowRank
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
 
@@ -45,12 +46,14 @@ class Case:
     shapes: Shapes = field(default_factory=lambda: MANY)
     dtype: torch.dtype = torch.float32
     options: dict[str, Any] = field(default_factory=dict)
+    streamed: tuple[tuple[int, int], ...] = ()  # matrices with sketches of rank 4, every second of which follows
     scaled: bool = False  # gradients by a GradScaler, those of step 3 not finite
 
 
 CASES = (
     Case("many"),
     Case("few", FEW),
+    Case("streamed", FEW, streamed=((24, 16), (24, 16), (16, 24), (24, 16), (40, 12))),
     Case("bfloat16", dtype=torch.bfloat16),
     Case("clipped", options={"grad_clip": 3.0, "param_clip": 1.5}),
     Case("plain", options={"variance_normalize": False, "cautious": False, "weight_decay": 0.0}),
@@ -70,8 +73,12 @@ class Training:
             for name, (_, shape) in case.shapes.items()
         }
         roles = {name: role for name, (role, _) in case.shapes.items()}
+        self.streamed = {f"streamed{index}": _streamed(index, *shape) for index, shape in enumerate(case.streamed)}
         spec = MuonAdamWSpec(**case.options)
-        self.optimizer = spec.build(self.parameters.items(), roles, width=768, process_group=group)
+        self.optimizer = spec.build(
+            self.parameters.items(), roles, width=768, process_group=group, low_rank=self.streamed,
+            low_rank_values={"scaling": "muon", "warm_start_decay": 0.9},
+        )  # fmt: skip
         self.schedule = ScheduleSpec(warmup_steps=2, momentum_warmup_steps=3).build(self.optimizer, STEPS)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=case.scaled)
         self.scaler.scale(torch.zeros(()))
@@ -84,14 +91,28 @@ class Training:
                 if self.case.scaled and step == 3 and name == "wte":
                     gradient[0, 0] = float("inf")
                 parameter.grad = None if name in SKIPPED.get(step, ()) else gradient.to(parameter.dtype)
+            for index, (_, left, right) in enumerate(self.streamed.values()):
+                gradient = self._share(step, index, len(left), len(right))
+                left.grad = gradient @ right.detach()
+                right.grad = gradient.mT @ left.detach() if index % 2 else None
             self.scaler.unscale_(self.optimizer)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.schedule.step()
         return self
 
+    def _share(self, step: int, index: int, rows: int, cols: int) -> Tensor:
+        """A gradient as this rank's batch has it: the ranks' mean is the same however many they are."""
+        generator = torch.Generator().manual_seed(7000 + 1000 * step + index)
+        mean, apart = (torch.randn(rows, cols, generator=generator) for _ in range(2))
+        rank, size = (0, 1) if self.group is None else (self.group.rank(), self.group.size())
+        return mean + (rank - (size - 1) / 2) * apart
+
     def values(self) -> dict[str, Tensor]:
-        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        values = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        for name, tensors in self.streamed.items():
+            values |= {f"{name}.{part}": tensor.detach().clone() for part, tensor in zip(LowRank._fields, tensors)}
+        return values
 
     def state_bytes(self) -> int:
         return sum(value.nbytes for state in self.optimizer.state.values() for value in state.values())
@@ -110,7 +131,17 @@ class Training:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(saved["parameters"][name])
+            for name, (weight, _, _) in self.streamed.items():
+                weight.copy_(saved["parameters"][f"{name}.weight"])
         return self
+
+
+def _streamed(index: int, rows: int, cols: int) -> LowRank:
+    generator = torch.Generator().manual_seed(50 + index)
+    weight, left, right = (torch.randn(shape, generator=generator) for shape in ((rows, cols), (rows, 4), (cols, 4)))
+    return LowRank(
+        nn.Parameter(weight, requires_grad=False), *(nn.Parameter(torch.linalg.qr(basis)[0]) for basis in (left, right))
+    )
 
 
 def run(rank: int, folder: Path) -> None:
@@ -126,7 +157,7 @@ def run(rank: int, folder: Path) -> None:
             training = Training(case, group).steps(range(STEPS))
             found[f"{case.name} on {len(ranks)}"] = training.values()
             found[f"bytes of {case.name} on {len(ranks)}"] = training.state_bytes()
-    for case in CASES[:3]:
+    for case in CASES[:4]:
         through = folder / f"{case.name}.pt"
         if rank in GROUPS[1]:
             training = Training(case, groups[1]).steps(range(2))

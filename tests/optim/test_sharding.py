@@ -18,7 +18,7 @@ from tests.optim.ranks import CASES, FEW, GROUPS, MANY, RANKS, STEPS, Case, Trai
 from tests.processes import FORKS
 from tests.reference import plain_muon
 
-SAVED = CASES[:3]
+SAVED = CASES[:4]
 SIZES = [len(ranks) for ranks in GROUPS]
 
 
@@ -87,11 +87,14 @@ def of_all_ranks(found: list[dict[str, Any]], name: str, size: int) -> dict[str,
 
 
 def assert_equal(values: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Equal but for the last bits, which a product of stacked matrices may owe to the height of the stack."""
+    """Equal but for the last bits, which a product of stacked matrices may owe to the height of the stack, and the mean
+    of the ranks' sketches to their number.
+    """
     assert values.keys() == expected.keys()
+    summed = 1e-5 if any(name.startswith("streamed") or name == "energy" for name in expected) else 1e-6
     for name, value in expected.items():
         rounding = 1e-6 if value.dtype == torch.float32 else 0.008
-        torch.testing.assert_close(values[name], value, rtol=rounding, atol=1e-6, msg=name)
+        torch.testing.assert_close(values[name], value, rtol=rounding, atol=summed, msg=name)
 
 
 @pytest.mark.slow
