@@ -15,6 +15,7 @@ from torch import Tensor
 from nanochat_pl.callbacks.cadence import finished
 from nanochat_pl.checkpoint.model_folder import load_weights
 from nanochat_pl.core.errors import DivergedError
+from nanochat_pl.core.invocation import program
 from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.models.contract import architecture_of, build_model
@@ -180,6 +181,7 @@ class Stage(LightningModule):
             "architecture": architecture_of(self.blueprint.model),
             "model": self.blueprint.model.as_dict(),
             "accumulation": self.blueprint.accumulation,
+            "program": program(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
