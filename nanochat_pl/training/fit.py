@@ -48,7 +48,7 @@ def fit(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> Non
     if processes.place.world_size > 1:
         callbacks.insert(0, HangWatch(processes, job.specs.hw.timeout_seconds))
     logger_specs = construct_all(job.config.logger, "logger")
-    prepared = prepare(job, processes, at_the_end)
+    prepared = prepare(job, processes, at_the_end, callbacks)
     if prepared is None:
         return
     run, plan, resumed_step = job.run, prepared.plan, prepared.resumed_step
