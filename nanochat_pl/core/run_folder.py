@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.errors import DivergedError, Interrupted, UserError
+from nanochat_pl.core.errors import UserError, status_of
 from nanochat_pl.core.paths import runs_root, write_text
 
 
@@ -83,15 +83,11 @@ class RunFolder:
             facts: of this invocation, written at once.
         """
         self.write_summary(status="running", **facts)
-        status = "failed"
+        status = "finished"
         try:
             yield
-            status = "finished"
-        except (Interrupted, KeyboardInterrupt):
-            status = "interrupted"
-            raise
-        except DivergedError:
-            status = "diverged"
+        except BaseException as error:
+            status = status_of(error)
             raise
         finally:
             self.write_summary(status=status)
