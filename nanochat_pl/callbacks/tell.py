@@ -98,7 +98,7 @@ def _notifier(title: str, text: str) -> list[str] | None:
 def _told(run: RunFolder, status: str, step: int) -> str:
     """How it ended, in one line."""
     summary = run.read_summary()
-    name = f"{run.path.parent.name} {run.path.name}"
+    name = os.path.relpath(run.path, runs_root())
     parts = [f"{status:<11}", "".join(letter if letter.isprintable() else "?" for letter in name), f"step {step:,}"]
     if isinstance(val_bpb := summary.get("val_bpb"), float):
         parts.append(f"val bpb {val_bpb:.4f}")
