@@ -13,9 +13,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from nanochat_pl.core.errors import UserError, status_of
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import runs_root
-from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.run_folder import RunFolder, ending_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Tell(Callback):
         self._tell(trainer, "finished")
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._tell(trainer, status_of(exception))
+        self._tell(trainer, ending_of(exception)["status"])
 
     def _tell(self, trainer: Trainer, status: str) -> None:
         if self._started is None or not trainer.is_global_zero:

@@ -45,13 +45,6 @@ class EndedError(RuntimeError):
         self.exit_code = exit_code
 
 
-def status_of(error: BaseException) -> str:
-    """What a training is that this ended: interrupted, diverged or failed."""
-    if isinstance(error, (Interrupted, KeyboardInterrupt)):
-        return "interrupted"
-    return "diverged" if isinstance(error, DivergedError) else "failed"
-
-
 def nearest_multiples(value: int, unit: int) -> str:
     """The positive multiples of `unit` on both sides of `value`: "128 or 192"."""
     below = value // unit * unit

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.errors import UserError, status_of
+from nanochat_pl.core.errors import DivergedError, Interrupted, UserError
 from nanochat_pl.core.paths import runs_root, write_text
 
 
@@ -83,15 +83,15 @@ class RunFolder:
             facts: of this invocation, written at once.
         """
         self.write_summary(status="running", **facts)
-        status = "finished"
+        ending = {"status": "finished"}
         try:
             yield
         except BaseException as error:
-            status = status_of(error)
+            ending = ending_of(error)
             raise
         finally:
-            self.write_summary(status=status)
-            self.record_event(status)
+            self.write_summary(status=ending["status"])
+            self.record_event(ending.pop("status"), **ending)
 
     def read_summary(self) -> dict[str, Any]:
         """The summary, or an empty dict where there is none (or an unreadable one)."""
@@ -205,6 +205,14 @@ class RunFolder:
                     for name, value in values.items():
                         series.setdefault(name, []).append((step, value))
         return series
+
+
+def ending_of(error: BaseException) -> dict[str, str]:
+    """How a training ended that this error ended: `status` (interrupted, diverged or failed) and `error`, in words."""
+    words = str(error) if hasattr(error, "exit_code") else f"{type(error).__name__}: {error}"
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return {"status": "interrupted", "error": words}
+    return {"status": "diverged" if isinstance(error, DivergedError) else "failed", "error": words}
 
 
 def read_object(path: Path) -> dict[str, Any]:
