@@ -48,7 +48,7 @@ class Checks(Callback):
     def before(
         self, run: RunFolder, plan: Plan, step: int, keep: Any, place: Place = ALONE, is_asked_for: bool = False
     ) -> None:
-        """Called by all processes; the first looks at everything, the others at their own device.
+        """Look at everything; by the first process of a run.
 
         Args:
             step: from which it goes on.
@@ -58,14 +58,24 @@ class Checks(Callback):
         Raises:
             MachineError: it would fail: no room for the first checkpoint, or none on the device for the model.
         """
-        seen = [_memory(plan, place)]
-        if place.rank == 0:
-            seen += [_disk(run, plan, keep), _clock(run), _driver(plan, is_asked_for), _code()]
-        for said, advice in filter(None, (trouble for _, trouble in seen)):
-            announce(run, Finding("check", step, said, advice))
-        told = "; ".join(filter(None, (words for words, _ in seen)))
-        if told and place.rank == 0:
-            log.info("%10s  %s", "checked", told)
+        seen = [_memory(plan, place), _disk(run, plan, keep), _clock(run), _driver(plan, is_asked_for), _code()]
+        log.info("%10s  %s", "checked", "; ".join(filter(None, (words for words, _ in seen))))
+        _announce(run, step, seen)
+
+    def own_device(self, run: RunFolder, plan: Plan, step: int, place: Place) -> None:
+        """Look at the device of one of the other processes.
+
+        Raises:
+            MachineError: it has no room for the model.
+        """
+        if plan.hardware.accelerator != "cpu":  # else they share the memory that the first has looked at
+            _announce(run, step, [_memory(plan, place)])
+
+
+def _announce(run: RunFolder, step: int, seen: "list[Seen]") -> None:
+    for _, trouble in seen:
+        if trouble is not None:
+            announce(run, Finding("check", step, *trouble))
 
 
 Seen = tuple[str, tuple[str, str] | None]
@@ -85,7 +95,7 @@ def _memory(plan: Plan, place: Place) -> Seen:
         return "", None
     needed *= place.local_world_size
     words = f"memory {gigabytes(free_bytes)} free"
-    if place.rank or needed <= free_bytes:
+    if needed <= free_bytes:
         return words, None
     return words, (
         f"{gigabytes(free_bytes)} of the main memory are free, and the training takes about {gigabytes(needed)}.",

@@ -73,10 +73,7 @@ def prepare(
         log.info(finished_message(job.run, job.overrides))
         return None
     plan.check_memory()
-    for checks in (callback for callback in callbacks if isinstance(callback, Checks)):
-        keep = next((callback.keep for callback in callbacks if isinstance(callback, Checkpoints)), None)
-        step = step_of(resume_from) if resume_from else 0
-        checks.before(job.run, plan, step, keep, processes.place, job.specs.hw.accelerator is not None)
+    _check_machine(job, processes, plan, resume_from, callbacks)
     if hardware.tokens_per_device is None and hardware.accelerator != "cpu":
         plan = tried(plan, job.specs.optim, processes)
     data = _build_data(job, processes, plan, tokenizer, sources)
@@ -98,6 +95,20 @@ def _set_up(job: Job, processes: Processes, earlier: Earlier | None) -> Hardware
     if threads := processes.threads(hardware):
         torch.set_num_threads(threads)
     return hardware
+
+
+def _check_machine(
+    job: Job, processes: Processes, plan: Plan, resume_from: Path | None, callbacks: Sequence[Any]
+) -> None:
+    checks = next((callback for callback in callbacks if isinstance(callback, Checks)), None)
+    if checks is None:
+        return
+    keep = next((callback.keep for callback in callbacks if isinstance(callback, Checkpoints)), None)
+    step = step_of(resume_from) if resume_from else 0
+    is_asked_for = job.specs.hw.accelerator is not None
+    processes.decided_by_first(lambda: checks.before(job.run, plan, step, keep, processes.place, is_asked_for))
+    if not processes.is_first:
+        checks.own_device(job.run, plan, step, processes.place)
 
 
 def _build_data(job: Job, processes: Processes, plan: Plan, tokenizer: Any, sources: Any) -> Any:

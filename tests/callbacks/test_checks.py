@@ -20,6 +20,7 @@ from nanochat_pl.core.place import Place
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.planning.plan import Plan
 from tests.core.test_gpus import NEWER
+from tests.processes import SMALL, train
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -94,8 +95,8 @@ def test_memory_that_is_not_there(run: RunFolder, plan: Plan) -> None:
     processes = Place(world_size=1_000_000, local_world_size=1_000_000)  # each of which takes as much
     Checks().before(run, plan, 0, Keep(), processes)
     assert ["main memory" in finding for finding in said(run)] == [True]
-    Checks().before(run, plan, 0, Keep(), dataclasses.replace(processes, rank=1))
-    assert len(said(run)) == 1
+    Checks().own_device(run, plan, 0, dataclasses.replace(processes, rank=1))
+    assert len(said(run)) == 1, "it is one memory, and has been told"
 
 
 def test_a_clock_that_runs_behind(run: RunFolder, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,3 +136,14 @@ def test_a_gpu_that_others_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_why_torch_does_not_use_the_gpu(built_for: str | None, what: str) -> None:
     said = " ".join(cpu_beside_gpu(parse_driver(NEWER), built_for))
     assert what in said and "hw=cpu" in said and "driver 550.54.15, CUDA 12.4" in said
+
+
+@pytest.mark.slow
+def test_a_training_that_has_no_room_for_a_checkpoint_does_not_begin(tmp_path: Path) -> None:
+    small = ("+callbacks.disk._target_=tests.faults.SmallDisk", "+callbacks.disk.free_bytes=300000")
+    code, output = train(*SMALL, *small, runs=tmp_path)
+    assert code == 3 and "the first checkpoint and the model take" in output and "Traceback" not in output, output
+    run = RunFolder(tmp_path / "test/base")
+    assert not run.checkpoints.exists() and not run.metrics.exists()
+    code, output = train(*SMALL, *small, "callbacks.checks=null", "horizon.steps=8", runs=tmp_path)
+    assert code == 0 and "checked" not in output, output
