@@ -1,0 +1,28 @@
+"""PostToolUse on Bash: how the training that a command has run ended, to the assistant and to the desktop."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from desktop import notify
+from project import PROJECT, answer, newest_runs, runs_root, summary, told
+from training_commands import trainings
+
+
+def after(event: dict[str, Any]) -> dict[str, Any] | None:
+    command = event.get("tool_input", {}).get("command", "")
+    if event.get("tool_name") != "Bash" or "train" not in command:
+        return None
+    started = trainings(command, Path(event.get("cwd") or PROJECT), PROJECT)
+    if not started:
+        return None
+    last = started[-1]
+    runs = newest_runs(runs_root(os.environ | last.environment, last.folder), 1)
+    if not runs or summary(runs[0]).get("status") == "running":  # in the background
+        return None
+    text = told(runs[0])
+    notify("nanochat-pl: a training has ended", text)
+    return {"hookSpecificOutput": {"hookEventName": "PostToolUse", "additionalContext": f"The newest run: {text}"}}
+
+
+answer(after)
