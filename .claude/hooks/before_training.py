@@ -20,15 +20,14 @@ def before(event: dict[str, Any]) -> dict[str, Any] | None:
     command = event.get("tool_input", {}).get("command", "")
     if event.get("tool_name") != "Bash" or "train" not in command:
         return None
-    folder = Path(event.get("cwd") or PROJECT)
-    told = []
-    for training in trainings(command, folder, PROJECT):
-        described = _described(training) if training.is_plain else {}
-        if reason := _reason_to_fail(training, described):
-            return _said(permissionDecision="deny", permissionDecisionReason=reason)
-        if "run" in described:
-            told.append(_outlook(training.folder / described["run"]))
-    return _said(additionalContext=" ".join(told)) if told else None
+    started = trainings(command, Path(event.get("cwd") or PROJECT), PROJECT)
+    if not started or not started[0].comes_first:
+        return None
+    training = started[0]
+    described = _described(training) if training.is_plain else {}
+    if reason := _reason_to_fail(training, described):
+        return _said(permissionDecision="deny", permissionDecisionReason=reason)
+    return _said(additionalContext=_outlook(training.folder / described["run"])) if "run" in described else None
 
 
 def _said(**fields: str) -> dict[str, Any]:

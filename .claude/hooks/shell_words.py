@@ -28,12 +28,24 @@ class Word(NamedTuple):
     is_plain: bool
 
 
-def simple_commands(line: str) -> list[list[Word]]:
-    """The words of each simple command, in order, without redirections, comments and the text of here-documents.
+class Command(NamedTuple):
+    """A simple command.
+
+    Attributes:
+        words: without redirections.
+        writes: whether its output goes into a file.
+    """
+
+    words: list[Word]
+    writes: bool
+
+
+def simple_commands(line: str) -> list[Command]:
+    """The simple commands in order, without comments and the text of here-documents.
 
     Empty where the line cannot be read: open quotes, or what this small grammar does not know.
     """
-    commands: list[list[Word]] = [[]]
+    commands = [Command([], False)]
     here_documents: list[str] = []
     awaited = ""  # the redirection whose file or end mark comes next
     place = 0
@@ -44,8 +56,9 @@ def simple_commands(line: str) -> list[list[Word]]:
         place = piece.end()
         if piece["redirection"]:
             awaited = piece["redirection"]
+            commands[-1] = commands[-1]._replace(writes=commands[-1].writes or ">" in awaited)
         elif piece["operator"]:
-            commands.append([])
+            commands.append(Command([], False))
             while piece["operator"] == "\n" and here_documents:
                 place = _behind(line, place, here_documents.pop(0))
         elif piece["word"]:
@@ -53,9 +66,9 @@ def simple_commands(line: str) -> list[list[Word]]:
             if awaited.lstrip("0123456789").startswith("<<") and "<<<" not in awaited:
                 here_documents.append(word.text)
             elif not awaited:
-                commands[-1].append(word)
+                commands[-1].words.append(word)
             awaited = ""
-    return [words for words in commands if words]
+    return [command for command in commands if command.words]
 
 
 def _word(text: str) -> Word:

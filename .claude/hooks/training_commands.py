@@ -21,6 +21,8 @@ LAUNCHERS = {"torch.distributed.run", "torch.distributed.launch"}
 ASKS = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "--version", "-sc", "--shell-completion"}
 """Options of train.py behind which nothing is trained."""
 SHELLS = {"bash", "sh", "zsh", "dash"}
+HARMLESS = {"source", ".", "set", "echo", "printf", "true", ":", "ls", "pwd", "date", "which", "nvidia-smi"}
+"""Commands behind which a training meets what the hook has met."""
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
@@ -33,6 +35,7 @@ class Training(NamedTuple):
         environment: variables set for it in the command.
         is_plain: all of it is known; else a variable or a file pattern stands somewhere.
         is_launched: by torchrun, which decides on the devices.
+        comes_first: nothing in front of it may change what it meets: files, processes, the disk.
     """
 
     arguments: list[str]
@@ -40,36 +43,49 @@ class Training(NamedTuple):
     environment: dict[str, str]
     is_plain: bool
     is_launched: bool
+    comes_first: bool
 
 
 def trainings(line: str, folder: Path, project: Path) -> list[Training]:
     """Every training of `project` that a Bash command starts on this machine."""
-    found = []
+    found: list[Training] = []
     environment: dict[str, str] = {}
-    for words in simple_commands(line):
+    comes_first = True
+    for words, writes in simple_commands(line):
         words = _without_keywords(words)
         if words and words[0].text == "cd":
             folder = folder / words[1].text if len(words) > 1 else Path.home()
             continue
         if words and (words[0].text == "export" or all(ASSIGNMENT.match(word.text) for word in words)):
-            environment |= dict(word.text.split("=", 1) for word in words if ASSIGNMENT.match(word.text))  # type: ignore
+            environment |= dict(_assigned(word.text) for word in words if ASSIGNMENT.match(word.text))
             continue
         own, words = _without_wrappers(words)
         if len(words) > 2 and Path(words[0].text).name in SHELLS and re.fullmatch(r"-[a-z]*c", words[1].text):
-            found += [
-                inner._replace(environment=environment | own | inner.environment)
-                for inner in trainings(words[2].text, folder, project)
-            ]
-            continue
-        started = _started(words, folder, project)
-        if started is None:
-            continue
-        arguments, is_launched = started
-        texts = [word.text for word in arguments]
-        if not ASKS.intersection(texts) and not any(text.startswith(("--cfg=", "--info=")) for text in texts):
-            is_plain = all(word.is_plain for word in arguments)
-            found.append(Training(texts, folder, environment | own, is_plain, is_launched))
+            inside = trainings(words[2].text, folder, project)
+        else:
+            inside = _training(words, folder, project)
+        for training in inside:
+            known = environment | own | training.environment
+            found.append(training._replace(environment=known, comes_first=comes_first and training.comes_first))
+        comes_first = comes_first and not inside and not writes and bool(words) and words[0].text in HARMLESS
     return found
+
+
+def _training(words: list[Word], folder: Path, project: Path) -> list[Training]:
+    """The training that a command without wrappers starts, if it starts one."""
+    started = _started(words, folder, project)
+    if started is None:
+        return []
+    arguments, is_launched = started
+    texts = [word.text for word in arguments]
+    if ASKS.intersection(texts) or any(text.startswith(("--cfg=", "--info=")) for text in texts):
+        return []
+    return [Training(texts, folder, {}, all(word.is_plain for word in arguments), is_launched, True)]
+
+
+def _assigned(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
 
 
 def _without_keywords(words: list[Word]) -> list[Word]:
@@ -84,8 +100,7 @@ def _without_wrappers(words: list[Word]) -> tuple[dict[str, str], list[Word]]:
     while words:
         name = Path(words[0].text).name
         if ASSIGNMENT.match(words[0].text):
-            key, _, value = words[0].text.partition("=")
-            environment[key] = value
+            environment |= [_assigned(words[0].text)]
             words = words[1:]
         elif name in WRAPPERS:
             words = _behind_options(words[1:])

@@ -75,6 +75,7 @@ def test_a_mistyped_option_is_refused_with_the_nearest() -> None:
     assert "did you mean 'model.depth'?" in denied(before_bash("cd . && python train.py model.dept=6"))
     assert "did you mean 'h100x8'" in denied(before_bash("uv run python3 train.py -m seed=1,2 hw=h100x9"))
     assert before_bash("python train.py model.dept=$DEPTH") == {}  # nobody knows what the shell makes of it
+    assert before_bash("git switch other && python train.py model.dept=6") == {}  # nor what options are there then
 
 
 @no_gpu

@@ -94,3 +94,21 @@ def test_folder_and_variables_are_those_of_the_command(reading: Any, tmp_path: P
     assert (second.folder, second.environment) == (tmp_path, {"A": "1", "C": "3"})
     assert reading.trainings("python train.py data.files=*.txt", REPOSITORY, REPOSITORY)[0].is_plain is False
     assert reading.trainings("python train.py 'data.files=*.txt'", REPOSITORY, REPOSITORY)[0].is_plain is True
+
+
+MEDDLING = [
+    "git switch other", "rm -r runs/old", "kill 7; sleep 9", "echo 'a: 1' > conf/a.yaml", "sed -i s/a/b/ conf/train.yaml",
+    "while pgrep -f train.py; do sleep 5; done", "python train.py seed=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", MEDDLING)
+def test_what_stands_in_front_may_change_what_a_training_meets(reading: Any, before: str) -> None:
+    training = reading.trainings(f"{before}; python train.py seed=2", REPOSITORY, REPOSITORY)[-1]
+    assert training.arguments == ["seed=2"] and not training.comes_first
+
+
+@pytest.mark.parametrize("before", ["cd .", "source .venv/bin/activate", "A=1", "echo now"])
+def test_what_changes_nothing_may_stand_in_front(reading: Any, before: str) -> None:
+    [training] = reading.trainings(f"{before} && bash -c 'python train.py seed=2'; rm x", REPOSITORY, REPOSITORY)
+    assert training.comes_first
