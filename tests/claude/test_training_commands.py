@@ -97,8 +97,8 @@ def test_folder_and_variables_are_those_of_the_command(reading: Any, tmp_path: P
 
 
 MEDDLING = [
-    "git switch other", "rm -r runs/old", "kill 7; sleep 9", "echo 'a: 1' > conf/a.yaml", "sed -i s/a/b/ conf/train.yaml",
-    "while pgrep -f train.py; do sleep 5; done", "python train.py seed=1",
+    "git switch other", "rm -r runs/old", "kill 7; sleep 9", "echo 'a: 1' > conf/a.yaml",
+    "sed -i s/a/b/ conf/train.yaml", "while pgrep -f train.py; do sleep 5; done", "python train.py seed=1",
 ]  # fmt: skip
 
 
