@@ -1,10 +1,12 @@
-"""PostToolUse on Bash: how the training that a command has run ended, to the assistant and to the desktop."""
+"""PostToolUse on Bash: tells the assistant how the training that a command has run ended.
+
+The desktop is told by the training itself (nanochat_pl/callbacks/tell.py), also of one in the background.
+"""
 
 import os
 from pathlib import Path
 from typing import Any
 
-from desktop import notify
 from project import PROJECT, answer, newest_runs, runs_root, summary, told
 from training_commands import trainings
 
@@ -20,9 +22,8 @@ def after(event: dict[str, Any]) -> dict[str, Any] | None:
     runs = newest_runs(runs_root(os.environ | last.environment, last.folder), 1)
     if not runs or summary(runs[0]).get("status") == "running":  # in the background
         return None
-    text = told(runs[0])
-    notify("nanochat-pl: a training has ended", text)
-    return {"hookSpecificOutput": {"hookEventName": "PostToolUse", "additionalContext": f"The newest run: {text}"}}
+    text = f"The newest run: {told(runs[0])}"
+    return {"hookSpecificOutput": {"hookEventName": "PostToolUse", "additionalContext": text}}
 
 
 answer(after)

@@ -136,18 +136,20 @@ def test_a_session_begins_with_the_state_of_things(runs: Path) -> None:
     assert "make lint && make test" in text
 
 
-def test_the_end_of_a_training_is_told(runs: Path, tmp_path: Path) -> None:
-    environment, shown = desktop(tmp_path)
+def test_the_end_of_a_training_is_told(runs: Path) -> None:
     ran = {"tool_name": "Bash", "tool_response": {"stdout": ""}}
-    said = fire("PostToolUse", environment, tool_input={"command": "python train.py"}, **ran)
-    assert "tiny/base: finished, step 600" in said["additionalContext"]
-    assert "a training has ended" in _written(shown) and "val_bpb 1.2500" in _written(shown)
-    shown.unlink()
-    assert fire("PostToolUse", environment, tool_input={"command": "cat train.py"}, **ran) == {}
+    said = fire("PostToolUse", tool_input={"command": "python train.py"}, **ran)
+    assert "tiny/base: finished, step 600, val_bpb 1.2500" in said["additionalContext"]
+    assert fire("PostToolUse", tool_input={"command": "cat train.py"}, **ran) == {}
     RunFolder(runs / "tiny" / "base").write_summary(status="running")
-    assert fire("PostToolUse", environment, tool_input={"command": "python train.py &"}, **ran) == {}
+    assert fire("PostToolUse", tool_input={"command": "python train.py &"}, **ran) == {}
+
+
+def test_the_desktop_is_told_that_the_assistant_waits(runs: Path, tmp_path: Path) -> None:
+    environment, shown = desktop(tmp_path)
     assert fire("Stop", environment, stop_hook_active=False) == {}
-    assert "waits for you" in _written(shown)
+    text = _written(shown)
+    assert "waits for you" in text and "tiny/base: finished, step 600" in text
 
 
 def _written(path: Path) -> str:
