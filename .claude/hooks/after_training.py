@@ -3,6 +3,8 @@
 The desktop is told by the training itself (nanochat_pl/callbacks/tell.py), also of one in the background.
 """
 
+from __future__ import annotations  # a machine's own python3 may be older than the project's
+
 import os
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """PreToolUse on Bash: a training that is bound to fail is refused with the reason; every other command goes ahead."""
 
+from __future__ import annotations  # a machine's own python3 may be older than the project's
+
 import json
 import os
 import re

@@ -1,5 +1,7 @@
 """A notification on the desktop, where there is one."""
 
+from __future__ import annotations  # a machine's own python3 may be older than the project's
+
 import html
 import os
 import shutil

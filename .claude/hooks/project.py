@@ -1,5 +1,7 @@
 """The project that these hooks belong to, and what its runs say of themselves. The standard library alone."""
 
+from __future__ import annotations  # a machine's own python3 may be older than the project's
+
 import json
 import os
 import sys

@@ -1,5 +1,7 @@
 """SessionStart: what this machine and this folder have, and the commands that are wanted first."""
 
+from __future__ import annotations  # a machine's own python3 may be older than the project's
+
 import os
 import shutil
 import subprocess

@@ -1,5 +1,7 @@
 """The simple commands of a shell command line: what Bash would start, as far as that can be read without running it."""
 
+from __future__ import annotations  # a machine's own python3 may be older than the project's
+
 import re
 import shlex
 from typing import NamedTuple

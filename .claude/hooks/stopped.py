@@ -1,5 +1,7 @@
 """Stop: tells the desktop that the assistant waits, and how the newest run stands."""
 
+from __future__ import annotations  # a machine's own python3 may be older than the project's
+
 import os
 from typing import Any
 

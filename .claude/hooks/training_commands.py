@@ -1,5 +1,7 @@
 """Which of a shell command's parts train a model of this project, with which options and where."""
 
+from __future__ import annotations  # a machine's own python3 may be older than the project's
+
 import re
 import shlex
 from collections.abc import Sequence
