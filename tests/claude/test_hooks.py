@@ -102,7 +102,6 @@ def test_what_takes_too_long_is_not_looked_at() -> None:
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_nothing_happens_where_something_is_missing(event: str, tmp_path: Path) -> None:
-    shown = tmp_path / "shown"
     environment, shown = desktop(tmp_path)
     tool = {"tool_name": "Bash", "tool_input": {"command": "python train.py model.dept=6"}}
     assert fire(event, environment | {"NANOCHAT_PL_HOOKS": "0"}, **tool) == {}
@@ -120,7 +119,8 @@ def test_nothing_happens_where_something_is_missing(event: str, tmp_path: Path) 
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("text", ["", "no JSON", "[1]", '{"tool_name": "Bash", "tool_input": 7}'])
 def test_no_event_is_bad_enough_to_stop_the_assistant(event: str, text: str) -> None:
-    environment = os.environ | {"CLAUDE_PROJECT_DIR": str(REPOSITORY), "VIRTUAL_ENV": sys.prefix}
+    own = {"CLAUDE_PROJECT_DIR": str(REPOSITORY), "VIRTUAL_ENV": sys.prefix, "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    environment = os.environ | own
     done = subprocess.run(
         ["bash", "-c", command_of(event)], input=text, env=environment, capture_output=True, text=True
     )
