@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_pl.callbacks.checkpoints import is_sound
+from nanochat_pl.checkpoint.saved import is_sound
 from tests.processes import PICTURED, REPOSITORY, SMALL, start_fork, train
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from nanochat_pl.callbacks.agreement import Agreement
 from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
 from nanochat_pl.callbacks.hang_watch import unwatched
+from nanochat_pl.checkpoint.saved import point_last_to, step_checkpoints
 from nanochat_pl.core.errors import DivergedError, UserError
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.core.run_folder import RunFolder
@@ -98,56 +98,3 @@ class Checkpoints(Checkpoint):
             return True
         by_time = time.monotonic() - self._saved_time >= self._every_n_seconds
         return bool(self._agreement.largest(trainer, by_time))
-
-
-def step_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
-    names = (path for path in folder.glob("step-*.ckpt") if re.fullmatch(r"step-\d+\.ckpt", path.name))
-    return sorted(names, reverse=True)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The optimizer step that a checkpoint was written after."""
-    return int(checkpoint.stem.removeprefix("step-"))
-
-
-def point_last_to(checkpoint: Path) -> None:
-    """Make `last.ckpt` a link to this checkpoint, at once."""
-    temporary = checkpoint.parent / ".last.ckpt.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(checkpoint.name)
-    temporary.replace(checkpoint.parent / "last.ckpt")
-
-
-def resume_point(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read whole; newer damaged ones are reported and passed over.
-
-    Makes `last.ckpt` point to it. None where there is no sound checkpoint.
-    """
-    for path in step_checkpoints(folder):
-        if is_sound(path):
-            point_last_to(path)
-            return path
-        log.warning("The checkpoint %s is damaged (cut short or overwritten); it is renamed and passed over.", path)
-        path.rename(path.with_suffix(".damaged"))
-    log.warning("There is no sound checkpoint in %s; training starts from the beginning.", folder)
-    return None
-
-
-def last_good(folder: Path) -> str:
-    """A sentence that names the newest checkpoint, for messages about a run that failed."""
-    newest = next(iter(step_checkpoints(folder)), None)
-    if newest is None:
-        return "There is no checkpoint yet."
-    return f"The last good checkpoint is kept: {newest}."
-
-
-def is_sound(path: Path) -> bool:
-    """Whether the zip archive that torch wrote is complete and every checksum in it is right."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return False

@@ -3,9 +3,9 @@
 import contextlib
 import logging
 
-from nanochat_pl.callbacks.checkpoints import last_good
 from nanochat_pl.callbacks.hang_watch import HangWatch
 from nanochat_pl.callbacks.summary import Summary
+from nanochat_pl.checkpoint.saved import last_good
 from nanochat_pl.config.construct import construct, construct_all
 from nanochat_pl.config.resume import next_steps, record
 from nanochat_pl.core.distributed import Processes

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from nanochat_pl.callbacks.checkpoints import is_sound, resume_point, step_of
 from nanochat_pl.checkpoint.parent import Parent
+from nanochat_pl.checkpoint.saved import is_sound, resume_point, step_of
 from nanochat_pl.config.resume import Earlier, find_earlier, finished_message
 from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.hardware import Hardware
