@@ -83,7 +83,7 @@ class RunFolder:
             facts: of this invocation, written at once.
         """
         self.write_summary(status="running", **facts)
-        status = "failed"
+        status, said = "failed", {}
         try:
             yield
             status = "finished"
@@ -93,9 +93,12 @@ class RunFolder:
         except DivergedError:
             status = "diverged"
             raise
+        except Exception as error:
+            said = {"error": str(error)[:500] or type(error).__name__}
+            raise
         finally:
             self.write_summary(status=status)
-            self.record_event(status)
+            self.record_event(status, **said)
 
     def read_summary(self) -> dict[str, Any]:
         """The summary, or an empty dict where there is none (or an unreadable one)."""
