@@ -86,7 +86,7 @@ def _diagnoses(topic: str | None, name: str | None, overrides: list[str]) -> "li
         if topic is None and name is None:  # no run yet
             return [_of_machine(one, None, thorough=False) for one in OF_MACHINES]
         if topic is None and name is not None and nearest(name, TOPICS) != ".":
-            raise UserError(f"'{name}' is neither a topic{_nearest_topic(name)} nor a run: {error}") from error
+            raise UserError(f"'{name}' is no topic of the doctor{_nearest_topic(name)} {error}") from error
         raise
     return [_of_run(one, run, thorough=topic is not None) for one in ((topic,) if topic else TOPICS)]
 

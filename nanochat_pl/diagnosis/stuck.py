@@ -1,8 +1,9 @@
 """doctor stuck: the stack dumps of a run read: where each process was, who is different, and why."""
 
+import linecache
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,15 +23,21 @@ CAUSES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("checkpoint", ("callbacks/checkpoints", "checkpoint/saved", "torch/serialization.py", "callbacks/export",
                     "checkpoint/model_folder", "lightning/fabric/utilities/cloud_io")),
     ("evaluation", ("callbacks/evaluate", "nanochat_pl/evals/", "callbacks/samples", "loops/evaluation_loop.py")),
-    ("compile", ("torch/_inductor/", "torch/_dynamo/")),
+    ("compile", ("torch/_inductor/compile", "torch/_inductor/codecache", "torch/_dynamo/convert_frame")),
     ("network", ("huggingface_hub", "nanochat_pl/data/hub/", "urllib3/", "http/client.py", "httpx", "wandb/")),
     ("loader", ("nanochat_pl/data/", "torch/utils/data/", "loops/fetchers.py", "data/background", "/queue.py",
                 "multiprocessing/queues.py", "nanochat_pl/tokenizers/")),
     ("gc", ("callbacks/gc.py", "Garbage-collecting")),
-    ("collective", ("torch/distributed/", "torch/nn/parallel/distributed.py", "torch/autograd/graph.py")),
-    ("step", ("nanochat_pl/stages/", "nanochat_pl/optim/", "nanochat_pl/models/", "nanochat_pl/nn/", "torch/")),
+    ("callback", ("trainer/call.py _call_callback_hooks",)),
+    ("step", ("nanochat_pl/stages/", "nanochat_pl/optim/", "nanochat_pl/models/", "nanochat_pl/nn/", "site-packages/torch/")),
 )  # fmt: skip
-"""What a thread was at -> parts of files that only then are on its stack; the first that is found names it."""
+"""What a thread was at -> parts of "file function" that only then are on its stack; the first that is found names it."""
+WAITING_IN = ("torch/distributed/", "torch/nn/parallel/distributed.py")
+"""Files in whose innermost frames a process waits for others; in the backward pass gradients are averaged, too."""
+BACKWARD = "torch/autograd/graph.py"
+WAITING_FOR = re.compile(r"\.(item|tolist|cpu|synchronize)\(")
+"""Calls that wait for the own device."""
+INNERMOST = 6
 WORDS = {
     "checkpoint": "writes or reads a checkpoint or model",
     "evaluation": "evaluates",
@@ -39,10 +46,13 @@ WORDS = {
     "loader": "waits for or prepares data",
     "gc": "collects garbage",
     "collective": "waits for the other processes",
+    "device": "waits for its device",
+    "callback": "is in a callback",
     "step": "computes a step",
     "elsewhere": "is outside of the training",
     "unknown": "does not say where it is",
 }
+WAITING = ("collective", "device")
 ADVICE = {
     "checkpoint": "Look at the disk: is it full, or a network folder that hangs? NANOCHAT_PL_RUNS moves the runs.",
     "evaluation": "It may only be slow: callbacks.evaluate.max_per_task=N asks fewer questions. Where one process "
@@ -55,10 +65,13 @@ ADVICE = {
     "gc": "Collecting took very long: far too many objects live. callbacks.gc.every_n_steps=100 does it less often.",
     "collective": "All wait for each other: a device or the network between them is broken. Test it: "
     "python -m nanochat_pl doctor distributed",
+    "callback": "See what it waits for there; callbacks.NAME=null trains without it.",
     "step": "The device computes, or hangs: python -m nanochat_pl doctor gpu; where a step may take so long, raise "
     "hw.timeout_seconds.",
+    "device": "The device computes, hangs, or waits for the others' devices: python -m nanochat_pl doctor gpu",
     "elsewhere": "Look at the stack below.",
     "unknown": "Look at the file.",
+    "silent": "Look at its machine (dmesg, nvidia-smi); the same training command goes on from the last checkpoint.",
 }
 
 
@@ -81,18 +94,24 @@ class Thread:
         outermost = self.frames[-1] if self.frames else ("", "", "")
         return bool(self.frames) and not outermost[0].endswith(("/threading.py", "\\threading.py"))
 
-    @property
-    def cause(self) -> str:
-        """What it was at, of `CAUSES`."""
+    def cause(self, alone: bool) -> str:
+        """What it was at, of `WORDS`.
+
+        Args:
+            alone: the run has no other process.
+        """
         if not self.frames:
             return "unknown"
         if self.collecting:
             return "gc"
-        files = [file.replace("\\", "/") for file, _, _ in self.frames]
-        # A wait for others is told by the innermost frames; what it is a part of, by those around.
-        if _any(files[:6], dict(CAUSES)["collective"]):
+        files = [f"{file} {function}".replace("\\", "/") for file, _, function in self.frames]
+        # A wait is told by the innermost frames; what it is a part of, by those around.
+        if _any(files[:INNERMOST], WAITING_IN) or (not alone and BACKWARD in files[0]):
             return "collective"
-        return next((cause for cause, parts in CAUSES if _any(files, parts)), "elsewhere")
+        at = next((cause for cause, parts in CAUSES if _any(files, parts)), "elsewhere")
+        file, line, _ = self.frames[0]
+        waits = line.isdecimal() and WAITING_FOR.search(linecache.getline(file, int(line)))
+        return "device" if waits and at in ("step", "callback") else at
 
     @property
     def place(self) -> str:
@@ -174,47 +193,48 @@ def _judge(diagnosis: Diagnosis, run: RunFolder, step: int | None, dumps: dict[i
     when = "when the run was ended" if step is None else f"after step {step}"
     world_size = _world_size(run)
     silent = [rank for rank in range(world_size) if rank not in dumps]
-    culprits, cause = suspects(mains, silent)
-    who = f"rank {', '.join(map(str, culprits))}" if culprits else "all processes"
+    alone = max(world_size, len(mains)) == 1
+    causes = {rank: thread.cause(alone) for rank, thread in mains.items()}
+    culprits, cause = suspects(causes, {rank: thread.place for rank, thread in mains.items()}, silent)
     diagnosis.wrong(
-        f"Something hung {when}; the likely cause: {_cause_in_words(mains, silent, culprits, cause, who)}.",
-        ADVICE["unknown"] if cause == "silent" else ADVICE[cause],
+        f"Something hung {when}; the likely cause: {_in_words(len(mains), silent, culprits, cause)}.", ADVICE[cause]
     )
     for rank, thread in mains.items():
         odd = " <- different" if rank in culprits and len(mains) > 1 else ""
         inner = f", in {thread.innermost}" if thread.innermost != thread.place else ""
-        diagnosis.info(f"Rank {rank} {WORDS[thread.cause]}: {thread.place}{inner}{odd}")
+        diagnosis.info(f"Rank {rank} {WORDS[causes[rank]]}: {thread.place}{inner}{odd}")
     diagnosis.artifacts += [path for _, path in sorted(dumps.items())]
 
 
-def suspects(mains: dict[int, Thread], silent: Sequence[int]) -> tuple[list[int], str]:
+def suspects(causes: Mapping[int, str], places: Mapping[int, str], silent: Sequence[int]) -> tuple[list[int], str]:
     """(the ranks at fault, the cause); no rank where all are alike.
 
     Args:
-        silent: ranks without a dump.
+        causes, places: of each rank that has a dump.
+        silent: ranks without one.
     """
     if silent:
         return list(silent), "silent"
-    busy = [rank for rank, thread in mains.items() if thread.cause != "collective"]
-    if len(mains) == 1 or (busy and len(busy) < len(mains)):
-        return (busy if len(mains) > 1 else []), mains[(busy or list(mains))[0]].cause
-    places = Counter((thread.cause, thread.place) for thread in mains.values())
-    (most, _), *rest = places.most_common()
-    odd = [rank for rank, thread in mains.items() if (thread.cause, thread.place) != most]
-    if rest and len(odd) < len(mains) / 2:
-        return odd, mains[odd[0]].cause
+    busy = [rank for rank, cause in causes.items() if cause not in WAITING]
+    if busy and len(busy) < len(causes):
+        return busy, causes[busy[0]]
+    seen = Counter((causes[rank], places[rank]) for rank in causes)
+    most, _ = seen.most_common(1)[0]
+    odd = [rank for rank in causes if (causes[rank], places[rank]) != most]
+    if odd and len(odd) < len(causes) / 2:
+        return odd, causes[odd[0]]
     return [], most[0]
 
 
-def _cause_in_words(mains: dict[int, Thread], silent: list[int], culprits: list[int], cause: str, who: str) -> str:
+def _in_words(count: int, silent: Sequence[int], culprits: Sequence[int], cause: str) -> str:
+    who = f"rank {', '.join(map(str, culprits))}"
     if silent:
         return f"{who} wrote no stacks: stopped, stuck in native code, or its machine is gone"
-    if culprits and cause == "collective":
+    if culprits and cause in WAITING:
         return f"{who} waits in another place than the others: the processes did not call the same in the same order"
     if culprits:
         return f"{who} {WORDS[cause]}, and the others wait for it"
-    one = "the process" if len(mains) == 1 else "each process"
-    return f"{one} {WORDS[cause]}"
+    return f"{'the process' if count == 1 else 'each process'} {WORDS[cause]}"
 
 
 def _world_size(run: RunFolder) -> int:
