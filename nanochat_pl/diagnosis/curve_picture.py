@@ -53,9 +53,10 @@ def _annotate(axes: Any, seen: Seen, patterns: Sequence[Pattern]) -> None:
     curve = seen.train
     drawn = [*curve.level, curve.values[0], *(value for _, value in seen.validation)]
     low, high = min(drawn), max(drawn)
-    room = HEADROOM * (high - low or 1.0)
+    cut_off = any(float(curve.values.max()) > high for pattern in patterns if pattern.steps)
+    room = (HEADROOM if cut_off else 0.1) * (high - low or 1.0)
     top = high + room
-    axes.set_ylim(low - 0.2 * room, top)
+    axes.set_ylim(low - 0.1 * (high - low or 1.0), top)
     for row, pattern in enumerate(pattern for pattern in patterns if pattern.steps):
         colour = COLOURS[pattern.severity]
         for step in pattern.steps[:MOST_MARKS]:

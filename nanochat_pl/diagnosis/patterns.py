@@ -54,7 +54,7 @@ class Seen:
 
     def other_rate(self, factor: float) -> str:
         """The option for `factor` times the learning rates."""
-        return "horizon.lr_scale=" + (f"{factor * self.lr_scale:.2g}" if self.lr_scale else f"{factor:g}_TIMES_IT")
+        return f"horizon.lr_scale={factor * self.lr_scale:.2g}" if self.lr_scale else f"{factor:g} x horizon.lr_scale"
 
 
 @dataclass(frozen=True)

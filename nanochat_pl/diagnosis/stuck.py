@@ -29,9 +29,10 @@ CAUSES: tuple[tuple[str, tuple[str, ...]], ...] = (
                 "multiprocessing/queues.py", "nanochat_pl/tokenizers/")),
     ("gc", ("callbacks/gc.py", "Garbage-collecting")),
     ("callback", ("trainer/call.py _call_callback_hooks",)),
-    ("step", ("nanochat_pl/stages/", "nanochat_pl/optim/", "nanochat_pl/models/", "nanochat_pl/nn/", "site-packages/torch/")),
+    ("step", ("nanochat_pl/stages/", "nanochat_pl/optim/", "nanochat_pl/models/", "nanochat_pl/nn/",
+              "site-packages/torch/")),
 )  # fmt: skip
-"""What a thread was at -> parts of "file function" that only then are on its stack; the first that is found names it."""
+"""What a thread was at -> parts of "file function" that are on its stack only then; the first that is found counts."""
 WAITING_IN = ("torch/distributed/", "torch/nn/parallel/distributed.py")
 """Files in whose innermost frames a process waits for others; in the backward pass gradients are averaged, too."""
 BACKWARD = "torch/autograd/graph.py"
