@@ -97,19 +97,21 @@ def _last(diagnosis: Diagnosis, run: RunFolder, newest: Path | None, repair: boo
         diagnosis.good(f"last.ckpt points to {newest.name}.")
         return
     if last.is_symlink():
-        is_so = f"points to {last.readlink()}" + ("" if last.exists() else ", which is not there")
+        found = f"pointing to {last.readlink()}" + ("" if last.exists() else ", which is not there")
     else:
-        is_so = "is a file of its own" if last.exists() else "is missing"
+        found = "a file of its own" if last.exists() else "missing"
     if not is_idle:
-        diagnosis.info(f"last.ckpt {is_so}; the training that runs here sets it at its next checkpoint.")
+        diagnosis.info(f"last.ckpt is {found}; the training that runs here sets it at its next checkpoint.")
     elif not repair:
-        diagnosis.warn(f"last.ckpt {is_so}.", f"python -m nanochat_pl doctor checkpoint {run.path}")
+        diagnosis.warn(f"last.ckpt is {found}.", f"\npython -m nanochat_pl doctor checkpoint {run.path}")
     else:
         if last.exists() and not last.is_symlink():  # perhaps the only copy of something
             last.rename(_free_name(last.with_suffix(".ckpt.before")))
         point_last_to(newest)
-        diagnosis.info(f"Repaired: last.ckpt {is_so.replace('is', 'was').replace('points', 'pointed')}; now it points "
-                       f"to {newest.name}.", "The same training command goes on from there.")  # fmt: skip
+        diagnosis.info(
+            f"Repaired: last.ckpt was {found}; now it points to {newest.name}.",
+            "The same training command goes on from there.",
+        )
 
 
 def _free_name(path: Path) -> Path:

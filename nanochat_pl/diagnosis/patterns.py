@@ -97,7 +97,8 @@ def divergence(seen: Seen) -> Pattern | None:
     # It stays up: of what follows the last rise beyond the bound there are several points.
     if len(behind) < 4 or curve.end - least <= bound or (behind[-3:] - least <= bound / 2).any():
         return None
-    since = int(curve.steps[lowest])
+    still_low = np.flatnonzero(behind - least <= max(spread, 0.05 * (curve.end - least)))
+    since = int(curve.steps[lowest + int(still_low[-1])])
     return Pattern(
         "divergence", "error",
         f"The loss rises since step {since:,}, from {least:.3f} to {curve.end:.3f}, and does not come back.",

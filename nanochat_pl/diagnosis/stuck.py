@@ -39,6 +39,7 @@ BACKWARD = "torch/autograd/graph.py"
 WAITING_FOR = re.compile(r"\.(item|tolist|cpu|synchronize)\(")
 """Calls that wait for the own device."""
 INNERMOST = 6
+NOT_OWN = ("site-packages", "/lib/python", "<frozen", "<string>")
 WORDS = {
     "checkpoint": "writes or reads a checkpoint or model",
     "evaluation": "evaluates",
@@ -117,7 +118,7 @@ class Thread:
     @property
     def place(self) -> str:
         """Its innermost frame that is not a library's."""
-        own = (frame for frame in self.frames if "site-packages" not in frame[0] and "/lib/python" not in frame[0])
+        own = (frame for frame in self.frames if not _any(frame[:1], NOT_OWN))
         file, line, function = next(own, self.frames[0] if self.frames else ("?", "?", "?"))
         return f"{_short(file)}:{line} in {function}"
 
