@@ -9,7 +9,7 @@ WINDOW_SHARE, WIDEST = 0.06, 101
 """The running median covers such a share of the points, and at most so many."""
 NORMAL = 1.4826
 """Median absolute deviation -> standard deviation of a normal."""
-SPIKE_SPREADS, SPIKE_SHARE = 8.0, 0.05
+SPIKE_SPREADS, SPIKE_SHARE = 8.0, 0.1
 """A spike stands so many spreads, and such a share of the level, above what was before it and what is around it."""
 
 STILL_OUT = 2
