@@ -8,7 +8,7 @@ from nanochat_pl.checkpoint.saved import is_sound, point_last_to, step_checkpoin
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, size
-from nanochat_pl.diagnosis.subject import idle
+from nanochat_pl.diagnosis.subject import idle, is_training
 
 NEEDED = ("state_dict", "optimizer_states", "loops", "global_step")
 """What a training goes on from."""
@@ -21,17 +21,16 @@ def diagnose(run: RunFolder, repair: bool = True) -> Diagnosis:
         repair: point last.ckpt to the newest sound checkpoint, where it points elsewhere and nothing trains there.
     """
     diagnosis = Diagnosis("checkpoint", str(run.path))
-    with idle(run) as is_idle:
-        newest = _checkpoints(diagnosis, run, is_idle)
-        with Examination(diagnosis, "last.ckpt"):
-            _last(diagnosis, run, newest, repair, is_idle)
+    newest = _checkpoints(diagnosis, run)
+    with Examination(diagnosis, "last.ckpt"), idle(run) as is_idle:
+        _last(diagnosis, run, newest, repair, is_idle)
     with Examination(diagnosis, "The model folder"):
         _model(diagnosis, run.model)
-    _leftovers(diagnosis, run, is_idle)
+    _leftovers(diagnosis, run)
     return diagnosis
 
 
-def _checkpoints(diagnosis: Diagnosis, run: RunFolder, is_idle: bool) -> Path | None:
+def _checkpoints(diagnosis: Diagnosis, run: RunFolder) -> Path | None:
     """The newest sound one."""
     newest: Path | None = None
     checkpoints = step_checkpoints(run.checkpoints)
@@ -40,7 +39,7 @@ def _checkpoints(diagnosis: Diagnosis, run: RunFolder, is_idle: bool) -> Path | 
         if reason is None:
             newest = newest or path
             diagnosis.good(f"{path.name} is sound, {size(path.stat().st_size)}.")
-        elif not is_idle and not path.exists():  # the training has let go of it meanwhile
+        elif not path.exists():  # a training has let go of it meanwhile
             diagnosis.info(f"{path.name} is gone: the training keeps the last ones only.")
         else:
             diagnosis.wrong(
@@ -164,10 +163,10 @@ def _check_weights(folder: Path, architecture: str, config: dict[str, object]) -
                 raise UserError(f"{name} is not finite. Take an earlier checkpoint: checkpoints list {folder.parent}")
 
 
-def _leftovers(diagnosis: Diagnosis, run: RunFolder, is_idle: bool) -> None:
+def _leftovers(diagnosis: Diagnosis, run: RunFolder) -> None:
     """What takes space and is not used."""
     temporary = [path for path in run.path.rglob(".*.tmp") if path.is_file() and not path.is_symlink()]
-    if temporary and is_idle:
+    if temporary and not is_training(run):
         total = sum(path.stat().st_size for path in temporary)
         diagnosis.info(
             f"{len(temporary)} unfinished file(s) of a process that was killed, {size(total)}.",

@@ -92,7 +92,7 @@ class Diagnosis:
             if finding.advice:
                 yield "", "default", finding.advice
         for path in self.artifacts:
-            yield "->", "default", str(path)
+            yield "", "default", f"\n{path}"
 
 
 class Examination:

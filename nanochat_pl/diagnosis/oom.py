@@ -27,6 +27,8 @@ HOLDS = {"base": "text", "rl": "questions"}
 """What the data of a stage hold; of the others conversations."""
 NEARLY_FULL = 0.95
 """Of a GPU's memory, at which the next step may fail."""
+HALF_FULL = 0.5
+"""A process that was killed without a word, with less than this share, was hardly killed for its memory."""
 
 
 def diagnose(run: RunFolder, spec: Callable[[], NanoChatSpec]) -> Diagnosis:
@@ -43,7 +45,8 @@ def diagnose(run: RunFolder, spec: Callable[[], NanoChatSpec]) -> Diagnosis:
         plan = planned(run)
         summary = run.read_summary()
         held = as_number(summary.get("peak_memory_bytes"))
-        was_full = _how_it_ended(diagnosis, run)
+        most = max(held or 0, _total(plan)) / max(1, plan.hardware.chip.memory_bytes)
+        was_full = _how_it_ended(diagnosis, run, perhaps_full=most > HALF_FULL)
         _judge(diagnosis, plan, held, was_full, fitted=summary.get("status") == "finished")
         _print_settings(diagnosis, plan, spec(), _overrides(run), _underestimated(plan, held, was_full))
     return diagnosis
@@ -127,13 +130,15 @@ def _judge(diagnosis: Diagnosis, plan: Plan, held: float | None, was_full: bool,
         )
 
 
-def _how_it_ended(diagnosis: Diagnosis, run: RunFolder) -> bool:
+def _how_it_ended(diagnosis: Diagnosis, run: RunFolder, perhaps_full: bool) -> bool:
     """Whether the memory was full, by what the run left."""
     errors = [str(event["error"]) for event in read_events(run) if event["event"] == "failed" and "error" in event]
     status, was_full = run.read_summary().get("status"), False
     if status == "failed" and errors and (is_out_of_memory(RuntimeError(errors[-1])) or "memory" in errors[-1].lower()):
         diagnosis.wrong(f"The run ended because the memory was full: {errors[-1][:300]}", "Take a setting below.")
         was_full = True
+    elif status == "running" and not is_training(run) and not perhaps_full:
+        diagnosis.info("The run was killed without a word, but hardly by a full memory.")
     elif status == "running" and not is_training(run):
         diagnosis.warn(
             "The run was killed without a word, as the system does when the main memory is full (or someone, or a "
