@@ -100,11 +100,12 @@ def best(metric: Metric = None, as_json: AsJson = False) -> None:
 
     from nanochat_pl.core.errors import UserError
     from nanochat_pl.reporting.experiments.comparing import METRIC_OF, ranked, seeds_of
-    from nanochat_pl.reporting.experiments.words import short_config, shown
+    from nanochat_pl.reporting.experiments.words import shared, short_config, shown
 
     experiments = _experiments()
     if metric:
         ranked(experiments, metric)  # which raises where there is none
+    of_all = shared(experiments)
     table = Table("stage", "", "experiment", box=None, padding=(0, 2, 0, 0))
     records: list[dict[str, Any]] = []
     for stage, own in METRIC_OF.items():
@@ -117,7 +118,7 @@ def best(metric: Metric = None, as_json: AsJson = False) -> None:
             seeds = len(seeds_of(one, experiments, by))
             facts = {"stage": stage, "place": place, "name": one.name, "metric": by, "value": one.results[by]}
             records.append(facts | {"seeds": seeds})
-            name = Text(f"{one.name}  {short_config(one)}")
+            name = Text(f"{one.name}  {short_config(one, of_all)}")
             table.add_row(
                 "" if place > 1 else stage, f"{place}.", name, by, shown(by, one.results[by]), f"seeds: {seeds}"
             )

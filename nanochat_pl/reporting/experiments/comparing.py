@@ -51,9 +51,16 @@ def differences(before: Experiment, after: Experiment) -> list[list[Any]]:
 
 
 def parent_of(experiment: Experiment, earlier: Sequence[Experiment]) -> Experiment | None:
-    """The nearest earlier one: of its stage and recipe, with the fewest different settings; of equals, the latest."""
+    """The nearest earlier one: of its stage and recipe, with the fewest different settings.
+
+    Of several, a finished one rather than another, and then the latest.
+    """
     alike = [other for other in earlier if (other.stage, other.recipe) == (experiment.stage, experiment.recipe)]
-    return min(reversed(alike), key=lambda other: len(differences(other, experiment)), default=None)
+
+    def distance(other: Experiment) -> tuple[int, bool]:
+        return len(differences(other, experiment)), other.status != "finished"
+
+    return min(reversed(alike), key=distance, default=None)
 
 
 def find_experiment(name: str, experiments: Sequence[Experiment]) -> Experiment:
@@ -89,10 +96,14 @@ def ranked(experiments: Sequence[Experiment], metric: str) -> list[Experiment]:
 
 
 def seeds_of(experiment: Experiment, experiments: Sequence[Experiment], metric: str) -> list[float]:
-    """The results of all finished ones that differ from it in nothing but the seed, itself among them."""
+    """The results of the finished ones that differ from it in nothing but the seed: one of each seed, its own first."""
     own = _without_seed(experiment)
-    alike = (one for one in experiments if one.status == "finished" and one.stage == experiment.stage)
-    return [one.results[metric] for one in alike if metric in one.results and _without_seed(one) == own]
+    alike = [one for one in experiments if one.status == "finished" and one.stage == experiment.stage]
+    results: dict[Any, float] = {}
+    for one in (experiment, *alike):
+        if metric in one.results and _without_seed(one) == own:
+            results.setdefault(one.settings.get("seed"), one.results[metric])
+    return list(results.values())
 
 
 def compare(first: Experiment, other: Experiment, experiments: Sequence[Experiment], metric: str) -> Comparison:
@@ -109,12 +120,14 @@ def compare(first: Experiment, other: Experiment, experiments: Sequence[Experime
         lacking = " and ".join(each.name for each, value in ((first, one), (other, two)) if value is None)
         return replace(base, verdict=f"Neither can be said to be better: {lacking} has no {metric}.")
     cautions = _cautions(first, other, metric)
-    seeds = [seeds_of(each, experiments, metric) or [each.results[metric]] for each in (first, other)]
+    seeds = [[one], [two]]
+    if first.status == other.status == "finished":
+        if _without_seed(first) == _without_seed(other):
+            said = f"They have the same settings but for the seed: {metric} {one:.4f} and {two:.4f} differ by chance."
+            return replace(base, verdict=said, cautions=cautions)
+        seeds = [seeds_of(each, experiments, metric) for each in (first, other)]
     means, error = [statistics.mean(values) for values in seeds], _standard_error(seeds)
     gap = means[1] - means[0]
-    if _without_seed(first) == _without_seed(other):
-        said = f"They differ in nothing but the seed: {metric} {one:.4f} and {two:.4f} are one setting's spread."
-        return replace(base, verdict=said, cautions=cautions)
     if gap == 0:
         return replace(base, verdict=f"They are equal in {metric}: {one:.4f}.", cautions=cautions)
     better = other if (gap < 0) == smaller_is_better(metric) else first

@@ -13,9 +13,10 @@ from nanochat_pl.reporting.experiments.ledger import holding, keep_copy, write_o
 from nanochat_pl.reporting.experiments.regions import BrokenMarksError, marked, regions_of, renewed, with_new
 from nanochat_pl.reporting.experiments.words import (
     NAMES,
+    chosen,
     command_of,
-    given,
     setting,
+    shared,
     short_config,
     shown,
     standing,
@@ -94,17 +95,21 @@ def _updated(text: str, experiments: Sequence[Experiment]) -> tuple[str, bool]:
 
 
 def _mark(experiment: Experiment) -> str:
-    return f"run:{quote(experiment.name, safe='/,=+')}"
+    """The same for a run that was moved aside: the notes below its region are of it, not of the one that came after."""
+    return quote(f"run:{experiment.name.partition('.before-')[0]}@{experiment.began}", safe=":/,=+@")
 
 
 def _summary(experiments: Sequence[Experiment]) -> str:
     rows = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    of_all = shared(experiments)
     for one in experiments:
-        cells = [one.name, one.began[:10], one.status, short_config(one)]
+        cells = [one.name, one.began[:10], one.status, short_config(one, of_all)]
         cells += [shown(metric, one.results.get(metric)) for metric in ("train_loss", "val_bpb")]
         at = standing(one).removeprefix(one.status).strip()
         cells += [suites(one) or "-", "; ".join(filter(None, (at, troubles(one), one.goal)))]
         rows.append(f"| {' | '.join(in_line(cell) for cell in cells)} |")
+    if of_all:
+        rows.append(f"\nIn all of them: {in_line(', '.join(of_all))}")
     if not experiments:
         rows.append("| (no experiments yet) " + "| - " * (len(COLUMNS) - 1) + "|")
     return printable("\n".join(rows))
@@ -145,7 +150,8 @@ def _indented(command: str) -> str:
 def section_of(one: Experiment) -> str:
     """What is said of one experiment, in Markdown."""
     goal = in_line(one.goal) or "not given (`run.goal='...'`)"
-    parts = [f"**Goal**: {goal}", f"**Status**: {in_line(standing(one))}"]
+    moved = f", moved aside to {one.name}" if ".before-" in one.name else ""
+    parts = [f"**Goal**: {goal}", f"**Status**: {in_line(standing(one) + moved)}"]
     if one.error:
         parts[-1] += f". {in_line(one.error)}"
     if command := command_of(one):
@@ -156,8 +162,8 @@ def section_of(one: Experiment) -> str:
 
 def _difference(one: Experiment) -> str:
     if not one.parent:
-        chosen = " ".join(given(one))
-        return f"**Difference** to the recipe's defaults ({in_line(one.recipe)}): {in_line(chosen) or 'none'}"
+        options = in_line(" ".join(chosen(one))) or "none"
+        return f"**Difference** to the recipe's defaults ({in_line(one.recipe)}): {options}"
     rows = [f"- {in_line(key)}: {in_line(setting(old))} → {in_line(setting(new))}" for key, old, new in one.differences]
     return "\n".join([f"**Difference** to {in_line(one.parent)}:{'' if rows else ' none'}", *rows])
 

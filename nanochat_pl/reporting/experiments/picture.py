@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.reporting.experiments.comparing import METRIC_OF
@@ -15,7 +16,7 @@ SMOOTH_OVER = 50
 
 
 def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, is_log: bool) -> list[str]:
-    """Draw training loss and validation over the steps into a PNG.
+    """Draw training loss and validation over the steps into a PNG; the last validation stands in the legend.
 
     Args:
         root: of the runs.
@@ -31,31 +32,42 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
     curves = {name: metrics for name, metrics in curves.items() if metrics.get("train/loss")}
     if not curves:
         return []
+    validated = {one.name: METRIC_OF[one.stage].replace("val_", "val/") for one in experiments}
     with rc_context({"text.parse_math": False}):  # a name with two dollars is no formula
-        figure = Figure(figsize=(11, 4.6), dpi=120, layout="constrained")
+        figure = Figure(figsize=(11, 4.8), dpi=120, layout="constrained")
         left, right = figure.subplots(1, 2)
-        validated = {one.name: METRIC_OF[one.stage].replace("val_", "val/") for one in experiments}
         for number, (name, metrics) in enumerate(curves.items()):
-            color = f"C{number}"
-            points = metrics["train/loss"]
-            if len(points) > 2 * SMOOTH_OVER:
-                left.plot(*zip(*thinned(points)), color=color, linewidth=0.6, alpha=0.3)
-            left.plot(*zip(*_smooth(points)), color=color, linewidth=1.6, label=name)
-            if held_out := metrics.get(validated[name]):
-                right.plot(*zip(*held_out), color=color, marker="o", markersize=3, linewidth=1.4)
-                value = f"{held_out[-1][1]:.4g}"
-                right.annotate(value, held_out[-1], xytext=(5, 0), textcoords="offset points", color=color, va="center")
-        units = sorted({validated[name] for name in curves})
-        for axes, title in ((left, "training loss, nats per token"), (right, " and ".join(units))):
-            axes.set(xlabel="optimizer step", title=title)
-            axes.grid(alpha=0.25, which="both" if is_log else "major")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.margins(x=0.08)
-            if is_log:
-                axes.set(xscale="log", yscale="log")
+            style: dict[str, Any] = {"color": f"C{number}", "linestyle": ("-", "--")[number % 2]}  # some lie on others
+            losses, held_out = metrics["train/loss"], metrics.get(validated[name], [])
+            if len(losses) > 2 * SMOOTH_OVER:
+                left.plot(*zip(*thinned(losses)), color=f"C{number}", linewidth=0.6, alpha=0.3)
+            last = f"  ({held_out[-1][1]:.4g})" if held_out else ""
+            left.plot(*zip(*_smooth(losses)), linewidth=1.6, label=f"{name}{last}", **style)
+            if held_out:
+                right.plot(*zip(*held_out), marker="o", markersize=3, linewidth=1.4, **style)
+        _label(left, "training loss, nats per token", is_log)
+        _label(right, " and ".join(sorted({validated[name] for name in curves})), is_log)
         figure.legend(loc="outside lower center", ncols=min(3, len(curves)), frameon=False)
         figure.savefig(out, format="png")
     return list(curves)
+
+
+def _label(axes: Any, title: str, is_log: bool) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    axes.set(xlabel="optimizer step", title=title)
+    if is_log:
+        axes.set(xscale="log", yscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(7))  # losses seldom span a power of ten
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _smooth(points: list[tuple[int, float]]) -> list[tuple[float, float]]:

@@ -2,13 +2,14 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from nanochat_pl.reporting.experiments.experiment import Experiment
 from nanochat_pl.reporting.tables import duration, gigabytes, number
 
-TRAINED = ("run", "callbacks", "logger", "trainer", "hydra")
-"""Sections whose options are left out of a short configuration."""
+NOT_TRAINED = ("run", "callbacks", "logger", "trainer", "hydra")
+"""Sections whose options don't change what is trained."""
 NAMES = {
     "val_bpb": "Validation bits per byte", "val_loss": "Validation loss", "train_loss": "Final loss",
     "tokens": "Tokens", "parameters": "Parameters", "tokens_per_second": "Tokens per second",
@@ -43,12 +44,28 @@ def given(experiment: Experiment) -> list[str]:
     return experiment.command[1:]
 
 
-def short_config(experiment: Experiment, most: int = 6) -> str:
-    """The recipe and what was chosen beside it."""
-    chosen = [override for override in given(experiment) if re.split(r"[.=@]", override.lstrip("+~"))[0] not in TRAINED]
-    chosen = [override for override in chosen if override != f"recipe={experiment.recipe}"]
-    more = [f"and {len(chosen) - most} more"] if len(chosen) > most else []
-    return ", ".join([experiment.recipe or "?", *chosen[:most], *more])
+def chosen(experiment: Experiment) -> list[str]:
+    """The overrides that change what is trained."""
+    sections = [re.split(r"[.=@]", override.lstrip("+~"))[0] for override in given(experiment)]
+    return [override for override, section in zip(given(experiment), sections) if section not in NOT_TRAINED]
+
+
+def shared(experiments: Sequence[Experiment]) -> list[str]:
+    """What was chosen for all of them, where there are several."""
+    if len(experiments) < 2:
+        return []
+    of_all = set.intersection(*(set(chosen(experiment)) for experiment in experiments))
+    return [override for override in chosen(experiments[0]) if override in of_all]
+
+
+def short_config(experiment: Experiment, without: Sequence[str] = ()) -> str:
+    """The recipe and what was chosen beside it.
+
+    Args:
+        without: what need not be said.
+    """
+    own = [override for override in chosen(experiment) if override not in without]
+    return ", ".join([experiment.recipe or "?", *(override for override in own if not override.startswith("recipe="))])
 
 
 def standing(experiment: Experiment) -> str:
