@@ -186,13 +186,13 @@ def write(
 
 def _experiments() -> list["Experiment"]:
     """All, and experiments.jsonl brought up to date where that can be done."""
-    from nanochat_pl.core.errors import MachineError
+    from nanochat_pl.core.errors import MachineError, UserError
     from nanochat_pl.core.paths import runs_root
     from nanochat_pl.reporting.experiments.ledger import keep_experiments, read_experiments
 
     try:
         return keep_experiments(runs_root())
-    except (OSError, MachineError) as error:
+    except (OSError, MachineError, UserError) as error:
         print(f"experiments.jsonl is not brought up to date: {error}", file=sys.stderr)
         return read_experiments(runs_root())
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from nanochat_pl.core.errors import MachineError
+from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.core.run_folder import RunFolder, parse_object
 from nanochat_pl.reporting.experiments.comparing import differences, parent_of
@@ -43,7 +43,8 @@ def keep_experiments(root: Path, endings: Mapping[str, Ending] | None = None) ->
 
     Raises:
         LockedError: another process holds the file.
-        OSError, MachineError: it cannot be written.
+        UserError: it is read-only.
+        MachineError, OSError: it cannot be written.
     """
     path = ledger_of(root)
     if not root.is_dir():
@@ -83,12 +84,12 @@ def write_over(path: Path, content: bytes) -> None:
     """Replace the file at once, unless its owner has made it read-only.
 
     Raises:
-        PermissionError: that.
+        UserError: that.
         MachineError: the disk is full or not writable.
     """
     path = path.resolve()
     if path.exists() and not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"{path} is read-only, so it is as it was; `chmod u+w` lets it be kept up to date.")
+        raise UserError(f"{path} is read-only, so it is as it was; `chmod u+w` lets it be kept up to date.")
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 

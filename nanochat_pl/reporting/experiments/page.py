@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from nanochat_pl.core.errors import MachineError, UserError
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.reporting.experiments.comparing import METRIC_OF, ranked, seeds_of
 from nanochat_pl.reporting.experiments.experiment import Experiment
 from nanochat_pl.reporting.experiments.ideas import ideas_from
@@ -53,8 +53,8 @@ def write_markdown(path: Path, experiments: Sequence[Experiment]) -> Path | None
 
     Raises:
         LockedError: another process holds the file.
-        MachineError: its marks are broken, so that it is left alone; or it cannot be written.
-        OSError: it cannot be read or written.
+        UserError: its marks are broken, or it is read-only, so that it is left alone.
+        MachineError, OSError: it cannot be written, or not be read.
     """
     with holding(path):
         before = path.read_bytes() if path.exists() else b""
@@ -62,7 +62,7 @@ def write_markdown(path: Path, experiments: Sequence[Experiment]) -> Path | None
         try:
             after, overwritten = _updated(text, experiments)
         except BrokenMarksError as error:
-            raise MachineError(
+            raise UserError(
                 f"{path} is left as it is: of the marks that say what is generated, {error}. Mend that line, or move "
                 "the file away and run `python -m nanochat_pl experiments write`."
             ) from None
