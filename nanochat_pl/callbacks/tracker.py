@@ -47,7 +47,8 @@ class Tracker(Callback):
                 keep_experiments(root, endings)
             path = Path(self._markdown).expanduser() if self._markdown else markdown_beside(root)
             if path and (copy := write_markdown(path, read_experiments(root, endings))):
-                _tell(trainer, f"Somebody had written inside a generated part of {path}; as it was, it is {copy}.")
+                message = f"Somebody had written inside a generated part of {path}; as it was, it is {copy}."
+                _tell(trainer, message, "What is written between the parts stays where it is.")
 
 
 @contextlib.contextmanager
@@ -55,9 +56,9 @@ def _telling(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _tell(trainer, f"The record of experiments is not up to date: {error}")
+        advice = "Nothing is lost: `python -m nanochat_pl experiments write` makes it anew from the run folders."
+        _tell(trainer, f"The record of experiments is not up to date: {error}", advice)
 
 
-def _tell(trainer: Trainer, message: str) -> None:
-    advice = "Nothing is lost: `python -m nanochat_pl experiments write` makes it anew from the run folders."
+def _tell(trainer: Trainer, message: str, advice: str) -> None:
     announce(RunFolder(trainer.default_root_dir), Finding("experiments_file", trainer.global_step, message, advice))

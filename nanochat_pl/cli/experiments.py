@@ -30,16 +30,18 @@ def list_experiments(as_json: AsJson = False) -> None:
     if as_json:
         _print_json([experiment.as_record() for experiment in experiments])
         return
-    table = Table("experiment", "status", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("experiment", overflow="fold")  # to be copied: never cut short
+    table.add_column("status", no_wrap=True)
     for column in ("step", "val bpb", "train loss", "tok/s", "time"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("date", no_wrap=True)
     for one in experiments:
         step = f"{one.step:,}" if one.step == one.steps or not one.steps else f"{one.step:,} of {one.steps:,}"
         metrics = ("val_bpb", "train_loss", "tokens_per_second", "wall_seconds")
         cells = [shown(metric, one.results.get(metric)) for metric in metrics]
         status = Text(one.status, style="" if one.status in ("finished", "running") else "red")
-        table.add_row(Text(one.name), status, step, *cells, one.began[:16].replace("T", " "))
+        table.add_row(Text(one.name), status, step, *cells, one.began[:10])
     _print(table if experiments else "There are no experiments yet; `python train.py` makes one.")
 
 
@@ -178,6 +180,8 @@ def write(
             f"There is no .claude folder beside {root} to write experiments.md to. Make one, or name a file: "
             "`experiments write FILE`."
         )
+    if path.is_dir():
+        path = path / "experiments.md"
     copy = write_markdown(path, experiments)
     print(path)
     if copy:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.reporting.experiments.comparing import METRIC_OF, differences, ranked, seeds_of
 from nanochat_pl.reporting.experiments.experiment import Experiment
-from nanochat_pl.reporting.experiments.words import command_of, command_with, standing
+from nanochat_pl.reporting.experiments.words import command_to_go_on, command_with, standing
 
 LATEST = 3
 """Of the experiments that did not end well."""
@@ -27,7 +27,7 @@ def ideas_from(experiments: Sequence[Experiment]) -> list[Idea]:
     unfinished = [one for one in experiments if one.status in ("killed", "interrupted", "failed")]
     for one in unfinished[: -LATEST - 1 : -1]:
         if one.command and one.steps and one.step < one.steps and ".before-" not in one.name:
-            ideas.append(Idea(f"Finish {one.name}: {standing(one)}.", command_of(one)))
+            ideas.append(Idea(f"Finish {one.name}: {standing(one)}.", command_to_go_on(one)))
     for one in [one for one in experiments if one.status == "diverged"][: -LATEST - 1 : -1]:
         if one.lr_scale:
             lower = f"horizon.lr_scale={one.lr_scale / FACTOR:.4g}"

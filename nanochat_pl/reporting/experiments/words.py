@@ -38,10 +38,10 @@ def suites(experiment: Experiment) -> str:
 
 
 def given(experiment: Experiment) -> list[str]:
-    """The overrides of its command, for this run alone."""
-    if experiment.overrides or "-m" in experiment.command or "--multirun" in experiment.command:
-        return experiment.overrides
-    return experiment.command[1:]
+    """The overrides of its command, for this run alone; of an option given twice, the last."""
+    is_sweep = "-m" in experiment.command or "--multirun" in experiment.command
+    overrides = experiment.overrides or ([] if is_sweep else experiment.command[1:])
+    return list({override.partition("=")[0]: override for override in overrides}.values())  # a later one wins
 
 
 def chosen(experiment: Experiment) -> list[str]:
@@ -85,8 +85,13 @@ def troubles(experiment: Experiment) -> str:
 
 
 def command_of(experiment: Experiment) -> str:
-    """What trained it, and goes on with it."""
+    """What trained it."""
     return shlex.join(["python", *experiment.command]) if experiment.command else ""
+
+
+def command_to_go_on(experiment: Experiment) -> str:
+    """The same without what would start over."""
+    return shlex.join(["python", *(word for word in experiment.command if not word.startswith("run.fresh="))])
 
 
 def command_with(experiment: Experiment, *changes: str, sweep: bool = False) -> str:
