@@ -10,7 +10,7 @@ from nanochat_pl.core.findings import Finding, announce
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.core.run_folder import RunFolder, ending_of
 from nanochat_pl.reporting.experiments.experiment import Ending
-from nanochat_pl.reporting.experiments.ledger import keep_experiments, read_experiments
+from nanochat_pl.reporting.experiments.ledger import keep_experiments
 from nanochat_pl.reporting.experiments.page import markdown_beside, write_markdown
 
 
@@ -46,7 +46,7 @@ class Tracker(Callback):
             with _telling(trainer):
                 keep_experiments(root, endings)
             path = Path(self._markdown).expanduser() if self._markdown else markdown_beside(root)
-            if path and (copy := write_markdown(path, read_experiments(root, endings))):
+            if path and (copy := write_markdown(path, root, endings)):
                 message = f"Somebody had written inside a generated part of {path}; as it was, it is {copy}."
                 _tell(trainer, message, "What is written between the parts stays where it is.")
 

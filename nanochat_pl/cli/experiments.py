@@ -172,7 +172,7 @@ def write(
     root = runs_root()
     if not root.is_dir():
         raise UserError(f"There is no folder of runs at {root}; `python train.py` makes one.")
-    experiments = keep_experiments(root)
+    keep_experiments(root)
     print(ledger_of(root))
     path = path or markdown_beside(root)
     if path is None:
@@ -182,7 +182,7 @@ def write(
         )
     if path.is_dir():
         path = path / "experiments.md"
-    copy = write_markdown(path, experiments)
+    copy = write_markdown(path, root)
     print(path)
     if copy:
         print(f"Somebody had written inside a generated part; as it was, it is {copy}.", file=sys.stderr)

@@ -133,14 +133,14 @@ def compare(first: Experiment, other: Experiment, experiments: Sequence[Experime
     better = other if (gap < 0) == smaller_is_better(metric) else first
     share = f" ({100 * abs(gap / means[0]):.1f}%)" if means[0] else ""
     said = f"{better.name} is better: {metric} {means[0]:.4f} and {means[1]:.4f}, by {abs(gap):.4f}{share}. "
-    if error is None:
+    if not error:
         said += (
             "How much seeds differ is not known, so this may be chance: train each with other seeds "
             "(`-m seed=1,2,3` in its command) to tell."
         )
         return replace(base, better=better.name, by=abs(gap), verdict=said, cautions=cautions)
     counts = " and ".join(str(len(values)) for values in seeds)
-    ratio = abs(gap) / error if error else math.inf
+    ratio = abs(gap) / error
     beyond = "more than chance" if ratio > BEYOND_CHANCE else "within what seeds alone make"
     said += f"Means over {counts} seeds; the difference is {ratio:.1f} standard errors, {beyond}."
     return replace(base, better=better.name, by=abs(gap), standard_errors=ratio, verdict=said, cautions=cautions)

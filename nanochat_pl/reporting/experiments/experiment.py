@@ -77,6 +77,11 @@ class Experiment:
     differences: list[list[Any]] = field(default_factory=list)
     stamp: int = 0
 
+    @property
+    def identity(self) -> str:
+        """The same for a run before and after it is moved aside, and another for the one that takes its place."""
+        return f"{self.name.partition('.before-')[0]}@{self.began}"
+
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> Self | None:
         """From a line of experiments.jsonl; None where it is none of this version."""

@@ -114,16 +114,18 @@ def _read(path: Path) -> tuple[dict[str, Experiment], bool]:
 
 def _refreshed(root: Path, known: Mapping[str, Experiment], endings: Mapping[str, Ending]) -> list[Experiment]:
     names = {folder.relative_to(root).as_posix() for folder in _folders(root)}
-    names |= {name for name in known if (root / name / "summary.json").is_file()}
+    names |= endings.keys() | {name for name in known if (root / name / "summary.json").is_file()}
     fresh = []
     for name in sorted(names):
         run, before = RunFolder(root / name), known.get(name)
         is_settled = before is not None and before.status != "running" and before.stamp == stamp_of(run)
         if name in endings or not is_settled:
             fresh.append(read_experiment(run, name, endings.get(name)))
-    gone = [_without_folder(experiment) for name, experiment in known.items() if name not in names]
-    kept = [known[name] for name in names - {experiment.name for experiment in fresh}]
-    experiments = sorted([*fresh, *gone, *kept], key=lambda experiment: (experiment.began, experiment.name))
+    here = [*fresh, *(known[name] for name in names - {experiment.name for experiment in fresh})]
+    identities = {experiment.identity for experiment in here}  # also of those that were moved aside
+    gone = (experiment for name, experiment in known.items() if name not in names)
+    gone = (_without_folder(experiment) for experiment in gone if experiment.identity not in identities)
+    experiments = sorted([*here, *gone], key=lambda experiment: (experiment.began, experiment.name))
     changed = {experiment.name for experiment in fresh}
     return [
         _with_parent(experiment, experiments[:place]) if experiment.name in changed else experiment

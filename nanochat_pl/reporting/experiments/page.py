@@ -1,15 +1,15 @@
 """experiments.md: summary, best result, things to try, a section a run; kept up to date around people's notes."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.reporting.experiments.comparing import METRIC_OF, ranked, seeds_of
-from nanochat_pl.reporting.experiments.experiment import Experiment
+from nanochat_pl.reporting.experiments.experiment import Ending, Experiment
 from nanochat_pl.reporting.experiments.ideas import ideas_from
-from nanochat_pl.reporting.experiments.ledger import holding, keep_copy, write_over
+from nanochat_pl.reporting.experiments.ledger import holding, keep_copy, read_experiments, write_over
 from nanochat_pl.reporting.experiments.regions import BrokenMarksError, marked, regions_of, renewed, with_new
 from nanochat_pl.reporting.experiments.words import (
     NAMES,
@@ -45,8 +45,12 @@ def markdown_beside(root: Path) -> Path | None:
     return folder / "experiments.md" if folder.is_dir() and folder.parent != Path.home().resolve() else None
 
 
-def write_markdown(path: Path, experiments: Sequence[Experiment]) -> Path | None:
+def write_markdown(path: Path, root: Path, endings: Mapping[str, Ending] | None = None) -> Path | None:
     """Renew the generated regions, add what is new; the rest stays byte for byte.
+
+    Args:
+        root: of the runs.
+        endings: name -> how this training ends.
 
     Returns:
         The copy of the file as it was, where somebody had written inside a region that is renewed.
@@ -60,7 +64,8 @@ def write_markdown(path: Path, experiments: Sequence[Experiment]) -> Path | None
         before = path.read_bytes() if path.exists() else b""
         text = before.decode("utf-8", "surrogateescape")
         try:
-            after, overwritten = _updated(text, experiments)
+            # Read here, so that of two who write at once the later one knows all that the other does.
+            after, overwritten = _updated(text, read_experiments(root, endings))
         except BrokenMarksError as error:
             raise UserError(
                 f"{path} is left as it is: of the marks that say what is generated, {error}. Mend that line, or move "
@@ -86,17 +91,17 @@ def _updated(text: str, experiments: Sequence[Experiment]) -> tuple[str, bool]:
         parts = [f"## {title}\n\n{marked(name, contents[name])}\n" for name, title in PARTS.items()]
         head = "" if text.strip() else f"{HEAD}\n"
         after = with_new(after, head + "\n".join([*parts, "## Experiments\n\n<!-- tracker:new -->\n"]))
-    for experiment in experiments:
-        if _mark(experiment) not in before:
+    for mark, experiment in {_mark(experiment): experiment for experiment in experiments}.items():
+        if mark not in before:
             title = in_line(printable(f"{experiment.name} ({experiment.began[:10] or 'not dated'})"))
-            after = with_new(after, f"### {title}\n\n{marked(_mark(experiment), contents[_mark(experiment)])}\n")
+            after = with_new(after, f"### {title}\n\n{marked(mark, contents[mark])}\n")
     now = regions_of(after)
     return after, any(region.is_edited and now[name].content != region.content for name, region in before.items())
 
 
 def _mark(experiment: Experiment) -> str:
-    """The same for a run that was moved aside: the notes below its region are of it, not of the one that came after."""
-    return quote(f"run:{experiment.name.partition('.before-')[0]}@{experiment.began}", safe=":/,=+@")
+    """Notes below the region of a run that is moved aside stay with it."""
+    return quote(f"run:{experiment.identity}", safe=":/,=+@")
 
 
 def _summary(experiments: Sequence[Experiment]) -> str:

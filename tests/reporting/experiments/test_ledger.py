@@ -100,6 +100,22 @@ def test_one_that_was_moved_aside_is_an_experiment_of_its_own() -> None:
     assert (new.name, new.results["val_bpb"], new.parent) == ("one/base", 1.0, old.name)
 
 
+def test_one_whose_place_is_not_yet_taken_is_there_once() -> None:
+    run = write_run("one")
+    keep_experiments(runs_root())
+    run.move_aside()
+    assert [one.name.partition(".")[0] for one in keep_experiments(runs_root())] == ["one/base"]
+
+
+def test_a_run_in_a_folder_of_runs() -> None:
+    write_run("many/one", status="running")
+    assert keep_experiments(runs_root()) == []
+    assert [one.name for one in keep_experiments(runs_root(), {"many/one/base": Ending("finished")})] == [
+        "many/one/base"
+    ]
+    assert [one.name for one in keep_experiments(runs_root())] == ["many/one/base"]
+
+
 def test_broken_lines_are_kept_in_a_copy() -> None:
     write_run("one")
     keep_experiments(runs_root())

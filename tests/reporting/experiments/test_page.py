@@ -1,5 +1,6 @@
 """experiments.md around what people write in it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.findings import Finding, announce
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.reporting.experiments import ledger
-from nanochat_pl.reporting.experiments.ledger import LockedError, read_experiments
+from nanochat_pl.reporting.experiments.ledger import LockedError, keep_experiments, ledger_of
 from nanochat_pl.reporting.experiments.page import markdown_beside, write_markdown
 from tests.reporting.experiments.written import write_run
 from tests.reporting.written_runs import HOSTILE
@@ -25,7 +26,7 @@ def page() -> Path:
 
 
 def write(path: Path) -> Path | None:
-    return write_markdown(path, read_experiments(runs_root()))
+    return write_markdown(path, runs_root())
 
 
 def test_without_a_claude_folder_beside_the_runs_there_is_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +116,23 @@ def test_notes_go_with_a_run_that_is_moved_aside(page: Path) -> None:
     text = page.read_text()
     assert text.index("moved aside to a/base.before-") < text.index("Of the first.") < text.index("a/base (2026-01-02)")
     assert text.count("### a/base") == 2
+
+
+def test_of_several_who_write_at_once_nothing_is_lost(page: Path) -> None:
+    page.write_text("# Mine\n")
+
+    def train(name: str) -> None:
+        write_run(name)
+        keep_experiments(runs_root())
+        write(page)
+
+    names = [f"run{number}" for number in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(train, names))
+    text = page.read_text()
+    assert text.startswith("# Mine\n") and all(text.count(f"\n### {name}/base") == 1 for name in names)
+    assert all(text.count(f"\n| {name}/base |") == 1 for name in names)
+    assert len(ledger_of(runs_root()).read_text().splitlines()) == 12
 
 
 def test_broken_marks_leave_the_file_alone(page: Path) -> None:
