@@ -159,6 +159,8 @@ def section_of(one: Experiment) -> str:
     parts = [f"**Goal**: {goal}", f"**Status**: {in_line(standing(one) + moved)}"]
     if one.error:
         parts[-1] += f". {in_line(one.error)}"
+    if one.began_with:
+        parts.append(f"**Began with**: {in_line(one.began_with)}")
     if command := command_of(one):
         parts.append(f"**Config**:\n{fenced(command, 'bash')}")
     parts += [_difference(one), "\n".join(["**Results**:", *_results(one)]), "\n".join(_observations(one))]

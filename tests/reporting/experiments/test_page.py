@@ -1,7 +1,9 @@
 """experiments.md around what people write in it."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -11,7 +13,9 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.findings import Finding, announce
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.reporting.experiments import ledger
-from nanochat_pl.reporting.experiments.ledger import LockedError, keep_experiments, ledger_of
+from nanochat_pl.reporting.experiments import page as pages
+from nanochat_pl.reporting.experiments.experiment import Experiment
+from nanochat_pl.reporting.experiments.ledger import LockedError, keep_experiments, ledger_of, read_experiments
 from nanochat_pl.reporting.experiments.page import markdown_beside, write_markdown
 from tests.reporting.experiments.written import write_run
 from tests.reporting.written_runs import HOSTILE
@@ -118,21 +122,30 @@ def test_notes_go_with_a_run_that_is_moved_aside(page: Path) -> None:
     assert text.count("### a/base") == 2
 
 
-def test_of_several_who_write_at_once_nothing_is_lost(page: Path) -> None:
+def test_of_several_who_write_at_once_nothing_is_lost(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first are the slowest between reading and writing."""
     page.write_text("# Mine\n")
+    pauses = iter([0.3, 0.2, 0.1, *[0.0] * 20])
+
+    def read_slowly(*arguments: Any) -> list[Experiment]:
+        experiments = read_experiments(*arguments)
+        time.sleep(next(pauses))
+        return experiments
+
+    monkeypatch.setattr(pages, "read_experiments", read_slowly)
 
     def train(name: str) -> None:
         write_run(name)
         keep_experiments(runs_root())
         write(page)
 
-    names = [f"run{number}" for number in range(12)]
+    names = [f"run{number}" for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(train, names))
     text = page.read_text()
     assert text.startswith("# Mine\n") and all(text.count(f"\n### {name}/base") == 1 for name in names)
     assert all(text.count(f"\n| {name}/base |") == 1 for name in names)
-    assert len(ledger_of(runs_root()).read_text().splitlines()) == 12
+    assert len(ledger_of(runs_root()).read_text().splitlines()) == 4
 
 
 def test_broken_marks_leave_the_file_alone(page: Path) -> None:
