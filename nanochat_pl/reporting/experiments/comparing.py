@@ -13,6 +13,8 @@ from nanochat_pl.reporting.experiments.experiment import Experiment, smaller_is_
 
 METRIC_OF = {"base": "val_bpb", "mid": "val_bpb", "sft": "val_bpb", "rl": "val/reward"}
 """Stage -> what its experiments are judged by."""
+HELD_OUT = ("val", "train")
+"""Metrics that begin so depend on the data."""
 BEYOND_CHANCE = 2.0
 """Standard errors."""
 
@@ -120,6 +122,11 @@ def compare(first: Experiment, other: Experiment, experiments: Sequence[Experime
         lacking = " and ".join(each.name for each, value in ((first, one), (other, two)) if value is None)
         return replace(base, verdict=f"Neither can be said to be better: {lacking} has no {metric}.")
     cautions = _cautions(first, other, metric)
+    if first.stage != other.stage and metric.startswith(HELD_OUT):
+        said = (
+            f"Neither can be said to be better: {first.stage} and {other.stage} have other data, so {metric} does not"
+        )
+        return replace(base, verdict=f"{said} compare. An evaluation's suite does: --metric SUITE.", cautions=cautions)
     seeds = [[one], [two]]
     if first.status == other.status == "finished":
         if _without_seed(first) == _without_seed(other):
@@ -165,8 +172,7 @@ def _cautions(first: Experiment, other: Experiment, metric: str) -> list[str]:
         for each in (first, other)
         if each.status != "finished"
     ]
-    if first.stage != other.stage and metric.startswith(("val", "train")):
-        cautions.append(f"Stages are held out on data of their own: {metric} does not compare between them.")
-    elif metric.startswith("val") and any(key.startswith(("data.", "tasks.")) for key, *_ in differences(first, other)):
-        cautions.append(f"Their data differ, maybe the held-out part too: {metric} may not compare.")
+    data = [key for key, *_ in differences(first, other) if key.startswith(("data.", "tasks."))]
+    if first.stage == other.stage and data and metric.startswith(HELD_OUT):
+        cautions.append(f"Their data differ ({', '.join(data[:3])}): {metric} may not compare.")
     return cautions

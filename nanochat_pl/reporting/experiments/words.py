@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nanochat_pl.reporting.experiments.experiment import Experiment
@@ -95,8 +96,10 @@ def command_to_go_on(experiment: Experiment) -> str:
 
 
 def command_with(experiment: Experiment, *changes: str, sweep: bool = False) -> str:
-    """A command for another run, with these overrides in place of its own."""
-    keys = tuple(change.partition("=")[0] for change in changes)
+    """A command for another run, with these overrides in place of its own, that begins with the same model."""
+    if experiment.began_with:
+        changes = (*changes, f'stage.init_from="{Path(experiment.began_with).parent}"')  # quoted for Hydra
+    keys = [change.partition("=")[0] for change in changes]
     kept = [one for one in given(experiment) if not one.startswith("run.") and one.partition("=")[0] not in keys]
     return shlex.join(["python", "train.py", *(["-m"] if sweep else []), *kept, *changes])
 

@@ -1,6 +1,8 @@
 """Which of two experiments is better, and whether that is more than chance."""
 
+import json
 import math
+import shlex
 import statistics
 
 import pytest
@@ -66,7 +68,8 @@ def test_what_makes_a_comparison_doubtful_is_said() -> None:
     write_run("b", day=2, status="interrupted", val_bpb=1.0)
     write_run("c", day=3, stage="sft", val_bpb=1.0)
     assert judged("a", "b").cautions == ["b/base is interrupted, at step 8 of 24."]
-    assert "data of their own" in judged("a", "c").cautions[0]
+    assert judged("a", "c").better == "" and "base and sft have other data" in judged("a", "c").verdict
+    assert judged("a", "c", "tokens_per_second").verdict.startswith("They are equal")
     assert "b/base" not in [one.name for one in ranked(read_experiments(runs_root()), "val_bpb")]
 
 
@@ -101,3 +104,11 @@ def test_ideas_follow_from_what_was_tried() -> None:
     assert any(idea.text.startswith("Lower learning") for idea in ideas) is False
     assert not any("Higher learning" in idea.text for idea in ideas), "3.0 was tried, and diverged"
     assert not any("deeper" in idea.text for idea in ideas), "8 layers were tried"
+
+
+def test_another_run_of_a_later_stage_begins_with_the_same_model() -> None:
+    run = write_run("a", stage="sft")
+    resolved = json.loads(run.resolved.read_text()) | {"parent": {"path": "/runs/m,lr=1/base/model"}}
+    run.resolved.write_text(json.dumps(resolved))
+    [seeds, *_] = ideas_from(read_experiments(runs_root()))
+    assert shlex.split(seeds.command)[-2:] == ["seed=43,44", 'stage.init_from="/runs/m,lr=1/base"']
