@@ -13,6 +13,9 @@ from typing import Any
 from nanochat_pl.core.errors import DivergedError, Interrupted, UserError
 from nanochat_pl.core.paths import runs_root, write_text
 
+ASKING_SECONDS = 1.0
+"""Longer than `is_held` has a folder's lock."""
+
 
 class RunFolder:
     """`runs/NAME/STAGE/`: every path and every record of a run goes through here.
@@ -53,7 +56,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
-            with lock.acquire(timeout=0):
+            with lock.acquire(timeout=ASKING_SECONDS):
                 for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
                     leftover.unlink()
                 yield
@@ -62,6 +65,19 @@ class RunFolder:
                 f"Another process is training in {self.path}. Wait for it, stop it, or give this run another folder "
                 "with run.name=NAME."
             ) from None
+
+    def is_held(self) -> bool:
+        """Whether a process trains here; True also where that cannot be told."""
+        from filelock import FileLock, Timeout
+
+        lock = self.path / ".lock"
+        if not lock.exists():
+            return False
+        try:
+            with FileLock(lock).acquire(timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
 
     def move_aside(self) -> None:
         """Rename what is here to `STAGE.before-TIME`, beside this folder."""

@@ -55,7 +55,8 @@ def fit(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> Non
     facts = invocation()
     if processes.is_first:
         record(run, job.config, plan)
-        run.record_invocation(resumed_step=resumed_step, **facts)
+        goal = job.config.run.goal
+        run.record_invocation(resumed_step=resumed_step, goal=goal, overrides=job.overrides, **facts)
     log.info("%s\n%s", run.path, plan.text())
     if resumed_step is not None:
         log.info("Going on from step %d (%s).", resumed_step, prepared.resume_from)
