@@ -43,6 +43,8 @@ class Checkpoints(Checkpoint):
         keep_last: how many to keep.
     """
 
+    ends_training = True
+
     def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 10.0, keep_last: int = 3):
         super().__init__()
         for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):

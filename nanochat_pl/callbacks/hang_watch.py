@@ -44,6 +44,8 @@ class HangWatch(Callback):
             model folder).
     """
 
+    ends_training = True
+
     def __init__(self, processes: Processes, timeout_seconds: float):
         self._processes, self._timeout = processes, timeout_seconds
         self._answering = max(ANSWERING_SECONDS, timeout_seconds / LOOKS)
