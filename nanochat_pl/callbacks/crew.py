@@ -16,9 +16,8 @@ from nanochat_pl.core.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 LOGGER_CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "after_save_checkpoint", "finalize")
-CALLBACK_CALLS = tuple(
-    name for name in dir(Callback) if name.startswith("on_") or name in ("setup", "teardown", "state_dict")
-) + ("load_state_dict",)
+CALLBACK_CALLS = [name for name in dir(Callback) if name.startswith("on_")]
+CALLBACK_CALLS += ["setup", "teardown", "state_dict", "load_state_dict"]
 BEFORE_TRAINING = ("setup", "on_fit_start", "on_train_start", "log_hyperparams", "load_state_dict")
 VERDICTS = (DivergedError, Interrupted)
 """What a callback says about the training, not a fault of its own."""
