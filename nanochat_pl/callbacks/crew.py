@@ -45,6 +45,7 @@ class _Guard:
     def __init__(self, name: str, run: RunFolder):
         self._name, self._run, self._step = name, run, 0
         self._is_off = False
+        self._is_inside = False  # one hook may call another: the error belongs to the outer one
         self._disk_failed_in: str | None = None
 
     def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,10 +53,13 @@ class _Guard:
 
         @functools.wraps(call)
         def guarded_call(*args: Any, **kwargs: Any) -> Any:
+            if self._is_inside:
+                return call(*args, **kwargs)
             if self._is_off:
                 return None
             if args and isinstance(args[0], Trainer):
                 self._step = args[0].global_step
+            self._is_inside = True
             try:
                 result = call(*args, **kwargs)
             except VERDICTS:
@@ -65,6 +69,8 @@ class _Guard:
                     raise
                 self._failed(call.__name__, error)
                 return None
+            finally:
+                self._is_inside = False
             if self._disk_failed_in == call.__name__:
                 self._disk_failed_in = None
             return result
