@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ WAITING_IN = ("torch/autograd/graph.py", "torch/distributed/", "torch/nn/paralle
 """Files of torch in which a process waits for others: within the backward pass, gradients are averaged."""
 WAITING_FOR = re.compile(r"\.(wait|item|tolist|cpu|synchronize)\(")
 """Calls that wait for others: by themselves, or for the own device, which does."""
+
+LIBRARIES = (f"{os.sep}site-packages{os.sep}", sysconfig.get_path("stdlib") + os.sep)
 
 
 class Watch(Callback):
@@ -173,7 +176,7 @@ def position(frame: FrameType) -> dict[str, Any]:
     file, line = frame.f_code.co_filename, frame.f_lineno
     waits = any(part in file for part in WAITING_IN) or bool(WAITING_FOR.search(linecache.getline(file, line)))
     own: FrameType | None = frame
-    while own and f"{os.sep}site-packages{os.sep}" in own.f_code.co_filename:
+    while own and any(part in own.f_code.co_filename for part in LIBRARIES):
         own = own.f_back
     shown = own or frame
     return {"waits": waits, "at": f"{shown.f_code.co_filename}:{shown.f_lineno} in {shown.f_code.co_name}"}

@@ -1,7 +1,7 @@
 """All detectors together: from what is read at a log interval to what is found out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from nanochat_pl.callbacks.detectors.detector import Detector
@@ -74,13 +74,17 @@ class Panel:
 
     def _of_norms(self, reading: Reading) -> Iterator[Finding | None]:
         step, multiplier = reading.step, reading.metrics.get("train/lr_multiplier", 1.0)
+        gradients: list[Finding | None] = []
+        updates: list[Finding | None] = []
         for name, value in reading.metrics.items():
             group, _, role = name.partition("/")
             if group == "grad_norm":
                 yield self._detector(f"not_finite/{name}", lambda name=name: NotFinite(name)).see(step, value)  # type: ignore[misc]
-                yield self._detector(name, GradientNorm).see(step, role, value)
+                gradients.append(self._detector(name, GradientNorm).see(step, role, value))
             elif group == "update_ratio":
-                yield self._detector(name, UpdateRatio).see(step, role, value, multiplier)
+                updates.append(self._detector(name, UpdateRatio).see(step, role, value, multiplier))
+        yield _as_one(gradients)
+        yield _as_one(updates)
 
     def _of_speed(self, reading: Reading) -> Iterator[Finding | None]:
         step, metrics, seconds = reading.step, reading.metrics, reading.seconds
@@ -91,3 +95,12 @@ class Panel:
             yield self._detector("loader_stall", LoaderStall).see(step, waited * len(reading.losses), seconds)
         if (allocated := metrics.get("memory/gpu_bytes")) is not None:
             yield self._detector("memory_creep", MemoryCreep).see(step, allocated)
+
+
+def _as_one(findings: list[Finding | None]) -> Finding | None:
+    """What several roles show at once is one trouble: that of the first, with the names of the others."""
+    found = [finding for finding in findings if finding is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    others = ", ".join(str(finding.evidence["role"]) for finding in found[1:])
+    return replace(found[0], evidence={**found[0].evidence, "also": others})
