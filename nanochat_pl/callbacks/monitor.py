@@ -16,6 +16,8 @@ from nanochat_pl.core.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
+WORTH_TELLING_SECONDS = 60
+
 
 class Monitor(Callback):
     """Tells loss spikes, losses that are no number, divergence, plateaus, slow steps, waiting for data, memory that
@@ -50,7 +52,9 @@ class Monitor(Callback):
             self._see(trainer, stage)
 
     def on_exception(self, trainer: Trainer, stage: Any, exception: BaseException) -> None:
-        if trainer.is_global_zero and isinstance(exception, DivergedError) and self._seen_step != trainer.global_step:
+        if not trainer.is_global_zero or not isinstance(exception, DivergedError) or self._panel is None:
+            return
+        if logs_after(trainer, trainer.global_step) and self._seen_step != trainer.global_step:
             self._see(trainer, stage)  # the metrics have ended the training before it was this one's turn
 
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
@@ -59,6 +63,8 @@ class Monitor(Callback):
             return
         seconds = time.perf_counter() - began
         left = seconds / (step - first) * (trainer.max_steps - step)
+        if left < WORTH_TELLING_SECONDS and self._price_per_hour is None:
+            return
         text = f"about {timedelta(seconds=round(left))} left, until {datetime.now() + timedelta(seconds=left):%a %H:%M}"
         if self._price_per_hour is not None:
             so_far = (self._seconds_before + seconds) / 3600 * self._price_per_hour

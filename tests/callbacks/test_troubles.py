@@ -1,5 +1,7 @@
 """Short real runs in which something goes wrong: the training goes on, and it is told what and why."""
 
+import re
+
 import pytest
 import torch
 
@@ -9,7 +11,8 @@ from nanochat_pl.core.run_folder import RunFolder
 from tests.processes import SMALL, losses, train
 
 STEPS = 170
-LONG = (*SMALL, "trainer.validate_every_n_steps=1000", "callbacks.stuck_watch.at_least_seconds=0.5")
+LONG = (*SMALL, "trainer.validate_every_n_steps=100", "callbacks.stuck_watch.at_least_seconds=0.5",
+        "callbacks.monitor.price_per_hour=3600")  # fmt: skip
 TROUBLES = {
     "faulty": {"_target_": "Faulty", "step": 5},
     "data": {"_target_": "SlowData", "step": 60, "seconds": 2.0},
@@ -36,6 +39,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
 
 def found(run: tuple[RunFolder, str], kind: str) -> list[Finding]:
     return [finding for finding in read_findings(run[0]) if finding.kind == kind]
+
+
+@pytest.mark.slow
+def test_the_time_left_and_the_cost_are_told(run: tuple[RunFolder, str]) -> None:
+    [(so_far, in_all)] = re.findall(r"step 100/170: about .* left, .*cost ([\d.]+) so far, ([\d.]+) at the end", run[1])
+    assert 2 < float(so_far) < float(in_all) < 3 * float(so_far)  # one a second; the slow data alone take two
 
 
 @pytest.mark.slow
