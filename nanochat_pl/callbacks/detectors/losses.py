@@ -16,14 +16,15 @@ class NotFinite(Detector):
 
     Args:
         name: of the metric.
+        after: readings in a row; the gradients' scale in float16 is found by single ones that are too large.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, after: int = 1):
         super().__init__()
-        self.name = name
+        self.name, self.after = name, after
 
     def see(self, step: int, value: float) -> Finding | None:
-        if not self.begins(not math.isfinite(value), step):
+        if not self.begins(not math.isfinite(value), step, self.after):
             return None
         return Finding(
             "not_finite",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from nanochat_pl.callbacks.detectors.detector import Detector
@@ -64,7 +65,7 @@ class Panel:
 
     def _of_losses(self, reading: Reading) -> Iterator[Finding | None]:
         first = reading.step - len(reading.losses) + 1
-        not_finite = self._detector("not_finite", lambda: NotFinite("train/loss"))
+        not_finite = self._detector("not_finite", partial(NotFinite, "train/loss"))
         for step, loss in enumerate(reading.losses, first):
             finding = not_finite.see(step, loss)
             yield finding
@@ -79,7 +80,7 @@ class Panel:
         for name, value in reading.metrics.items():
             group, _, role = name.partition("/")
             if group == "grad_norm":
-                yield self._detector(f"not_finite/{name}", lambda name=name: NotFinite(name)).see(step, value)  # type: ignore[misc]
+                yield self._detector(f"not_finite/{name}", partial(NotFinite, name, after=2)).see(step, value)
                 gradients.append(self._detector(name, GradientNorm).see(step, role, value))
             elif group == "update_ratio":
                 updates.append(self._detector(name, UpdateRatio).see(step, role, value, multiplier))
