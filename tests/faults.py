@@ -47,6 +47,8 @@ class Spoil(Callback):
 class Nonsense(Callback):
     """Raises an error that nobody foresaw when the given step begins."""
 
+    ends_training = True
+
     def __init__(self, step: int):
         self._step = step
 
@@ -121,6 +123,8 @@ class OnOneRank(Callback):
         what: "hang": it does something else; "stop": nothing; "kill"; "fail": it raises; "spoil": its loss is NaN.
     """
 
+    ends_training = True
+
     def __init__(self, rank: int, micro_batch: int, what: str):
         self._rank, self._micro_batch, self._what = rank, micro_batch, what
 
@@ -140,6 +144,8 @@ class OnOneRank(Callback):
 
 class FillMemory(Callback):
     """Fails as torch does where a GPU's memory is full, when the given step begins."""
+
+    ends_training = True
 
     def __init__(self, step: int):
         self._step = step

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.checkpoint.saved import is_sound
+from nanochat_pl.core.findings import read_findings
+from nanochat_pl.core.run_folder import RunFolder
 from tests.processes import PICTURED, REPOSITORY, SMALL, start_fork, train
 
 
@@ -23,6 +25,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     run = tmp_path / "test/base"
     assert [path.name for path in sorted((run / "checkpoints").glob("step-*"))] == ["step-00000008.ckpt"]
     assert json.loads((run / "summary.json").read_text())["status"] == "diverged"
+    told = read_findings(RunFolder(run))
+    assert {(finding.kind, finding.step, finding.severity) for finding in told} == {("not_finite", 14, "error")}
     assert (run / "loss.png").exists()
 
 

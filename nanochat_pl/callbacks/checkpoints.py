@@ -49,6 +49,8 @@ class Checkpoints(Checkpoint):
         keep: the rule that these make.
     """
 
+    ends_training = True
+
     def __init__(
         self,
         every_n_steps: int | None = None,

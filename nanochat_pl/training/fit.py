@@ -3,6 +3,7 @@
 import contextlib
 import logging
 
+from nanochat_pl.callbacks.crew import guarded
 from nanochat_pl.callbacks.hang_watch import HangWatch
 from nanochat_pl.callbacks.summary import Summary
 from nanochat_pl.checkpoint.saved import last_good
@@ -65,8 +66,8 @@ def fit(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> Non
         folder=run.path,
         steps=plan.horizon.steps,
         accumulation=plan.accumulation,
-        callbacks=callbacks,
-        loggers=[spec.build(run, resumed_step) for spec in logger_specs],
+        callbacks=[guarded(callback, run) for callback in callbacks],
+        loggers=[guarded(spec.build(run, resumed_step), run) for spec in logger_specs],
         precision=precision_plugins(plan.hardware, plan.horizon.total_batch_tokens),
     )
     facts |= {"parameters": plan.cost.parameters, "world_size": plan.hardware.world_size, "resumed_from": resumed_step}
