@@ -38,7 +38,7 @@ class Journal:
             self._append([{"run": self.run_id}])
         self._index()
 
-    def begin(self, folder: Path, at_server: int | None) -> None:
+    def begin(self, folder: str, at_server: int | None) -> None:
         """From now on, what is given goes through this folder of W&B's.
 
         Args:
@@ -48,7 +48,7 @@ class Journal:
             self._keep_only(at_server, self.alerts)
         elif self._killed:
             self._keep_only(*self._found(self._killed))
-        self._append([{"began": folder.name, "rows": self.rows, "alerts": self.alerts}])
+        self._append([{"began": folder, "rows": self.rows, "alerts": self.alerts}])
 
     def end(self) -> None:
         """W&B has all that it was given, on the disk at least."""
@@ -58,9 +58,9 @@ class Journal:
         """Of a step's values those that were not given yet."""
         return {name: value for name, value in values.items() if name not in self._names.get(step, ())}
 
-    def give(self, rows: list[tuple[int, list[str]]], alerts: int = 0) -> tuple[int, int]:
-        """Note rows, as (step, names of the values), and so many alerts; returns the first number of each."""
-        first = self.rows, self.alerts
+    def give(self, rows: list[tuple[int, list[str]]], alerts: int = 0) -> int:
+        """Note rows, as (step, names of the values), and so many alerts; returns the number of the first row."""
+        first = self.rows
         entries: list[dict[str, Any]] = []
         for step, names in rows:
             entries.append({"row": self.rows, "step": step, "names": names})
@@ -72,6 +72,13 @@ class Journal:
             self.alerts += 1
         self._append(entries)
         return first
+
+    def take_back(self, number: int) -> None:
+        """W&B refused this row."""
+        step, names = self._given[number]
+        self._names[step] -= set(names)
+        self._given[number] = (step, [])
+        self._append([{"row": number, "step": step, "names": []}])
 
     def has_model(self, step: int) -> bool:
         """Whether the model of this step was given."""

@@ -1,6 +1,7 @@
 """`logger=wandb`."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from nanochat_pl.callbacks.wandb.mirror import Mirror
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.spec import Spec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class WandbSpec(Spec):
     def build(self, run: RunFolder, resumed_step: int | None) -> "WandbLogger":
         account = Account.here()
         if account.mode == "disabled":
+            log.info("W&B is switched off. %s", account.why)
             return WandbLogger(None)
         project = self.project or os.environ.get("WANDB_PROJECT") or "nanochat-pl"
         options = {"project": project, "entity": self.entity, "group": self.group}

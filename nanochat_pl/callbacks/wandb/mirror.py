@@ -1,10 +1,12 @@
 """A thread of the first process that passes the run folder's records on to W&B; training never waits for it."""
 
+import contextlib
 import datetime
 import logging
 import os
 import shlex
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ class Mirror(threading.Thread):
         self._run, self._account, self._options = run, account, options
         self._artifact, self._wait_seconds = artifact, wait_seconds
         self._rows, self._events = NewRows(run), Changes(run.events)
+        self._not_taken: list[Row] = []
+        self._folder = "*run-*"
         self._is_over = threading.Event()
         self._error: BaseException | None = None
 
@@ -54,6 +58,9 @@ class Mirror(threading.Thread):
             log.warning("W&B does not answer; %s", self._sync())
 
     def run(self) -> None:
+        named = os.environ.get("WANDB_DATA_DIR")
+        if named is None:  # all that W&B needs to send it later lies in the run folder
+            os.environ["WANDB_DATA_DIR"] = str((self._run.path / "wandb" / "data").absolute())
         try:
             self._mirror()
         except TimeoutError:
@@ -63,32 +70,36 @@ class Mirror(threading.Thread):
                 "W&B is left out from here on (%s: %s). The run folder has everything, and what is missing at W&B is "
                 "made up for when the run goes on.", type(error).__name__, error,
             )  # fmt: skip
+        finally:
+            if named is None:
+                del os.environ["WANDB_DATA_DIR"]
 
     def _mirror(self) -> None:
         self._journal = Journal(self._run)
         session = self._begin()
         if self._artifact:
-            use_parent(session, self._run)
+            with _told("the model that this run begins with"):
+                use_parent(session, self._run)
         while not self._is_over.wait(LOOK_EVERY_SECONDS):
             self._pass_on(session)
         self._pass_on(session, all_of_it=True)
         if self._artifact and self._error is None:
-            give_model(session, self._run, self._journal)
+            with _told("the model"):
+                give_model(session, self._run, self._journal)
         self._finish(session)
 
     def _begin(self) -> Any:
         """A run at W&B, or one that is kept here where W&B does not answer."""
-        # All that W&B needs to send it later lies in the run folder, and nothing is printed or reported elsewhere.
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        os.environ["WANDB_DATA_DIR"] = str((self._run.path / "wandb" / "data").absolute())
         import wandb
 
         if self._account.mode == "online":
             try:
                 session = self._session("online")
                 log.info("W&B: %s", session.url)
-                self._journal.begin(Path(session.dir).parent, at_server=session.starting_step)
+                self._folder = Path(session.dir).parent.name
+                self._journal.begin(self._folder, at_server=session.starting_step)
                 return session
             except (wandb.Error, TimeoutError) as error:
                 log.warning("W&B cannot be reached, so that its records are kept here: %s", error)
@@ -96,7 +107,8 @@ class Mirror(threading.Thread):
         else:
             log.info("W&B is offline. %s", self._account.why)
         session = self._session("offline")
-        self._journal.begin(Path(session.dir).parent, at_server=None)
+        self._folder = Path(session.dir).parent.name
+        self._journal.begin(self._folder, at_server=None)
         return session
 
     def _session(self, mode: str) -> Any:
@@ -129,17 +141,25 @@ class Mirror(threading.Thread):
         return session
 
     def _pass_on(self, session: Any, all_of_it: bool = False) -> None:
-        rows = [Row(row.step, self._journal.missing(row.step, row.values)) for row in self._rows.read(all_of_it)]
+        new = [*self._not_taken, *self._rows.read(all_of_it)]
+        self._not_taken = []
+        rows = [Row(row.step, self._journal.missing(row.step, row.values)) for row in new]
         rows = [row for row in rows if row.values]
         findings = []
         if self._events.settled(at_once=True):
             findings = read_findings(self._run)[self._journal.alerts :]
-        number, _ = self._journal.give([(row.step, list(row.values)) for row in rows], len(findings))
-        for row in rows:
+        first = self._journal.give([(row.step, list(row.values)) for row in rows], len(findings))
+        for number, row in enumerate(rows, first):
             values = {name: _at_wandb(value) for name, value in row.values.items()}
-            # W&B's own step counts the rows: unlike the optimizer's, it never stands still or goes back.
-            session.log({"train/step": row.step, **values}, step=number, commit=True)
-            number += 1
+            try:
+                # W&B's own step counts the rows: unlike the optimizer's, it never stands still or goes back.
+                session.log({"train/step": row.step, **values}, step=number, commit=True)
+            except Exception as error:
+                if not row.has_tables:
+                    raise
+                self._journal.take_back(number)  # a table is an artifact, for which the server is asked
+                self._not_taken.append(row)
+                log.debug("W&B did not take a table: %s", error)
         for finding in findings:
             title = f"{finding.kind.replace('_', ' ')} at step {finding.step} of {session.name}"
             # W&B leaves out an alert of the same title within this time.
@@ -153,7 +173,6 @@ class Mirror(threading.Thread):
         if facts["status"] == "interrupted":
             session.mark_preempting()
         is_offline = session.offline
-        self._folder = Path(session.dir).parent
         session.finish(exit_code=code)
         self._journal.end()
         if is_offline:
@@ -161,11 +180,19 @@ class Mirror(threading.Thread):
 
     def _sync(self) -> str:
         """How to send what is kept here."""
-        folder = getattr(self, "_folder", self._run.path / "wandb" / "*run-*")
-        pattern = folder.parent / ("offline-run-*" if folder.name.startswith("offline") else folder.name)
         where = "" if self._account.url == DEFAULT_URL else f"WANDB_BASE_URL={shlex.quote(self._account.url)} "
-        path = shlex.quote(os.path.relpath(pattern.parent))
-        return f"nothing is lost, it is kept here. Send it with `{where}wandb sync {path}/{pattern.name}`."
+        path, name = shlex.quote(os.path.relpath(self._run.path / "wandb")), self._folder
+        name = "offline-run-*" if name.startswith("offline") else name
+        return f"nothing is lost, it is kept here. Send it with `{where}wandb sync {path}/{name}`."
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """An error is told, and the mirror goes on."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("W&B did not take %s: %s", what, error)
 
 
 def _status(error: BaseException | None) -> str:

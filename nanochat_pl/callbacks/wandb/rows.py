@@ -24,6 +24,10 @@ class Row:
     step: int
     values: dict[str, float | Table]
 
+    @property
+    def has_tables(self) -> bool:
+        return any(isinstance(value, Table) for value in self.values.values())
+
 
 class NewRows:
     """Reads metrics.csv as it grows, and samples.txt and evaluations.json when they have changed.
