@@ -1,11 +1,14 @@
 """The mirror at W&B: everything comes once, whatever happens to the process or the network."""
 
+import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -62,8 +65,9 @@ def train(run: RunFolder, first: int, last: int) -> None:
             evaluate(run, step, suite(50 + step % 50, 70))
 
 
-def mirror(run: RunFolder, error: BaseException | None = None, **options: object) -> str:
-    """Mirror what is there and end as with this error; returns what was said."""
+@contextlib.contextmanager
+def mirroring(run: RunFolder, **options: Any) -> Iterator[list[str]]:
+    """Mirrors what is there while inside; yields what is said."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -71,13 +75,16 @@ def mirror(run: RunFolder, error: BaseException | None = None, **options: object
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        with WandbSpec(**options).build(run, None):  # type: ignore[arg-type]
-            if error is not None:
-                raise error
-    except type(error) if error else ():
-        pass
+        with WandbSpec(**options).build(run, None):
+            yield said
     finally:
         log.removeHandler(handler)
+
+
+def mirror(run: RunFolder, **options: Any) -> str:
+    """Mirror what is there; returns what was said."""
+    with mirroring(run, **options) as said:
+        pass
     return "\n".join(said)
 
 
@@ -130,7 +137,9 @@ def test_how_a_run_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in (("WANDB_PROJECT", "ours"), ("WANDB_ENTITY", "team"), ("WANDB_RUN", "night")):
         monkeypatch.setenv(variable, value)
     run = written(1)
-    assert "WANDB_MODE is offline." in mirror(run, Interrupted("Stopped.", 143), group="some-sweep")
+    with pytest.raises(Interrupted), mirroring(run, group="some-sweep") as said:
+        raise Interrupted("Stopped.", 143)
+    assert "W&B is offline. WANDB_MODE is offline." in said
     mirrored = read_mirrored(run.path)
     assert mirrored.exits == [143] and mirrored.summary["status"] == "interrupted"
     (record,) = mirrored.runs
@@ -160,6 +169,14 @@ def test_stages_are_one_line_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(read_mirrored(sft.path).artifacts) == 2
 
 
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
 def test_a_server_that_breaks_down_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training ends in time, and the next invocation makes up for what the server lacks."""
     run = written(30)
@@ -167,19 +184,23 @@ def test_a_server_that_breaks_down_and_comes_back(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("WANDB_HOST", server.url)
         monkeypatch.delenv("WANDB_BASE_URL")
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        assert server.url in mirror(run)
-        first = len(server.lines)
-        assert first and len(server.alerts) == 2
-        server.is_broken = True
-        train(run, 31, 40)
-        said = mirror(run, wait_seconds=1.0)
-        assert "W&B cannot be reached" in said and "wandb sync" in said and server.refused
-        assert len(server.lines) == first
+        with mirroring(run, wait_seconds=1.0) as said:
+            until(lambda: len(server.lines) > 30)
+            server.is_broken = True
+            train(run, 31, 35)
+        assert server.url in said[0] and "did not take everything within 1 s" in said[-1] and "wandb sync" in said[-1]
+        assert len(server.alerts) == 2 and server.refused
+        train(run, 36, 40)
+        told = mirror(run, wait_seconds=1.0)
+        assert "W&B cannot be reached" in told and "wandb sync" in told
+        assert max(row["train/step"] for row in server.lines.values()) == 30
         server.is_broken = False
         train(run, 41, 50)
         mirror(run)
         rows = [server.lines[number] for number in sorted(server.lines)]
-    given = {(row["train/step"], name): row[name] for row in rows for name in row if name.startswith(("train/", "val/"))}
+    given = {
+        (row["train/step"], name): row[name] for row in rows for name in row if name.startswith(("train/", "val/"))
+    }
     given = {key: value for key, value in given.items() if key[1] != "train/step"}
     assert given == {key: value for key, value in logged(run.path).items() if key[1].startswith(("train/", "val/"))}
     assert [row["_step"] for row in rows] == list(range(len(rows)))
@@ -225,4 +246,4 @@ def test_mistakes_are_told_before_anything_is_built(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("chosen", ["wandb", "tensorboard", "[csv,tensorboard,wandb]", "[wandb]"])
 def test_metrics_csv_is_always_written(chosen: str) -> None:
     loggers = compose([f"logger={chosen}"]).logger
-    assert list(loggers)[0] == "csv" and all(name in loggers for name in chosen.strip("[]").split(","))
+    assert next(iter(loggers)) == "csv" and all(name in loggers for name in chosen.strip("[]").split(","))
