@@ -191,13 +191,17 @@ def test_a_server_that_breaks_down_and_comes_back(monkeypatch: pytest.MonkeyPatc
         assert server.url in said[0] and "did not take everything within 1 s" in said[-1] and "wandb sync" in said[-1]
         assert len(server.alerts) == 2 and server.refused
         train(run, 36, 40)
+        announce(run, SPIKE)
         told = mirror(run, wait_seconds=1.0)
-        assert "W&B cannot be reached" in told and "wandb sync" in told
+        assert "W&B does not take this run now" in told and "wandb sync" in told
         assert max(row["train/step"] for row in server.lines.values()) == 30
         server.is_broken = False
         train(run, 41, 50)
         mirror(run)
         rows = [server.lines[number] for number in sorted(server.lines)]
+        assert [alert["title"].split(" at ")[0] for alert in server.alerts] == ["loss spike", "stuck", "loss spike"]
+        (kept,) = run.path.glob("wandb/offline-run-*/*.wandb")
+        assert kept.with_suffix(".wandb.synced").exists(), "`wandb sync` would send it a second time"
     given = {
         (row["train/step"], name): row[name] for row in rows for name in row if name.startswith(("train/", "val/"))
     }

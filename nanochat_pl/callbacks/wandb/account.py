@@ -59,7 +59,7 @@ def has_key(url: str) -> bool:
     named = os.environ.get("NETRC")
     for path in [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
         try:
-            if netrc.netrc(path).authenticators(urlparse(url).hostname or ""):
+            if any((netrc.netrc(path).authenticators(urlparse(url).netloc) or ())[2:]):
                 return True
         except (OSError, netrc.NetrcParseError):
             continue

@@ -10,6 +10,9 @@ from typing import Any
 
 from nanochat_pl.core.run_folder import RunFolder, parse_object
 
+SENT = ".wandb.synced"
+"""Ending of the empty file by which `wandb sync` knows what was sent."""
+
 
 class Journal:
     """What is given to W&B is written here first, in the order of its numbers.
@@ -25,30 +28,58 @@ class Journal:
 
     def __init__(self, run: RunFolder):
         self._path, self._folder = run.path / "wandb.jsonl", run.path / "wandb"
-        entries = self._read()
-        self.run_id = next((str(entry["run"]) for entry in entries if "run" in entry), "")
-        self._given = {entry["row"]: (entry["step"], entry["names"]) for entry in entries if "row" in entry}
-        self.alerts = 1 + max((entry["alert"] for entry in entries if "alert" in entry), default=-1)
-        self._model_step = next((entry["model"] for entry in reversed(entries) if "model" in entry), None)
-        self.rows = 1 + max(self._given, default=-1)
-        last: dict[str, Any] = next((entry for entry in reversed(entries) if "began" in entry or "ended" in entry), {})
-        self._killed = last if "began" in last else None
+        self.run_id, self.rows, self.alerts = "", 0, 0
+        self._given: dict[int, tuple[int, list[str]]] = {}
+        self._model_step: int | None = None
+        self._begun: list[dict[str, Any]] = []
+        self._killed: dict[str, Any] | None = None
+        for entry in self._read():
+            self._replay(entry)
         if not self.run_id:
             self.run_id = secrets.token_hex(4)
             self._append([{"run": self.run_id}])
         self._index()
 
+    def _replay(self, entry: dict[str, Any]) -> None:
+        if "run" in entry:
+            self.run_id = entry["run"]
+        elif "began" in entry:
+            self._keep_only(entry["rows"], entry["alerts"], entry["model_before"])
+            self._begun.append(entry)
+            self._killed = entry
+        elif "row" in entry:
+            self._given[entry["row"]] = (entry["step"], entry["names"])
+            self.rows = max(self.rows, entry["row"] + 1)
+        elif "alert" in entry:
+            self.alerts = entry["alert"] + 1
+        elif "model" in entry:
+            self._model_step = entry["model"]
+        elif "ended" in entry:
+            self._killed = None
+
     def begin(self, folder: str, at_server: int | None) -> None:
         """From now on, what is given goes through this folder of W&B's.
 
         Args:
-            at_server: how many rows the server has; None: it is not asked, and the last invocation's files tell.
+            at_server: how many rows the server has, which is given the rest now; what is kept here for it of earlier
+                invocations is then marked as sent. None: it is not asked, and the last invocation's files tell.
         """
+        unsent: list[Path] = []
         if at_server is not None:
-            self._keep_only(at_server, self.alerts)
+            alerts, model = self.alerts, self._model_step
+            for begun in reversed(self._begun):
+                files = [file for file in self._files(begun) if not file.with_suffix(SENT).exists()]
+                if files and begun["began"].startswith("offline"):
+                    alerts, model = begun["alerts"], begun["model_before"]
+                unsent += files
+            self._keep_only(at_server, alerts, model)
         elif self._killed:
-            self._keep_only(*self._found(self._killed))
-        self._append([{"began": folder, "rows": self.rows, "alerts": self.alerts}])
+            self._keep_only(*self._found(self._killed), self._model_step)
+        self._append(
+            [{"began": folder, "rows": self.rows, "alerts": self.alerts, "model_before": self._model_step}],
+        )
+        for file in unsent:
+            file.with_suffix(SENT).touch()
 
     def end(self) -> None:
         """W&B has all that it was given, on the disk at least."""
@@ -94,15 +125,18 @@ class Journal:
         for step, names in self._given.values():
             self._names.setdefault(step, set()).update(names)
 
-    def _keep_only(self, rows: int, alerts: int) -> None:
+    def _keep_only(self, rows: int, alerts: int, model_step: int | None) -> None:
         """Take back what W&B does not have."""
         self._given = {number: row for number, row in self._given.items() if number < rows}
-        self.rows, self.alerts = rows, alerts
+        self.rows, self.alerts, self._model_step = rows, alerts, model_step
         self._index()
+
+    def _files(self, begun: dict[str, Any]) -> list[Path]:
+        return list((self._folder / begun["began"]).glob("*.wandb"))
 
     def _found(self, began: dict[str, Any]) -> tuple[int, int]:
         """How many rows and alerts the files of an invocation that was killed hold, and those before it."""
-        files = list((self._folder / began["began"]).glob("*.wandb"))
+        files = self._files(began)
         if not files:
             return self.rows, self.alerts  # taken away, which `wandb clean` does with what was sent
         rows, alerts = began["rows"], began["alerts"]

@@ -102,7 +102,7 @@ class Mirror(threading.Thread):
                 self._journal.begin(self._folder, at_server=session.starting_step)
                 return session
             except (wandb.Error, TimeoutError) as error:
-                log.warning("W&B cannot be reached, so that its records are kept here: %s", error)
+                log.warning("W&B does not take this run now, and its records are kept here: %s", error)
                 wandb.teardown()  # or the run's id were taken
         else:
             log.info("W&B is offline. %s", self._account.why)
