@@ -83,7 +83,7 @@ class Mirror(threading.Thread):
         while not self._is_over.wait(LOOK_EVERY_SECONDS):
             self._pass_on(session)
         self._pass_on(session, all_of_it=True)
-        if self._artifact and self._error is None:
+        if self._artifact and self._error is None and not self._not_taken:
             with _told("the model"):
                 give_model(session, self._run, self._journal)
         self._finish(session)
@@ -150,20 +150,28 @@ class Mirror(threading.Thread):
             findings = read_findings(self._run)[self._journal.alerts :]
         first = self._journal.give([(row.step, list(row.values)) for row in rows], len(findings))
         for number, row in enumerate(rows, first):
-            values = {name: _at_wandb(value) for name, value in row.values.items()}
-            try:
-                # W&B's own step counts the rows: unlike the optimizer's, it never stands still or goes back.
-                session.log({"train/step": row.step, **values}, step=number, commit=True)
-            except Exception as error:
-                if not row.has_tables:
-                    raise
-                self._journal.take_back(number)  # a table is an artifact, for which the server is asked
+            if not self._takes(session, number, row):
+                self._journal.take_back(number)
                 self._not_taken.append(row)
-                log.debug("W&B did not take a table: %s", error)
         for finding in findings:
             title = f"{finding.kind.replace('_', ' ')} at step {finding.step} of {session.name}"
             # W&B leaves out an alert of the same title within this time.
             session.alert(title, str(finding), LEVELS[finding.severity], datetime.timedelta(milliseconds=1))
+
+    def _takes(self, session: Any, number: int, row: Row) -> bool:
+        """Give a row; False where its tables are not taken: they are artifacts, for which the server is asked."""
+        if row.has_tables and self._not_taken:
+            return False  # it has just not answered
+        values = {name: _at_wandb(value) for name, value in row.values.items()}
+        try:
+            # W&B's own step counts the rows: unlike the optimizer's, it never stands still or goes back.
+            session.log({"train/step": row.step, **values}, step=number, commit=True)
+        except Exception as error:
+            if not row.has_tables:
+                raise
+            log.debug("W&B did not take a table: %s", error)
+            return False
+        return True
 
     def _finish(self, session: Any) -> None:
         error, facts = self._error, self._run.read_summary()
