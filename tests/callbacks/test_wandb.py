@@ -95,7 +95,7 @@ def test_all_records_of_a_run_come_to_w_and_b_once(monkeypatch: pytest.MonkeyPat
     said = mirror(run)
     assert "There is no key for http://127.0.0.1:9" in said
     path = os.path.relpath(run.path / "wandb")
-    assert f"Send it with `WANDB_BASE_URL=http://127.0.0.1:9 wandb sync {path}/offline-run-*`" in said
+    assert f"send it with `WANDB_BASE_URL=http://127.0.0.1:9 wandb sync {path}/offline-run-*`" in said
     mirrored = read_mirrored(run.path)
     assert mirrored.figures() == logged(run.path) and len(mirrored.figures()) == 63
     assert mirrored.tables["samples"]["data"] == [[step, f"One day, {step}"] for step in (10, 20, 30)]
@@ -188,7 +188,7 @@ def test_a_server_that_breaks_down_and_comes_back(monkeypatch: pytest.MonkeyPatc
             until(lambda: len(server.lines) > 30)
             server.is_broken = True
             train(run, 31, 35)
-        assert server.url in said[0] and "did not take everything within 1 s" in said[-1] and "wandb sync" in said[-1]
+        assert server.url in said[0] and "did not take all within 1 s" in said[-1] and "wandb sync" in said[-1]
         assert len(server.alerts) == 2 and server.refused
         train(run, 36, 40)
         announce(run, SPIKE)

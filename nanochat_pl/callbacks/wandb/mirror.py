@@ -55,7 +55,7 @@ class Mirror(threading.Thread):
         # Each of what it may yet do ends after wait_seconds: to begin online, to begin offline, to finish.
         self.join(3 * self._wait_seconds + LOOK_EVERY_SECONDS)
         if self.is_alive():
-            log.warning("W&B does not answer; %s", self._sync())
+            log.warning("W&B does not answer. Nothing is lost. %s", self._sync())
 
     def run(self) -> None:
         named = os.environ.get("WANDB_DATA_DIR")
@@ -64,7 +64,7 @@ class Mirror(threading.Thread):
         try:
             self._mirror()
         except TimeoutError:
-            log.warning("W&B did not take everything within %g s; %s", self._wait_seconds, self._sync())
+            log.warning("W&B did not take all within %g s. Nothing is lost. %s", self._wait_seconds, self._sync())
         except Exception as error:
             log.warning(
                 "W&B is left out from here on (%s: %s). The run folder has everything, and what is missing at W&B is "
@@ -184,14 +184,14 @@ class Mirror(threading.Thread):
         session.finish(exit_code=code)
         self._journal.end()
         if is_offline:
-            log.info("W&B: %s", self._sync())
+            log.info("W&B is offline. %s", self._sync())
 
     def _sync(self) -> str:
         """How to send what is kept here."""
         where = "" if self._account.url == DEFAULT_URL else f"WANDB_BASE_URL={shlex.quote(self._account.url)} "
         path, name = shlex.quote(os.path.relpath(self._run.path / "wandb")), self._folder
         name = "offline-run-*" if name.startswith("offline") else name
-        return f"nothing is lost, it is kept here. Send it with `{where}wandb sync {path}/{name}`."
+        return f"What it lacks is kept here; send it with `{where}wandb sync {path}/{name}`."
 
 
 @contextlib.contextmanager
