@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nanochat_pl.core.findings import Finding, announce
+from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.evals import suites
 
 
@@ -153,3 +155,15 @@ class FillMemory(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+class Find(Callback):
+    """Announces a finding at the given step."""
+
+    def __init__(self, step: int):
+        self._step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.is_global_zero and trainer.global_step == self._step:
+            finding = Finding("loss_spike", self._step, "It is planted.", "Leave it.", "error")
+            announce(RunFolder(trainer.default_root_dir), finding)

@@ -61,17 +61,23 @@ def fit(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> Non
     log.info("%s\n%s", run.path, plan.text())
     if resumed_step is not None:
         log.info("Going on from step %d (%s).", resumed_step, prepared.resume_from)
+    loggers = [guarded(spec.build(run, resumed_step), run) for spec in logger_specs]
     trainer = trainer_spec.build(
         plan.hardware,
         folder=run.path,
         steps=plan.horizon.steps,
         accumulation=plan.accumulation,
         callbacks=[guarded(callback, run) for callback in callbacks],
-        loggers=[guarded(spec.build(run, resumed_step), run) for spec in logger_specs],
+        loggers=loggers,
         precision=precision_plugins(plan.hardware, plan.horizon.total_batch_tokens),
     )
     facts |= {"parameters": plan.cost.parameters, "world_size": plan.hardware.world_size, "resumed_from": resumed_step}
-    with run.recording(stage=job.stage_spec.name, **facts) if processes.is_first else contextlib.nullcontext():
+    with contextlib.ExitStack() as meanwhile:
+        if processes.is_first:
+            meanwhile.enter_context(run.recording(stage=job.stage_spec.name, **facts))
+        for logger in loggers:
+            if isinstance(logger, contextlib.AbstractContextManager):  # it wants to know how the training ends
+                meanwhile.enter_context(logger)
         try:
             trainer.fit(prepared.stage, datamodule=prepared.data, ckpt_path=prepared.resume_from, weights_only=True)
         except DivergedError as error:
