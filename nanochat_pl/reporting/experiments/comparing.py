@@ -99,11 +99,9 @@ def ranked(experiments: Sequence[Experiment], metric: str) -> list[Experiment]:
 
 def seeds_of(experiment: Experiment, experiments: Sequence[Experiment], metric: str) -> list[float]:
     """The results of the finished ones that differ from it in nothing but the seed: one of each seed, its own first."""
-    own = _without_seed(experiment)
-    alike = [one for one in experiments if one.status == "finished" and one.stage == experiment.stage]
     results: dict[Any, float] = {}
-    for one in (experiment, *alike):
-        if metric in one.results and _without_seed(one) == own:
+    for one in (experiment, *(one for one in experiments if one.status == "finished")):
+        if metric in one.results and are_alike(one, experiment, experiments):
             results.setdefault(one.settings.get("seed"), one.results[metric])
     return list(results.values())
 
@@ -129,7 +127,7 @@ def compare(first: Experiment, other: Experiment, experiments: Sequence[Experime
         return replace(base, verdict=f"{said} compare. An evaluation's suite does: --metric SUITE.", cautions=cautions)
     seeds = [[one], [two]]
     if first.status == other.status == "finished":
-        if _without_seed(first) == _without_seed(other):
+        if are_alike(first, other, experiments):
             said = f"They have the same settings but for the seed: {metric} {one:.4f} and {two:.4f} differ by chance."
             return replace(base, verdict=said, cautions=cautions)
         seeds = [seeds_of(each, experiments, metric) for each in (first, other)]
@@ -153,8 +151,15 @@ def compare(first: Experiment, other: Experiment, experiments: Sequence[Experime
     return replace(base, better=better.name, by=abs(gap), standard_errors=ratio, verdict=said, cautions=cautions)
 
 
-def _without_seed(experiment: Experiment) -> dict[str, Any]:
-    return {key: value for key, value in experiment.settings.items() if key != "seed"}
+def are_alike(one: Experiment, other: Experiment, experiments: Sequence[Experiment]) -> bool:
+    """Whether they differ in nothing but the seed; so may the experiments that made the models they began with."""
+    if one.stage != other.stage or {key for key, *_ in differences(one, other)} - {"seed", "stage.init_from"}:
+        return False
+    if one.began_with == other.began_with:
+        return True
+    models = (one.began_with, other.began_with)
+    made = [[each for each in experiments if model.endswith(f"/{each.name}/model")] for model in models]
+    return all(made) and are_alike(made[0][0], made[1][0], experiments)
 
 
 def _standard_error(seeds: Sequence[Sequence[float]]) -> float | None:

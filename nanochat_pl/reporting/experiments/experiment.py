@@ -134,6 +134,7 @@ def read_experiment(run: RunFolder, name: str, ending: Ending | None = None) -> 
     if ending is None and status in ("failed", "diverged", "interrupted"):
         error = next((str(event.get("error", "")) for event in read_events(run)[::-1] if event["event"] == status), "")
     hardware = as_object(record.resolved.get("hardware"))
+    began_with = str(as_object(record.resolved.get("parent")).get("path", ""))
     goals = [call["goal"] for call in trained if call.get("goal") is not None]
     return Experiment(
         name=name,
@@ -144,7 +145,7 @@ def read_experiment(run: RunFolder, name: str, ending: Ending | None = None) -> 
         command=_words(record.summary.get("command") or latest.get("command")),
         overrides=_words(latest.get("overrides")),
         recipe=str(record.config.get("recipe_name", "")),
-        began_with=str(as_object(record.resolved.get("parent")).get("path", "")),
+        began_with=began_with,
         hardware=_hardware(hardware),
         git_commit=str(record.summary.get("git_commit") or ""),
         step=int(record.number("step") or 0),
@@ -154,7 +155,7 @@ def read_experiment(run: RunFolder, name: str, ending: Ending | None = None) -> 
         evaluations=_evaluations(record),
         error=first_sentence(error) if error else "",
         observations=_observations(run),
-        settings={key: value for key, value in flat(record.config).items() if not key.startswith(NOT_SETTINGS)},
+        settings=_settings(record.config, began_with),
         stamp=stamp,
     )
 
@@ -173,6 +174,12 @@ def _hardware(resolved: Mapping[str, Any]) -> str:
     if not chip or None in count:
         return ""
     return f"{int(count[0] or 1) * int(count[1] or 1)} x {chip.get('name')}, {resolved.get('precision')}"
+
+
+def _settings(config: dict[str, Any], began_with: str) -> dict[str, Any]:
+    """With the model that the stage began with where the configuration has the nearest."""
+    settings = {key: value for key, value in flat(config).items() if not key.startswith(NOT_SETTINGS)}
+    return settings | ({"stage.init_from": began_with} if began_with else {})
 
 
 def _results(record: StageRecord) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """A picture of several experiments: their training loss and what they are validated by."""
 
+import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ MOST = 10
 """Experiments that can be told apart."""
 SMOOTH_OVER = 50
 """A line of the training loss has so many points that are means of neighbours."""
+ACROSS = 165
+"""Characters of the legend that the picture is wide."""
 
 
 def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, is_log: bool) -> list[str]:
@@ -34,7 +38,9 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
         return []
     validated = {one.name: METRIC_OF[one.stage].replace("val_", "val/") for one in experiments}
     with rc_context({"text.parse_math": False}):  # a name with two dollars is no formula
-        figure = Figure(figsize=(11, 4.8), dpi=120, layout="constrained")
+        longest = max(len(name) for name in curves) + len("  (1.0000)")
+        columns = max(1, min(3, ACROSS // (longest + 8)))
+        figure = Figure(figsize=(11, 4.4 + 0.2 * -(-len(curves) // columns)), dpi=120, layout="constrained")
         left, right = figure.subplots(1, 2)
         for number, (name, metrics) in enumerate(curves.items()):
             style: dict[str, Any] = {"color": f"C{number}", "linestyle": ("-", "--")[number % 2]}  # some lie on others
@@ -42,12 +48,12 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
             if len(losses) > 2 * SMOOTH_OVER:
                 left.plot(*zip(*thinned(losses)), color=f"C{number}", linewidth=0.6, alpha=0.3)
             last = f"  ({held_out[-1][1]:.4g})" if held_out else ""
-            left.plot(*zip(*_smooth(losses)), linewidth=1.6, label=f"{name}{last}", **style)
+            left.plot(*zip(*_smooth(losses, is_log)), linewidth=1.6, label=f"{name}{last}", **style)
             if held_out:
                 right.plot(*zip(*held_out), marker="o", markersize=3, linewidth=1.4, **style)
         _label(left, "training loss, nats per token", is_log)
         _label(right, " and ".join(sorted({validated[name] for name in curves})), is_log)
-        figure.legend(loc="outside lower center", ncols=min(3, len(curves)), frameon=False)
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
         figure.savefig(out, format="png")
     return list(curves)
 
@@ -58,7 +64,7 @@ def _label(axes: Any, title: str, is_log: bool) -> None:
     axes.set(xlabel="optimizer step", title=title)
     if is_log:
         axes.set(xscale="log", yscale="log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(MaxNLocator(7))  # losses seldom span a power of ten
@@ -70,7 +76,11 @@ def _label(axes: Any, title: str, is_log: bool) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _smooth(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
-    width = max(1, len(points) // SMOOTH_OVER)
-    groups = [points[i : i + width] for i in range(0, len(points), width)]
+def _smooth(points: list[tuple[int, float]], is_log: bool) -> list[tuple[float, float]]:
+    """Means of neighbours, as many on each stretch of the axis."""
+    if is_log:
+        groups = [list(group) for _, group in groupby(points, lambda point: int(8 * math.log2(max(1, point[0]))))]
+    else:
+        width = max(1, len(points) // SMOOTH_OVER)
+        groups = [points[i : i + width] for i in range(0, len(points), width)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]

@@ -1,6 +1,5 @@
 """Which of two experiments is better, and whether that is more than chance."""
 
-import json
 import math
 import shlex
 import statistics
@@ -52,6 +51,19 @@ def test_the_same_seed_twice_tells_nothing_of_the_spread() -> None:
     write_run("other", day=3, val_bpb=1.6, seed=1)
     experiments = read_experiments(runs_root())
     assert seeds_of(experiments[0], experiments, "val_bpb") == [1.5, 1.6]
+
+
+def test_seeds_of_a_later_stage_begin_with_one_model_or_with_seeds_of_it() -> None:
+    for number, (seed, depth) in enumerate([(1, 4), (2, 4), (1, 6)], 1):
+        base = write_run(f"r{number}", day=number, seed=seed, depth=depth)
+        write_run(
+            f"r{number}", day=10 + number, seed=seed, stage="sft", began_with=f"{base.path}/model", val_bpb=number
+        )
+    write_run("r4", day=20, seed=4, stage="sft", began_with=str(runs_root() / "r1/base/model"), val_bpb=4)
+    write_run("r5", day=21, seed=5, stage="sft", began_with="/elsewhere/model", val_bpb=5)
+    experiments = read_experiments(runs_root())
+    assert seeds_of(find_experiment("r1/sft", experiments), experiments, "val_bpb") == [1, 2, 4]
+    assert seeds_of(find_experiment("r3/sft", experiments), experiments, "val_bpb") == [3]
 
 
 def test_more_is_better_of_what_is_no_loss() -> None:
@@ -107,8 +119,6 @@ def test_ideas_follow_from_what_was_tried() -> None:
 
 
 def test_another_run_of_a_later_stage_begins_with_the_same_model() -> None:
-    run = write_run("a", stage="sft")
-    resolved = json.loads(run.resolved.read_text()) | {"parent": {"path": "/runs/m,lr=1/base/model"}}
-    run.resolved.write_text(json.dumps(resolved))
+    write_run("a", stage="sft", began_with="/runs/m,lr=1/base/model")
     [seeds, *_] = ideas_from(read_experiments(runs_root()))
     assert shlex.split(seeds.command)[-2:] == ["seed=43,44", 'stage.init_from="/runs/m,lr=1/base"']

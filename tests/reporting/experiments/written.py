@@ -16,7 +16,7 @@ def write_run(name: str, *, day: int = 1, stage: str = "base", status: str = "fi
 
     Args:
         day: of January, on which it was begun.
-        more: val_bpb, seed, depth, lr_scale, goal, error, metrics (lines of metrics.csv).
+        more: val_bpb, seed, depth, lr_scale, goal, error, metrics (lines of metrics.csv), began_with (a model).
     """
     run = RunFolder.of(name, stage)
     step = 24 if status == "finished" else 8
@@ -28,7 +28,8 @@ def write_run(name: str, *, day: int = 1, stage: str = "base", status: str = "fi
     }  # fmt: skip
     write_text(run.config, yaml.safe_dump(config))
     hardware = {"chip": {"name": "Abacus 3000"}, "devices": 2, "nodes": 1, "precision": "float32"}
-    write_text(run.resolved, json.dumps({"steps": 24, "lr_scale": scale, "hardware": hardware}))
+    parent = {"path": more["began_with"]} if "began_with" in more else {}
+    write_text(run.resolved, json.dumps({"steps": 24, "lr_scale": scale, "hardware": hardware, "parent": parent}))
     write_text(run.metrics, "step,train/loss,val/bpb\n" + more.get("metrics", "8,3.0,\n"))
     overrides = [f"model.depth={depth}", f"seed={seed}", f"run.name={name}"]
     call = {"resumed_step": None, "goal": more.get("goal"), "overrides": overrides, "command": ["train.py", *overrides]}
