@@ -1,19 +1,15 @@
 """Real runs of train.py in processes of their own, for tests."""
 
-import atexit
 import csv
 import itertools
-import multiprocessing
 import os
-import runpy
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.forks import REPOSITORY, Program
 
 SMALL = (
     "tokenizer=byte", "model.depth=2", "model.n_embd=32", "model.head_dim=16", "model.sequence_len=32",
@@ -27,8 +23,6 @@ PICTURED = tuple(option for option in SMALL if option != "callbacks.loss_picture
 
 
 STARTED = itertools.count()
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.preloaded"])
 
 
 def environment_of(runs: Path) -> dict[str, str]:
@@ -115,33 +109,20 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-class Fork:
-    """A training in a fork, with what tests use of `subprocess.Popen`."""
+class Fork(Program):
+    """A training in a fork."""
 
     def __init__(self, arguments: tuple[str, ...], runs: Path, output: Path, more: dict[str, str]):
         runs.mkdir(parents=True, exist_ok=True)
         self._output = output
-        self._process: BaseProcess = FORKS.Process(target=_run, args=(arguments, environment_of(runs) | more, output))
-        self._process.start()
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def send_signal(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        super().__init__(("train.py", *arguments), environment_of(runs) | more, os.devnull, output, output)
 
     def communicate(self, timeout: float = 300) -> tuple[str, None]:
-        self._process.join(timeout)
-        text = self._output.read_text() if self._output.exists() else ""  # killed at once
-        assert self.returncode is not None, f"It did not end:\n{text}"
+        try:
+            self.wait(timeout)
+        finally:
+            text = self._output.read_text() if self._output.exists() else ""  # killed at once
+            assert self.returncode is not None, f"It did not end:\n{text}"
         return text, None
 
 
@@ -153,23 +134,6 @@ def _ended(forks: list[Fork], joined: Sequence[int] | None = None) -> list[tuple
     finally:
         for fork in forks:
             fork.kill()
-
-
-def _run(arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    if "HF_ENDPOINT" in environment:  # it was imported, by what other libraries import, with other variables
-        for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:
-            del sys.modules[name]
-    os.chdir(REPOSITORY)
-    with output.open("w") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-    sys.argv = ["train.py", *arguments]
-    try:
-        runpy.run_path("train.py", run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
 
 
 def losses(run: Path) -> dict[str, dict[str, str]]:
