@@ -6,8 +6,6 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +16,7 @@ import pytest
 
 from tests.demo.served_models import ALPHABET, alphabet, save_model
 from tests.demo.serving import Server, is_alive
-from tests.processes import REPOSITORY
+from tests.forks import run_program
 
 pytestmark = pytest.mark.slow
 
@@ -218,9 +216,6 @@ def test_mistakes_end_with_code_2_and_a_paragraph(tmp_path: Path, arguments: tup
     header.write_text(header.read_text().replace('"n_layer": 2', '"n_layer": 3'))  # only its worker will see it
     (damaged / "model.safetensors").write_bytes(b"\x80\x04nothing")
     pickle.write_bytes(b"\x80\x04N.")
-    result = subprocess.run(
-        [sys.executable, "serve.py", "page=false", "port=0"]
-        + [argument.format(good=good, damaged=damaged, misfit=misfit, pickle=pickle) for argument in arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    places = {"good": good, "damaged": damaged, "misfit": misfit, "pickle": pickle}
+    result = run_program("serve.py", "page=false", "port=0", *(argument.format(**places) for argument in arguments))
     assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
