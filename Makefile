@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
-# xdist workers; each test process uses one torch thread. The slow tests wait much for their processes.
+# xdist workers; each test process uses one torch thread. The slow tests wait much for their processes, and those of a
+# file share runs and servers.
 JOBS ?= 2
 SLOW_JOBS ?= 3
 
@@ -18,7 +19,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n $(SLOW_JOBS) --dist worksteal -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(SLOW_JOBS) --dist loadfile -m slow $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
