@@ -46,8 +46,8 @@ def test_twenty_million_tokens_without_a_repeated_document() -> None:
         texts = [document(i) for i in range(start, start + 1000)]
         seen |= {hashlib.md5(text.encode()).digest() for text in texts}
         assert len(seen) == start + 1000
-        tokens += 10 * sum(map(len, tokenizer.encode_batch(texts[::10])))
-        if tokens >= 21_000_000:  # what a tenth of the documents tells is right within a percent
+        tokens += sum(map(len, tokenizer.encode_batch(texts)))
+        if tokens >= 20_000_000:
             return
     raise AssertionError(f"only {tokens} tokens")
 
