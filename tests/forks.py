@@ -1,12 +1,14 @@
 """Python programs in forks of a process that has imported the libraries: most of a short program's time is imports."""
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.preloaded"])
+STARTING = threading.Lock()
 
 
 class Program:
@@ -31,7 +34,8 @@ class Program:
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], *streams: Path | str):
         work = (tuple(arguments), dict(environment), tuple(map(str, streams)))
         self._process: BaseProcess = FORKS.Process(target=_run, args=work)
-        self._process.start()
+        with STARTING, contextlib.chdir(REPOSITORY):  # or the first one's server would not find the tests
+            self._process.start()
 
     @property
     def pid(self) -> int:
