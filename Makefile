@@ -33,20 +33,16 @@ format: $(VENV)/installed-dev
 install: $(VENV)/installed
 
 # With uv, torch comes as the build for this machine's GPU; with pip, as constraints.txt pins it.
-$(VENV)/installed: pyproject.toml constraints.txt
 ifdef UV
-	test -d $(VENV) || uv venv $(VENV)
-	uv pip install --python $(BIN)/python --torch-backend=auto -e . -c constraints.txt
+INSTALL := test -d $(VENV) || uv venv $(VENV); uv pip install --python $(BIN)/python --torch-backend=auto
 else
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e . -c constraints.txt
+INSTALL := test -d $(VENV) || $(PYTHON) -m venv $(VENV); $(BIN)/python -m pip install -q
 endif
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(INSTALL) -e . -c constraints.txt
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-ifdef UV
-	uv pip install --python $(BIN)/python --torch-backend=auto -e '.[dev]' -c constraints.txt
-else
-	$(BIN)/python -m pip install -q -e '.[dev]' -c constraints.txt
-endif
-	touch $@
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	$(INSTALL) -e '.[dev]' -c constraints.txt
+	touch $(VENV)/installed $@
