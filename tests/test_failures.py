@@ -3,8 +3,6 @@
 import json
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import pytest
 from nanochat_pl.checkpoint.saved import is_sound
 from nanochat_pl.core.findings import read_findings
 from nanochat_pl.core.run_folder import RunFolder
-from tests.processes import PICTURED, REPOSITORY, SMALL, start_fork, train
+from tests.forks import run_program
+from tests.processes import PICTURED, SMALL, environment_of, start_fork, train
 
 
 @pytest.mark.slow
@@ -43,15 +42,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
         "sys.argv = ['train.py', *sys.argv[1:]]; runpy.run_path('train.py', run_name='__main__')"
     )
     assert checkpoint.stat().st_size > 20_000
-    result = subprocess.run(
-        [sys.executable, "-c", program, *SMALL, "horizon.steps=16"],
-        cwd=REPOSITORY,
-        env={"NANOCHAT_PL_RUNS": str(tmp_path), "NANOCHAT_PL_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
-        | {"PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    result = run_program("-c", program, *SMALL, "horizon.steps=16", environment=environment_of(tmp_path))
     assert result.returncode == 3, result.stderr
     assert "Could not write" in result.stderr and "Traceback" not in result.stderr
     assert {path: path.read_bytes() for path in before} == before
