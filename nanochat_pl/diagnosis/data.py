@@ -83,7 +83,7 @@ def _files(diagnosis: Diagnosis, data: DataSpec, thorough: bool) -> None:
     documents = sum(report.documents for report in reports)
     odd = sum(report.null + report.empty + report.duplicates + report.duplicates_elsewhere for report in reports)
     if not any(report.faults for report in reports):
-        share = f"; {odd / documents:.1%} of them empty or copies" if documents and odd else ""
+        share = f"; {odd / documents:.1%} of them empty or copies" if odd > 0.001 * documents else ""
         enough = "" if odd <= MAX_SHARE * documents else " (many)"
         diagnosis.good(f"All were read to their ends: {documents:,} documents, no faults{share}{enough}.")
 

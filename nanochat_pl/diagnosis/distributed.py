@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+import torch
+
+from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.main_memory import usable_cpus
 from nanochat_pl.core.place import Place, place
 from nanochat_pl.core.run_folder import RunFolder, as_object, read_object
+from nanochat_pl.diagnosis.all_reduce import MEETING_SECONDS, Measured, measure, measure_in_own
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, size
 
 PREFIXES = ("NCCL_", "GLOO_", "TORCH_NCCL_", "TORCH_DISTRIBUTED_", "MASTER_", "FI_", "UCX_")
@@ -43,8 +47,6 @@ def diagnose(devices: int | None, measuring: bool = True) -> Diagnosis:
     Raises:
         MachineError: the launcher's processes don't find each other.
     """
-    import torch
-
     diagnosis = Diagnosis("distributed", platform.node() or "this machine")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
@@ -170,9 +172,6 @@ def _shared_memory(diagnosis: Diagnosis, gpus: int) -> None:
 
 
 def _measure(diagnosis: Diagnosis, here: Place | None, devices: int | None, gpus: int) -> None:
-    from nanochat_pl.core.distributed import Processes
-    from nanochat_pl.diagnosis.all_reduce import MEETING_SECONDS, measure, measure_in_own
-
     accelerator = "cuda" if gpus else "cpu"
     if here is not None and here.world_size > 1:
         processes = Processes(here, accelerator, MEETING_SECONDS)
@@ -193,11 +192,8 @@ def _measure(diagnosis: Diagnosis, here: Place | None, devices: int | None, gpus
         )
 
 
-def judge(diagnosis: Diagnosis, measured: "object", accelerator: str) -> None:
+def judge(diagnosis: Diagnosis, measured: Measured, accelerator: str) -> None:
     """What was measured, in words."""
-    from nanochat_pl.diagnosis.all_reduce import Measured
-
-    assert isinstance(measured, Measured)
     hosts = len(set(measured.hosts))
     where = f"{measured.world_size} processes on {hosts} machine(s), by {measured.backend}"
     wrong = [one for one in measured.sums if not one.right]

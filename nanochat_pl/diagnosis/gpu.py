@@ -19,7 +19,7 @@ HOT_CELSIUS = 85.0
 """Where the driver does not say at what temperature the chip is slowed down."""
 BFLOAT16_FROM, FLOAT8_FROM = (8, 0), (8, 9)
 """Compute capabilities from which a chip multiplies in them."""
-INSTALL_TORCH = "See pytorch.org/get-started for the build that fits: python -m pip install torch --index-url ..."
+INSTALL_TORCH = "pytorch.org/get-started has the command that installs the build for this driver."
 
 
 @dataclass(frozen=True)

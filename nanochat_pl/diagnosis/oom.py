@@ -48,7 +48,8 @@ def diagnose(run: RunFolder, spec: Callable[[], NanoChatSpec]) -> Diagnosis:
         most = max(held or 0, _total(plan)) / max(1, plan.hardware.chip.memory_bytes)
         was_full = _how_it_ended(diagnosis, run, perhaps_full=most > HALF_FULL)
         _judge(diagnosis, plan, held, was_full, fitted=summary.get("status") == "finished")
-        _print_settings(diagnosis, plan, spec(), _overrides(run), _underestimated(plan, held, was_full))
+        factor = max(1.0, (held or 0) / _total(plan))
+        _print_settings(diagnosis, plan, spec(), _overrides(run), factor, was_full)
     return diagnosis
 
 
@@ -56,7 +57,7 @@ def diagnose_plan(plan: Plan, spec: NanoChatSpec, overrides: Sequence[str]) -> D
     """Of a command that is yet to train."""
     diagnosis = Diagnosis("oom", " ".join(["train.py", *overrides]))
     _judge(diagnosis, plan, None, was_full=False, fitted=False)
-    _print_settings(diagnosis, plan, spec, overrides, 1.0)
+    _print_settings(diagnosis, plan, spec, overrides)
     return diagnosis
 
 
@@ -82,18 +83,22 @@ def planned(run: RunFolder) -> Plan:
     if rows < 1 or micro < 1 or rows % (hardware.world_size * micro):
         raise ValueError(f"{rows} rows a step are not {micro} at a time on {hardware.world_size} device(s)")
     holds = HOLDS.get(run.path.name, "conversations")
-    return Plan(model, hardware, horizon, ModelCost(model), rows, micro, 0.0, holds)
+    parent = as_object(resolved.get("parent"))
+    return Plan(model, hardware, horizon, ModelCost(model), rows, micro, 0.0, holds, parent)
 
 
-def largest_micro_batch(plan: Plan, recompute: bool, factor: float = 1.0) -> Plan | None:
+def largest_micro_batch(plan: Plan, recompute: bool, factor: float = 1.0, was_full: bool = False) -> Plan | None:
     """The same training in the largest micro-batches that fit; None where not even one row does.
 
     Args:
         factor: what is held in truth, as a multiple of the plan.
+        was_full: this plan's own micro-batch did not fit, whatever the plan says.
     """
     hardware = dataclasses.replace(plan.hardware, recompute=recompute)
     base = dataclasses.replace(plan, hardware=hardware)
     most = max(plan.micro_batch_rows, AUTO_TOKENS // plan.model.sequence_len)
+    if was_full:
+        most = plan.micro_batch_rows if recompute and not plan.hardware.recompute else plan.micro_batch_rows // 2
     sizes = [rows for rows in divisors(plan.rows_per_step // hardware.world_size) if rows <= most]
     best, low, high = None, 0, len(sizes)
     while low < high:
@@ -156,10 +161,15 @@ def _how_it_ended(diagnosis: Diagnosis, run: RunFolder, perhaps_full: bool) -> b
 
 
 def _print_settings(
-    diagnosis: Diagnosis, plan: Plan, spec: NanoChatSpec, overrides: Sequence[str], factor: float
+    diagnosis: Diagnosis,
+    plan: Plan,
+    spec: NanoChatSpec,
+    overrides: Sequence[str],
+    factor: float = 1.0,
+    was_full: bool = False,
 ) -> None:
     """The largest that fit, with their commands; the batch of a step stays the same."""
-    plain, recomputing = (largest_micro_batch(plan, recompute, factor) for recompute in (False, True))
+    plain, recomputing = (largest_micro_batch(plan, recompute, factor, was_full) for recompute in (False, True))
     if factor > 1.05:
         diagnosis.info(f"It held {factor:.2g} times what was planned; the settings below count with that.")
     shown = [one for one in (plain, recomputing) if one is not None]
@@ -177,24 +187,19 @@ def _print_settings(
         )
     smaller_chip = dataclasses.replace(plan.hardware.chip, memory_bytes=int(plan.hardware.chip.memory_bytes / factor))
     hardware = dataclasses.replace(plan.hardware, chip=smaller_chip, recompute=True)
-    deepest = largest_depth(spec, plan.model.vocab_size, hardware)
+    # A stage behind base has the depth of the model that it begins with.
+    deepest = None if plan.parent else largest_depth(spec, plan.model.vocab_size, hardware)
     if not shown:
-        what = f"model.depth={deepest} is the deepest that does" if deepest else "no model of this context does"
+        what = f"; model.depth={deepest} is the deepest that does" if deepest else ""
         diagnosis.wrong(
-            f"Not even one row fits; {what}.",
+            f"Not even one row fits{what}.",
             "Take a shallower model, a shorter model.sequence_len, or more devices (the optimizer is shared out).",
         )
     elif deepest:
         diagnosis.info(
             f"Deepest model of this kind that fits, one row at a time and recomputing: model.depth={deepest} "
-            f"(this one: {spec.depth})."
+            f"(this one: {plan.model.n_layer})."
         )
-
-
-def _underestimated(plan: Plan, held: float | None, was_full: bool) -> float:
-    """What was held as a multiple of the plan, at least 1; what ended by a full memory wanted more than all."""
-    floor = plan.hardware.chip.memory_bytes if was_full else 0
-    return max(1.0, max(held or 0, floor) / _total(plan))
 
 
 def _free_now(hardware: Hardware) -> int | None:

@@ -70,10 +70,12 @@ def test_without_any_run_the_machine_is_looked_at() -> None:
 
 
 def test_of_a_command_that_is_yet_to_train() -> None:
-    result = doctor("oom", "recipe=tiny", "hw=rtx4090", "--json")
+    result = doctor("oom", "recipe=tiny", "hw=rtx4090", "hw.tokens_per_device=1024", "--json")
     found = topics(result)["oom"]
     assert result.exit_code == 0 and "RTX 4090" in found["findings"][0]["what"]
-    assert any("train.py recipe=tiny hw=rtx4090" in finding["advice"] for finding in found["findings"])
+    assert any(
+        "train.py recipe=tiny hw=rtx4090 hw.tokens_per_device=" in finding["advice"] for finding in found["findings"]
+    )
     assert topics(doctor("data", "recipe=tiny", "--json"))["data"]["sound"]
 
 

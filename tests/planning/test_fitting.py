@@ -11,6 +11,8 @@ import torch
 from nanochat_pl.core.chips import Chip
 from nanochat_pl.core.errors import EXIT_MACHINE
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
+from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.diagnosis import oom
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import NanoChatSpec
@@ -225,6 +227,9 @@ def test_the_command_goes_on_where_the_memory_was_full(tmp_path: Path) -> None:
     assert "Traceback" not in output
     command = shlex.split(output.strip().splitlines()[-1])
     assert command[:2] == ["python", "train.py"] and command[-1] == "hw.tokens_per_device=128", output
+    seen = oom.diagnose(RunFolder(tmp_path / "test" / "base"), lambda: SPEC)
+    assert seen.findings[0].what.startswith("The run ended because the memory was full") and not seen.sound
+    assert any(finding.advice.strip() == shlex.join(command) for finding in seen.findings), seen.findings
     code, output = train(*(part for part in command[2:] if "callbacks.full" not in part), runs=tmp_path)
     assert code == 0 and "Going on from step" in output, output
     losses = [
