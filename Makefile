@@ -10,6 +10,8 @@ UV := $(shell command -v uv 2>/dev/null)
 # file share runs and servers.
 JOBS ?= 2
 SLOW_JOBS ?= 3
+# To import the others takes each worker a while.
+SLOW_FILES = $(shell grep -rl --include='test_*.py' 'mark\.slow' tests)
 
 .PHONY: train test test-slow lint format install
 train: $(VENV)/installed
@@ -19,7 +21,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n $(SLOW_JOBS) --dist loadfile -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(SLOW_JOBS) --dist loadfile -o testpaths='$(SLOW_FILES)' -m slow $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
