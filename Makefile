@@ -6,9 +6,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
-# xdist workers; each test process uses one torch thread. The slow tests wait much for their processes.
+# xdist workers; each test process uses one torch thread. The slow tests wait much for their processes, and those of a
+# file share runs and servers.
 JOBS ?= 2
 SLOW_JOBS ?= 3
+# To import the others takes each worker a while.
+SLOW_FILES = $(shell grep -rl --include='test_*.py' 'mark\.slow' tests)
 
 .PHONY: train test test-slow lint format install
 train: $(VENV)/installed
@@ -18,7 +21,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n $(SLOW_JOBS) --dist worksteal -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(SLOW_JOBS) --dist loadfile -o testpaths='$(SLOW_FILES)' -m slow $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -32,20 +35,16 @@ format: $(VENV)/installed-dev
 install: $(VENV)/installed
 
 # With uv, torch comes as the build for this machine's GPU; with pip, as constraints.txt pins it.
-$(VENV)/installed: pyproject.toml constraints.txt
 ifdef UV
-	test -d $(VENV) || uv venv $(VENV)
-	uv pip install --python $(BIN)/python --torch-backend=auto -e . -c constraints.txt
+INSTALL := test -d $(VENV) || uv venv $(VENV); uv pip install --python $(BIN)/python --torch-backend=auto
 else
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e . -c constraints.txt
+INSTALL := test -d $(VENV) || $(PYTHON) -m venv $(VENV); $(BIN)/python -m pip install -q
 endif
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(INSTALL) -e . -c constraints.txt
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-ifdef UV
-	uv pip install --python $(BIN)/python --torch-backend=auto -e '.[dev]' -c constraints.txt
-else
-	$(BIN)/python -m pip install -q -e '.[dev]' -c constraints.txt
-endif
-	touch $@
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	$(INSTALL) -e '.[dev]' -c constraints.txt
+	touch $(VENV)/installed $@

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import nanochat_pl
-from nanochat_pl.config.compose import CONF_FOLDER, without_plus
+from nanochat_pl.config.compose import CONF_FOLDER, in_sweep, without_plus
 from nanochat_pl.core.errors import EXIT_SIGINT, EndedError, Interrupted
 from nanochat_pl.core.paths import keep_compiled_kernels, known_error
 
@@ -25,7 +25,6 @@ def train(config: "DictConfig", overrides: list[str], started: float) -> str:
         started: `time.perf_counter()` when this invocation (in a sweep: this job) began.
     """
     keep_compiled_kernels()
-    from nanochat_pl.config.sweep import in_sweep
     from nanochat_pl.core.distributed import Processes, told_once_a_node
     from nanochat_pl.core.launch import launch
     from nanochat_pl.core.place import ALONE, place
@@ -56,7 +55,7 @@ def main() -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from nanochat_pl.config.explain import composing
-    from nanochat_pl.config.sweep import in_sweep, skip_behind_a_failure
+    from nanochat_pl.config.sweep import skip_behind_a_failure
     from nanochat_pl.core.invocation import job_started
     from nanochat_pl.core.launch import own_job
 

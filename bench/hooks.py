@@ -197,3 +197,42 @@ class Tax(Callback):
                 schedule.step()
                 optimizer.zero_grad()
         return time.perf_counter() - began
+
+
+class Turns(Callback):
+    """Trains by turns with all callbacks, and with those alone that may end the training; loggers go with the others.
+
+    Sends the parent the seconds of each pair of turns, (with all, with the few), and at the end None.
+
+    Args:
+        steps: of one turn; a multiple of the log interval, at whose end nothing is left to wait for.
+    """
+
+    ends_training = True
+
+    def __init__(self, steps: int, repetitions: int) -> None:
+        self._parent = parent()
+        self._steps, self._repetitions = steps, repetitions
+        self._since = 0.0
+        self._all: list[Any] = []
+        self._loggers: list[Any] = []
+        self._with_all = 0.0
+
+    def on_train_batch_end(self, trainer: Any, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not stepped(trainer) or trainer.global_step % self._steps:
+            return
+        seconds = time.perf_counter() - self._since
+        if not self._all:  # the first turn, which warms up
+            self._all, self._loggers = trainer.callbacks, trainer.loggers
+        elif trainer.callbacks is self._all:
+            self._with_all = seconds
+            trainer.callbacks = [one for one in self._all if getattr(one, "ends_training", False)]
+            trainer.loggers = []
+        else:
+            self._parent.send((self._with_all, seconds))
+            trainer.callbacks, trainer.loggers = self._all, self._loggers
+            self._repetitions -= 1
+            if self._repetitions == 0:
+                self._parent.send(None)
+                trainer.should_stop, trainer.limit_val_batches = True, 0
+        self._since = time.perf_counter()

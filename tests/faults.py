@@ -1,6 +1,7 @@
 """Callbacks that do to a training what the world does: kill it, spoil its loss."""
 
 import os
+import shutil
 import signal
 import time
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from nanochat_pl.core.findings import Finding, announce
+from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.evals import suites
 
 
@@ -46,6 +49,8 @@ class Spoil(Callback):
 class Nonsense(Callback):
     """Raises an error that nobody foresaw when the given step begins."""
 
+    ends_training = True
+
     def __init__(self, step: int):
         self._step = step
 
@@ -71,6 +76,13 @@ class KillInSave(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         torch.save = save_half
+
+
+class SmallDisk(Callback):
+    """The disks of the runs and caches have so many bytes left."""
+
+    def __init__(self, free_bytes: int):
+        shutil.disk_usage = lambda path: shutil._ntuple_diskusage(1 << 50, (1 << 50) - free_bytes, free_bytes)
 
 
 class SlowSave(Callback):
@@ -113,6 +125,8 @@ class OnOneRank(Callback):
         what: "hang": it does something else; "stop": nothing; "kill"; "fail": it raises; "spoil": its loss is NaN.
     """
 
+    ends_training = True
+
     def __init__(self, rank: int, micro_batch: int, what: str):
         self._rank, self._micro_batch, self._what = rank, micro_batch, what
 
@@ -133,9 +147,23 @@ class OnOneRank(Callback):
 class FillMemory(Callback):
     """Fails as torch does where a GPU's memory is full, when the given step begins."""
 
+    ends_training = True
+
     def __init__(self, step: int):
         self._step = step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+class Find(Callback):
+    """Announces a finding at the given step."""
+
+    def __init__(self, step: int):
+        self._step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.is_global_zero and trainer.global_step == self._step:
+            finding = Finding("loss_spike", self._step, "It is planted.", "Leave it.", "error")
+            announce(RunFolder(trainer.default_root_dir), finding)

@@ -1,19 +1,16 @@
 """Real runs of train.py in processes of their own, for tests."""
 
-import atexit
 import csv
 import itertools
-import multiprocessing
 import os
-import runpy
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from multiprocessing.process import BaseProcess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.forks import REPOSITORY, Program, run_program
 
 SMALL = (
     "tokenizer=byte", "model.depth=2", "model.n_embd=32", "model.head_dim=16", "model.sequence_len=32",
@@ -27,8 +24,6 @@ PICTURED = tuple(option for option in SMALL if option != "callbacks.loss_picture
 
 
 STARTED = itertools.count()
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.preloaded"])
 
 
 def environment_of(runs: Path) -> dict[str, str]:
@@ -37,23 +32,21 @@ def environment_of(runs: Path) -> dict[str, str]:
     return os.environ | folders | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
-def start_training(
-    *arguments: str, runs: Path, environment: dict[str, str] | None = None, launcher: Sequence[str] = ()
-) -> subprocess.Popen[str]:
-    """Start `python LAUNCHER train.py ARGUMENTS` with its runs and caches under `runs`."""
+def start_training(*arguments: str, runs: Path) -> subprocess.Popen[str]:
+    """Start `python train.py ARGUMENTS` with its runs and caches under `runs`."""
     return subprocess.Popen(
-        [sys.executable, *launcher, "train.py", *arguments],
+        [sys.executable, "train.py", *arguments],
         cwd=REPOSITORY,
-        env=environment_of(runs) | (environment or {}),
+        env=environment_of(runs),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def train_anew(*arguments: str, runs: Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
+def train_anew(*arguments: str, runs: Path) -> tuple[int, str]:
     """Run it to its end: exit code and output."""
-    process = start_training(*arguments, runs=runs, environment=environment)
+    process = start_training(*arguments, runs=runs)
     output, _ = process.communicate(timeout=300)
     return process.returncode, output
 
@@ -67,9 +60,11 @@ def train(*arguments: str, runs: Path, environment: dict[str, str] | None = None
     return code, output
 
 
-def start_fork(*arguments: str, runs: Path, environment: dict[str, str] | None = None) -> "Fork":
-    """Start such a fork."""
-    return Fork(arguments, runs, runs / f"output-{next(STARTED)}.txt", environment or {})
+def start_fork(
+    *arguments: str, runs: Path, environment: dict[str, str] | None = None, launcher: Sequence[str] = ()
+) -> "Fork":
+    """Start such a fork: `python LAUNCHER train.py ARGUMENTS`."""
+    return Fork((*launcher, "train.py", *arguments), runs, runs / f"output-{next(STARTED)}.txt", environment or {})
 
 
 def train_together(
@@ -85,16 +80,24 @@ def train_together(
         only_rank: further arguments of single ranks.
         joined: the ranks that are waited for; None: all. The others are killed then.
     """
+    return train_placed(ranks(world_size), *arguments, runs=runs, only_rank=only_rank, joined=joined)
+
+
+def run_together(world_size: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
+    """Another program in several such processes."""
+    with ThreadPoolExecutor(world_size) as pool:
+        return list(pool.map(lambda own: run_program(*arguments, environment=own), ranks(world_size)))
+
+
+def ranks(world_size: int) -> list[dict[str, str]]:
+    """The variables that a launcher sets for each rank."""
     shared = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return train_placed(
-        [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)],
-        *arguments, runs=runs, only_rank=only_rank, joined=joined,
-    )  # fmt: skip
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
 
 
 def train_placed(
-    ranks: list[dict[str, str]],
+    variables: list[dict[str, str]],
     *arguments: str,
     runs: Path,
     only_rank: dict[int, tuple[str, ...]] | None = None,
@@ -102,8 +105,8 @@ def train_placed(
 ) -> list[tuple[int, str]]:
     """The same with the variables of each rank as another launcher sets them."""
     forks = [
-        Fork((*arguments, *(only_rank or {}).get(rank, ())), runs, runs / f"output-{rank}.txt", own)
-        for rank, own in enumerate(ranks)
+        Fork(("train.py", *arguments, *(only_rank or {}).get(rank, ())), runs, runs / f"output-{rank}.txt", own)
+        for rank, own in enumerate(variables)
     ]
     return _ended(forks, joined)
 
@@ -115,33 +118,20 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-class Fork:
-    """A training in a fork, with what tests use of `subprocess.Popen`."""
+class Fork(Program):
+    """A training in a fork."""
 
-    def __init__(self, arguments: tuple[str, ...], runs: Path, output: Path, more: dict[str, str]):
+    def __init__(self, arguments: Sequence[str], runs: Path, output: Path, more: dict[str, str]):
         runs.mkdir(parents=True, exist_ok=True)
         self._output = output
-        self._process: BaseProcess = FORKS.Process(target=_run, args=(arguments, environment_of(runs) | more, output))
-        self._process.start()
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def send_signal(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        super().__init__(arguments, environment_of(runs) | more, os.devnull, output, output)
 
     def communicate(self, timeout: float = 300) -> tuple[str, None]:
-        self._process.join(timeout)
-        text = self._output.read_text() if self._output.exists() else ""  # killed at once
-        assert self.returncode is not None, f"It did not end:\n{text}"
+        try:
+            self.wait(timeout)
+        finally:
+            text = self._output.read_text() if self._output.exists() else ""  # killed at once
+            assert self.returncode is not None, f"It did not end:\n{text}"
         return text, None
 
 
@@ -153,23 +143,6 @@ def _ended(forks: list[Fork], joined: Sequence[int] | None = None) -> list[tuple
     finally:
         for fork in forks:
             fork.kill()
-
-
-def _run(arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    if "HF_ENDPOINT" in environment:  # it was imported, by what other libraries import, with other variables
-        for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:
-            del sys.modules[name]
-    os.chdir(REPOSITORY)
-    with output.open("w") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-    sys.argv = ["train.py", *arguments]
-    try:
-        runpy.run_path("train.py", run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
 
 
 def losses(run: Path) -> dict[str, dict[str, str]]:

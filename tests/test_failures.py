@@ -3,15 +3,16 @@
 import json
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from nanochat_pl.callbacks.checkpoints import is_sound
-from tests.processes import PICTURED, REPOSITORY, SMALL, start_fork, train
+from nanochat_pl.checkpoint.saved import is_sound
+from nanochat_pl.core.findings import read_findings
+from nanochat_pl.core.run_folder import RunFolder
+from tests.forks import run_program
+from tests.processes import PICTURED, SMALL, environment_of, start_fork, train
 
 
 @pytest.mark.slow
@@ -23,6 +24,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     run = tmp_path / "test/base"
     assert [path.name for path in sorted((run / "checkpoints").glob("step-*"))] == ["step-00000008.ckpt"]
     assert json.loads((run / "summary.json").read_text())["status"] == "diverged"
+    told = read_findings(RunFolder(run))
+    assert {(finding.kind, finding.step, finding.severity) for finding in told} == {("not_finite", 14, "error")}
     assert (run / "loss.png").exists()
 
 
@@ -39,15 +42,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
         "sys.argv = ['train.py', *sys.argv[1:]]; runpy.run_path('train.py', run_name='__main__')"
     )
     assert checkpoint.stat().st_size > 20_000
-    result = subprocess.run(
-        [sys.executable, "-c", program, *SMALL, "horizon.steps=16"],
-        cwd=REPOSITORY,
-        env={"NANOCHAT_PL_RUNS": str(tmp_path), "NANOCHAT_PL_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
-        | {"PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    result = run_program("-c", program, *SMALL, "horizon.steps=16", environment=environment_of(tmp_path))
     assert result.returncode == 3, result.stderr
     assert "Could not write" in result.stderr and "Traceback" not in result.stderr
     assert {path: path.read_bytes() for path in before} == before

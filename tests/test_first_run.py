@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import REPOSITORY, train_anew
+from tests.forks import REPOSITORY, run_program
+from tests.processes import train, train_anew
+
+
+def sample(run: Path) -> str:
+    prompt = ("--max-new-tokens", "12", "--prompt", "One sunny morning,")
+    result = run_program("-m", "nanochat_pl", "sample", str(run), *prompt)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def command(*arguments: str) -> str:
@@ -30,17 +38,16 @@ def test_the_default_run_and_the_next_commands(tmp_path: Path) -> None:
     assert summary["status"] == "finished" and summary["step"] == 25 and summary["tokens"] == 25 * 2048
     assert 0.5 < summary["val_bpb"] < 3.0 and summary["parameters"] > 1e6 and summary["world_size"] == 1
     assert {"versions", "git_commit", "seconds_to_first_step", "peak_memory_bytes"} <= summary.keys()
-    arguments = ("-m", "nanochat_pl", "sample", str(tmp_path / "first"), "--max-new-tokens", "12", "--prompt")
-    sample = command(*arguments, "One sunny morning,")
-    assert sample.startswith("One sunny morning,") and len(sample) > 25
-    assert command(*arguments, "One sunny morning,") == sample, "the same seed gives the same text"
+    text = sample(tmp_path / "first")
+    assert text.startswith("One sunny morning,") and len(text) > 25
+    assert sample(tmp_path / "first") == text, "the same seed gives the same text"
 
 
 @pytest.mark.slow
 def test_a_sweep_over_seeds_and_the_experiment_on_real_text(tmp_path: Path, test_data: Path) -> None:
     text = test_data / "text" / "tinyshakespeare.txt"
     options = ("experiment=shakespeare_char", f"data.path={text}", "horizon.steps=6", "callbacks.samples=null")
-    code, output = train_anew("-m", *options, "seed=1,2", "hw.threads=1", runs=tmp_path)
+    code, output = train("-m", *options, "seed=1,2", "hw.threads=1", runs=tmp_path)
     assert code == 0, output
     assert "mean of 2 seeds" in output
     sweep = json.loads(next(tmp_path.glob("sweeps/*/sweep.json")).read_text())

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.core.launch import launch
+from tests.forks import Program
 from tests.processes import (
     SMALL,
     free_port,
     losses,
     start_fork,
-    start_training,
     train,
-    train_anew,
     train_placed,
     train_together,
 )
@@ -30,30 +29,14 @@ def summary(run: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_devices_get_a_process_each_in_every_job_of_a_sweep(tmp_path: Path) -> None:
-    named = [option for option in SMALL if option != "run.name=test"]
-    code, output = train_anew("-m", "seed=1,2", "trainer.devices=2", *named, "horizon.steps=8", runs=tmp_path)
-    assert code == 0, output
-    sweep = json.loads(next((tmp_path / "sweeps").glob("*/sweep.json")).read_text())
-    folders = [Path(job["folder"]) for job in sweep["runs"]]
-    assert len(set(folders)) == 2 and sweep["spread"]
-    for folder in folders:
-        assert (summary(folder)["status"], summary(folder)["world_size"], summary(folder)["step"]) == ("finished", 2, 8)
-        assert len(losses(folder)) == 8
-        assert len((folder / "invocations.jsonl").read_text().splitlines()) == 1
-    assert len(list((tmp_path / "sweeps").iterdir())) == 1  # none within another
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_to_the_launching_process_saves_and_ends_all(tmp_path: Path, name: str, code: int) -> None:
+def test_a_signal_to_the_launching_process_saves_and_ends_all(tmp_path: Path) -> None:
     process = start_fork(*SMALL, "hw.devices=2", "horizon.steps=100000", runs=tmp_path)
     run = tmp_path / "test/base"
     wait_for_step(run)
-    process.send_signal(signal.Signals[name])
+    process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == code, output
-    assert output.count(f"Stopped by {name} after step") == 1 and "Traceback" not in output
+    assert process.returncode == 130, output
+    assert output.count("Stopped by SIGINT after step") == 1 and "Traceback" not in output
     assert summary(run)["status"] == "interrupted"
     code, output = train(*SMALL, f"horizon.steps={summary(run)['step'] + 2}", runs=tmp_path)
     assert code == 0 and f"Going on from step {last_checkpoint(run) - 2}" in output, output
@@ -67,6 +50,34 @@ def test_launching_leaves_the_signals_as_they_were(tmp_path: Path) -> None:
     script.write_text("import sys; sys.exit(7)")
     assert launch(str(script), {}, 1) == 7
     assert [signal.getsignal(kind) for kind in kinds] == before
+
+
+LAUNCHED = """
+import signal, sys, time
+def stop(kind, frame):
+    print("saved on", signal.Signals(kind).name, flush=True)
+    sys.exit(128 + kind)
+for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    signal.signal(kind, stop)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR2, 140)])
+def test_a_signal_is_passed_on_and_what_it_ends_is_waited_for(tmp_path: Path, kind: signal.Signals, code: int) -> None:
+    script, output = tmp_path / "script.py", tmp_path / "output"
+    script.write_text(LAUNCHED)
+    program = "import sys; from nanochat_pl.core.launch import launch; sys.exit(launch(sys.argv[1], {}, 2))"
+    process = Program(("-c", program, str(script)), os.environ, os.devnull, output, output)
+    deadline = time.monotonic() + 120
+    while not output.exists() or output.read_text().count("ready") < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(kind)
+    assert process.wait(timeout=120) == code, output.read_text()
+    assert output.read_text().count(f"saved on {kind.name}") == 2
 
 
 @pytest.mark.slow
@@ -95,7 +106,7 @@ def test_a_mistake_of_all_is_told_once(tmp_path: Path) -> None:
 def test_torchrun_starts_a_killed_worker_again(tmp_path: Path) -> None:
     launcher = (*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=1")
     options = (*SMALL, "callbacks.checkpoints.every_n_steps=3", *fault(1, 8, "kill"), "run.fresh=true")
-    process = start_training(*options, runs=tmp_path, launcher=launcher)
+    process = start_fork(*options, runs=tmp_path, launcher=launcher)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "Going on from step 6" in output
@@ -115,7 +126,7 @@ def test_two_nodes(tmp_path: Path) -> None:
         *TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=two",
         f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1",
     )  # fmt: skip
-    agents = [start_training(*SMALL, runs=tmp_path, launcher=launcher) for _ in range(2)]
+    agents = [start_fork(*SMALL, runs=tmp_path, launcher=launcher) for _ in range(2)]
     outputs = [agent.communicate(timeout=240)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], outputs
     run = tmp_path / "test/base"

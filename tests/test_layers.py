@@ -22,6 +22,7 @@ ONLY_IN = {
     "hydra": {"config"},
     "omegaconf": {"config", "training"},
     "wandb": {"callbacks"},
+    "tensorboard": {"callbacks"},
     "datasets": {"data", "tasks"},
     "gradio": {"demo"},
     "transformers": {"checkpoint", "tokenizers"},

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.diagnosis import stuck
 from tests.processes import SMALL, losses, train, train_together
 
 STEPS = 20
@@ -177,6 +179,8 @@ def test_a_process_that_hangs_is_named(tmp_path: Path, what: str, words: str) ->
     if what == "hang":
         assert "faults.py" in output and "faults.py" in (run / "stacks/rank-1.txt").read_text()
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+    hung = stuck.diagnose(RunFolder(run)).findings[0].what
+    assert ("rank 1 is in a callback, and the others wait" if what == "hang" else "rank 1 wrote no stacks") in hung
 
 
 @pytest.mark.slow

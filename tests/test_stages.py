@@ -21,13 +21,19 @@ CUSTOM = [
 ]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The tokenizer of all that train on the tiny world is trained once."""
+    return {"NANOCHAT_PL_CACHE": str(tmp_path_factory.mktemp("cache"))}
+
+
 def summary(runs: Path, stage: str) -> dict:
     return json.loads((runs / "test" / stage / "summary.json").read_text())
 
 
 @pytest.mark.slow
-def test_four_stages_in_one_command(tmp_path: Path) -> None:
-    code, output = train("-m", "stage=base,mid,sft,rl", *SMALL, "task=tiny_sums", runs=tmp_path)
+def test_four_stages_in_one_command(tmp_path: Path, cache: dict[str, str]) -> None:
+    code, output = train("-m", "stage=base,mid,sft,rl", *SMALL, "task=tiny_sums", runs=tmp_path, environment=cache)
     assert code == 0, output
     weights = {}
     for stage in ("base", "mid", "sft", "rl"):
@@ -48,18 +54,19 @@ def test_four_stages_in_one_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stage_that_fails_stops_those_behind_it(tmp_path: Path) -> None:
+def test_a_stage_that_fails_stops_those_behind_it(tmp_path: Path, cache: dict[str, str]) -> None:
     broken = "tasks.train=[{name: custom, path: nowhere.jsonl}]"
-    code, output = train("-m", "stage=base,sft,rl", *SMALL, broken, runs=tmp_path)
+    options = (*SMALL, "callbacks.samples=null", "callbacks.evaluate=null", broken)
+    code, output = train("-m", "stage=base,sft,rl", *options, runs=tmp_path, environment=cache)
     assert code == 2 and "nowhere.jsonl" in output, output
     assert summary(tmp_path, "base")["status"] == "finished"
     assert not (tmp_path / "test/rl").exists()
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, cache: dict[str, str]) -> Path:
     runs = tmp_path_factory.mktemp("base")
-    code, output = train(*SMALL, "callbacks.samples=null", runs=runs)
+    code, output = train(*SMALL, "callbacks.samples=null", runs=runs, environment=cache)
     assert code == 0, output
     return runs / "test/base"
 

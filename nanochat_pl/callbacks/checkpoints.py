@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from nanochat_pl.callbacks.agreement import Agreement
 from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
 from nanochat_pl.callbacks.hang_watch import unwatched
+from nanochat_pl.checkpoint.saved import Keep, point_last_to, step_checkpoints, step_of
 from nanochat_pl.core.errors import DivergedError, UserError
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.core.run_folder import RunFolder
@@ -40,19 +40,43 @@ class Checkpoints(Checkpoint):
     Args:
         every_n_steps: None writes at every validation.
         every_n_minutes: None writes by steps only.
-        keep_last: how many to keep.
+        keep_last: how many of the newest to keep.
+        keep_best: and how many with the lowest validation bits per byte, of those written at a validation.
+        keep_every_n_steps: and those whose step is a multiple of it.
+        budget_gigabytes: what all together may take; the newest is kept in any case.
+
+    Attributes:
+        keep: the rule that these make.
     """
 
-    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 10.0, keep_last: int = 3):
+    ends_training = True
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = 10.0,
+        keep_last: int = 3,
+        keep_best: int | None = None,
+        keep_every_n_steps: int | None = None,
+        budget_gigabytes: float | None = None,
+    ):
         super().__init__()
-        for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
-            if value is not None and value <= 0:
-                raise UserError(f"callbacks.checkpoints.{name} is {value}; it must be positive, or null for never.")
+        for name, value, otherwise in (
+            ("every_n_steps", every_n_steps, "for never"),
+            ("every_n_minutes", every_n_minutes, "for never"),
+            ("keep_best", keep_best, "for none"),
+            ("keep_every_n_steps", keep_every_n_steps, "for none"),
+            ("budget_gigabytes", budget_gigabytes, "for no limit"),
+        ):
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"callbacks.checkpoints.{name} is {value}; it must be positive, or null {otherwise}.")
         if keep_last < 1:
             raise UserError(f"callbacks.checkpoints.keep_last is {keep_last}; at least 1 is needed to resume.")
+        budget_bytes = None if budget_gigabytes is None else math.floor(budget_gigabytes * 1e9)
+        self.keep = Keep(keep_last, keep_best or 0, keep_every_n_steps, budget_bytes)
         self._every_n_steps = every_n_steps
         self._every_n_seconds = math.inf if every_n_minutes is None else 60 * every_n_minutes
-        self._keep_last = keep_last
+        self._val_bpb: dict[int, float] = {}
         self._saved_step = -1
         self._saved_time = time.monotonic()
         self._agreement = Agreement()
@@ -65,7 +89,9 @@ class Checkpoints(Checkpoint):
         if stepped(trainer) and not validation_due(trainer) and self._due(trainer):
             self.save(trainer, stage)
 
-    def on_validation_end(self, trainer: Trainer, stage: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
+        if self.keep.best and "val/bpb" in stage.latest:
+            self._val_bpb[trainer.global_step] = stage.latest["val/bpb"]
         if self._every_n_steps is None or self._due(trainer) or finished(trainer):
             self.save(trainer, stage)
 
@@ -89,65 +115,25 @@ class Checkpoints(Checkpoint):
         self._saved_step, self._saved_time = step, time.monotonic()
         if trainer.is_global_zero:
             point_last_to(folder / f"step-{step:08d}.ckpt")
-            for old in step_checkpoints(folder)[self._keep_last :]:
-                old.unlink()
+            self._remove_old(folder)
         log.debug("saved %s", folder / f"step-{step:08d}.ckpt")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Bits per byte at the steps so far, by which the best are known after a resume too."""
+        return {"val_bpb": dict(self._val_bpb)} if self.keep.best else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._val_bpb = dict(state_dict.get("val_bpb", {}))
+
+    def _remove_old(self, folder: Path) -> None:
+        there = {step_of(path): path for path in step_checkpoints(folder)}
+        kept = self.keep.chosen({step: path.stat().st_size for step, path in there.items()}, self._val_bpb)
+        for step, path in there.items():
+            if step not in kept:
+                path.unlink()
 
     def _due(self, trainer: Trainer) -> bool:
         if self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0:
             return True
         by_time = time.monotonic() - self._saved_time >= self._every_n_seconds
         return bool(self._agreement.largest(trainer, by_time))
-
-
-def step_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
-    names = (path for path in folder.glob("step-*.ckpt") if re.fullmatch(r"step-\d+\.ckpt", path.name))
-    return sorted(names, reverse=True)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The optimizer step that a checkpoint was written after."""
-    return int(checkpoint.stem.removeprefix("step-"))
-
-
-def point_last_to(checkpoint: Path) -> None:
-    """Make `last.ckpt` a link to this checkpoint, at once."""
-    temporary = checkpoint.parent / ".last.ckpt.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(checkpoint.name)
-    temporary.replace(checkpoint.parent / "last.ckpt")
-
-
-def resume_point(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read whole; newer damaged ones are reported and passed over.
-
-    Makes `last.ckpt` point to it. None where there is no sound checkpoint.
-    """
-    for path in step_checkpoints(folder):
-        if is_sound(path):
-            point_last_to(path)
-            return path
-        log.warning("The checkpoint %s is damaged (cut short or overwritten); it is renamed and passed over.", path)
-        path.rename(path.with_suffix(".damaged"))
-    log.warning("There is no sound checkpoint in %s; training starts from the beginning.", folder)
-    return None
-
-
-def last_good(folder: Path) -> str:
-    """A sentence that names the newest checkpoint, for messages about a run that failed."""
-    newest = next(iter(step_checkpoints(folder)), None)
-    if newest is None:
-        return "There is no checkpoint yet."
-    return f"The last good checkpoint is kept: {newest}."
-
-
-def is_sound(path: Path) -> bool:
-    """Whether the zip archive that torch wrote is complete and every checksum in it is right."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return False

@@ -44,6 +44,8 @@ class Evaluate(Callback):
         Interrupted: by a signal in the evaluation at the end; in another one, the training ends at its next step.
     """
 
+    ends_training = True
+
     def __init__(
         self,
         suites: tuple[str, ...] = (),

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -32,11 +33,61 @@ WAITING_IN = ("torch/autograd/graph.py", "torch/distributed/", "torch/nn/paralle
 WAITING_FOR = re.compile(r"\.(wait|item|tolist|cpu|synchronize)\(")
 """Calls that wait for others: by themselves, or for the own device, which does."""
 
+LIBRARIES = (f"{os.sep}site-packages{os.sep}", sysconfig.get_path("stdlib") + os.sep)
 
-class HangWatch(Callback):
+
+class Watch(Callback):
+    """A thread that looks whether batches begin and end; `watch` is what it does, until `ended` is set."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.last = time.monotonic()
+        self.pauses = 0
+
+    def on_train_batch_start(self, trainer: Trainer, stage: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.mark()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self.mark()
+
+    def on_validation_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        self.mark()
+
+    def on_train_end(self, trainer: Trainer, stage: LightningModule) -> None:
+        self.ended.set()
+
+    def on_exception(self, trainer: Trainer, stage: LightningModule, exception: BaseException) -> None:
+        self.ended.set()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is not watched."""
+        self.pauses += 1
+        try:
+            yield
+        finally:
+            self.mark()
+            self.pauses -= 1
+
+    def mark(self) -> None:
+        """Something has begun or ended."""
+        self.last = time.monotonic()
+
+    def start(self, *arguments: Any) -> None:
+        """Watch in a thread from now on."""
+        self.mark()
+        threading.Thread(target=self.watch, args=arguments, name="watch", daemon=True).start()
+
+    def watch(self, *arguments: Any) -> None:
+        """In a thread."""
+        raise NotImplementedError
+
+
+class HangWatch(Watch):
     """A thread of each process, which ends it where no batch has begun or ended for so long.
 
-    The stacks of all threads go to `stacks/rank-N.txt` in the run folder; one process says who keeps whom waiting.
+    The stacks of all threads go to `stacks/rank-N.txt` in the run folder; one process says who keeps whom waiting. One
+    that waits for another while it is paused ends by the process group's timeout.
 
     Args:
         processes: of the run.
@@ -44,58 +95,30 @@ class HangWatch(Callback):
             model folder).
     """
 
+    ends_training = True
+
     def __init__(self, processes: Processes, timeout_seconds: float):
+        super().__init__()
         self._processes, self._timeout = processes, timeout_seconds
         self._answering = max(ANSWERING_SECONDS, timeout_seconds / LOOKS)
-        self._last, self._batches, self._step = time.monotonic(), 0, 0
-        self._ended = threading.Event()
-        self._pauses = 0
+        self._batches, self._step = 0, 0
 
     def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
         self._step = trainer.global_step
-        self._mark()
         folder = RunFolder(trainer.default_root_dir)
         if trainer.is_global_zero:
             shutil.rmtree(folder.path / "stacks", ignore_errors=True)
-        threading.Thread(target=self._watch, args=(folder,), name="hang-watch", daemon=True).start()
-
-    def on_train_batch_start(self, trainer: Trainer, stage: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._mark()
+        self.start(folder)
 
     def on_train_batch_end(
         self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._batches, self._step = self._batches + 1, trainer.global_step
-        self._mark()
+        self.mark()
 
-    def on_validation_batch_start(self, *_: Any) -> None:
-        self._mark()
-
-    def on_validation_end(self, trainer: Trainer, stage: LightningModule) -> None:
-        self._mark()
-
-    def on_train_end(self, trainer: Trainer, stage: LightningModule) -> None:
-        self._ended.set()
-
-    def on_exception(self, trainer: Trainer, stage: LightningModule, exception: BaseException) -> None:
-        self._ended.set()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens inside is not watched; one that waits for another there ends by the process group's timeout."""
-        self._pauses += 1
-        try:
-            yield
-        finally:
-            self._mark()
-            self._pauses -= 1
-
-    def _mark(self) -> None:
-        self._last = time.monotonic()
-
-    def _watch(self, run: RunFolder) -> None:
-        while not self._ended.wait(min(1.0, self._timeout / LOOKS)):
-            if not self._pauses and time.monotonic() - self._last > self._timeout:
+    def watch(self, run: RunFolder) -> None:
+        while not self.ended.wait(min(1.0, self._timeout / LOOKS)):
+            if not self.pauses and time.monotonic() - self.last > self._timeout:
                 self._give_up(run)
 
     def _give_up(self, run: RunFolder) -> None:
@@ -143,7 +166,7 @@ def unwatched(trainer: Trainer) -> Iterator[None]:
     """What happens inside may take longer than a batch."""
     with contextlib.ExitStack() as pauses:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, HangWatch):
+            if isinstance(callback, Watch):
                 pauses.enter_context(callback.paused())
         yield
 
@@ -153,7 +176,7 @@ def position(frame: FrameType) -> dict[str, Any]:
     file, line = frame.f_code.co_filename, frame.f_lineno
     waits = any(part in file for part in WAITING_IN) or bool(WAITING_FOR.search(linecache.getline(file, line)))
     own: FrameType | None = frame
-    while own and f"{os.sep}site-packages{os.sep}" in own.f_code.co_filename:
+    while own and any(part in own.f_code.co_filename for part in LIBRARIES):
         own = own.f_back
     shown = own or frame
     return {"waits": waits, "at": f"{shown.f_code.co_filename}:{shown.f_lineno} in {shown.f_code.co_name}"}

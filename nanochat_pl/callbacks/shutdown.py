@@ -33,6 +33,8 @@ class SaveOnSignal(Callback):
         Interrupted: at the step boundary after the signal, once the checkpoint is written.
     """
 
+    ends_training = True
+
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._own: set[int] = set()  # those that came here; what came to another process may yet come

@@ -19,6 +19,8 @@ class Summary(Callback):
         started: `time.perf_counter()` when this invocation began.
     """
 
+    ends_training = True
+
     def __init__(self, started: float) -> None:
         self._started = started
         self._first_step_seconds: float | None = None

@@ -2,14 +2,15 @@
 
 import contextlib
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat_pl.checkpoint.header import STAGES, find_model_folder
+from nanochat_pl.checkpoint.saved import step_checkpoints, step_of
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import runs_root
+from nanochat_pl.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from nanochat_pl.checkpoint.model_folder import LoadedModel
@@ -57,6 +58,40 @@ def find_named_model(name: str | None = None) -> NamedModel:
     return _named(find_model_folder(_path_of(name)))
 
 
+def find_saved(name: str) -> Path:
+    """Find what was saved, a checkpoint or a model folder: by the names above, or a checkpoint by its file.
+
+    A run, or a stage of it, stands for its newest checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = _path_of(name)
+    if path.is_file() and path.suffix == ".ckpt":
+        return path
+    for folder in (path / "checkpoints", *(path / stage / "checkpoints" for stage in STAGES)):
+        if newest := next(iter(step_checkpoints(folder)), None):
+            return newest
+    return find_named_model(name).path
+
+
+def find_stages(name: str) -> list[RunFolder]:
+    """The stages of a run that have saved something, in the order of training; of a stage itself, that one.
+
+    Raises:
+        UserError: there are none.
+    """
+    where = _path_of(name)
+    found = [
+        run
+        for run in map(RunFolder, [*(where / stage for stage in reversed(STAGES)), where])
+        if step_checkpoints(run.checkpoints) or (run.model / "model.safetensors").is_file()
+    ]
+    if not found:
+        raise UserError(f"There are no checkpoints in {where}. Name a run such as runs/tiny, or a stage of it.")
+    return found
+
+
 def model_folders(root: Path) -> list[Path]:
     """All model folders under a folder of runs; those whose weights were written last come first.
 
@@ -98,9 +133,7 @@ def _find_checkpoint(where: Path, step: int) -> Path:
         path = folder / "checkpoints" / f"step-{step:08d}.ckpt"
         if path.is_file():
             return path
-        names = sorted(path.name for path in (folder / "checkpoints").glob("step-*.ckpt"))
-        found = [str(int(match[1])) for name in names if (match := re.fullmatch(r"step-(\d+)\.ckpt", name))]
-        steps += [f"{folder}@{number}" for number in found]
+        steps += [f"{folder}@{step_of(path)}" for path in reversed(step_checkpoints(folder / "checkpoints"))]
     there = f"There are {', '.join(steps)}." if steps else "There are none at all."
     raise UserError(
         f"There is no checkpoint of step {step} in {where}. {there} A training keeps the last ones: "

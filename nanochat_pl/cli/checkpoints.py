@@ -1,12 +1,18 @@
-"""`python -m nanochat_pl checkpoints list|export`: what a run has kept, and models for use elsewhere."""
+"""`python -m nanochat_pl checkpoints COMMAND`: what a run has kept, and models for use elsewhere."""
 
+import json
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
 app = typer.Typer(help="What a run has kept; models for use elsewhere.", no_args_is_help=True)
+
+RUN = typer.Argument(help="A run (runs/NAME) or a stage of it (runs/NAME/base).")
+SAVED = "A run or a stage of it (its newest checkpoint), either with @STEP, a .ckpt file, or a model folder."
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 class Target(StrEnum):
@@ -44,53 +50,117 @@ def export(
 
 
 @app.command("list")
-def list_checkpoints(
-    run: Annotated[Path, typer.Argument(help="A run (runs/NAME) or a stage of it (runs/NAME/base).")],
-) -> None:
+def list_checkpoints(run: Annotated[str, RUN], as_json: Json = False) -> None:
     """List what a run can be resumed from and its models: steps, sizes, validation bits per byte."""
-    from rich.console import Console
-    from rich.filesize import decimal
-    from rich.table import Table
+    from nanochat_pl.checkpoint.kept import kept_in
+    from nanochat_pl.checkpoint.named_model import find_stages
+    from nanochat_pl.cli.checkpoint_tables import print_kept
 
-    table = Table("file", box=None, padding=(0, 2, 0, 0))
-    for column in ("step", "size", "val bpb"):
-        table.add_column(column, justify="right")
-    for kept in _kept_in(run):
-        step = "" if kept.step is None else f"{kept.step:.0f}"
-        val_bpb = "" if kept.val_bpb is None else f"{kept.val_bpb:.4f}"
-        table.add_row(str(kept.path), step, decimal(kept.path.stat().st_size), val_bpb)
-    Console().print(table, soft_wrap=True)
+    kept = [one for stage in find_stages(run) for one in kept_in(stage)]
+    if as_json:
+        total = sum(one.size_bytes for one in kept)
+        print(json.dumps({"kept": [one.as_dict() for one in kept], "total_bytes": total}, indent=2))
+    else:
+        print_kept(kept)
 
 
-class _Kept(NamedTuple):
-    path: Path
-    step: float | None
-    val_bpb: float | None
+@app.command()
+def inspect(saved: Annotated[str, typer.Argument(help=SAVED)], as_json: Json = False) -> None:
+    """Show what is in a checkpoint: step, parameters, optimizer's state, data's cursor, configuration, versions."""
+    from nanochat_pl.checkpoint.contents import read_contents
+    from nanochat_pl.checkpoint.named_model import find_saved
+    from nanochat_pl.cli.checkpoint_tables import description, print_description
+
+    described = description(read_contents(find_saved(saved)))
+    if as_json:
+        print(json.dumps(described, indent=2))
+    else:
+        print_description(described)
 
 
-def _kept_in(run: Path) -> list[_Kept]:
-    """Checkpoints and models of all stages, in the order of training.
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(help=SAVED)],
+    second: Annotated[str, typer.Argument(help="What to compare it with, named likewise.")],
+    count: Annotated[int, typer.Option("-n", min=0, help="Show so many of the weights that changed most.")] = 5,
+) -> None:
+    """Compare two checkpoints or models: configurations, shapes, and how far the weights have moved, by role."""
+    from nanochat_pl.checkpoint.contents import read_contents
+    from nanochat_pl.checkpoint.difference import difference
+    from nanochat_pl.checkpoint.named_model import find_saved
+    from nanochat_pl.cli.checkpoint_tables import print_difference
 
-    Raises:
-        UserError: there are none, or a model is damaged.
+    before, after = (read_contents(find_saved(name)) for name in (first, second))
+    print_difference(before, after, difference(before, after), count)
+
+
+@app.command()
+def verify(
+    saved: Annotated[str, typer.Argument(help="A run (all of it), a stage of it, either with @STEP, or a file.")],
+    as_json: Json = False,
+) -> None:
+    """Read all that a run has kept to its end: checksums, finite values, fit for its model. Exit code 1 on faults."""
+    from nanochat_pl.checkpoint import kept
+    from nanochat_pl.cli.checkpoint_tables import print_verdicts
+
+    verdicts = kept.verify(saved)
+    newest_sound = kept.newest_sound_among(verdicts)
+    if as_json:
+        faults = {str(verdict.path): verdict.fault for verdict in verdicts}
+        print(json.dumps({"faults": faults, "newest_sound": newest_sound}, indent=2))
+    else:
+        print_verdicts(verdicts, newest_sound)
+    if any(verdict.fault for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    run: Annotated[str, RUN],
+    keep_last: Annotated[int, typer.Option(min=1, help="Keep so many of the newest sound ones.")] = 1,
+    keep_best: Annotated[int, typer.Option(min=0, help="And so many with the lowest bits per byte.")] = 0,
+    keep_every_n_steps: Annotated[
+        int | None, typer.Option(min=1, help="And those whose step is a multiple of it.", show_default="none")
+    ] = None,
+    budget_gigabytes: Annotated[
+        float | None,
+        typer.Option(min=0, help="What those of a stage may take together.", show_default="no limit"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Remove checkpoints that a rule does not keep; of each stage its newest sound one always stays.
+
+    The portable model in model/ is no checkpoint and is left alone.
     """
-    from nanochat_pl.checkpoint.header import STAGES, read_facts
-    from nanochat_pl.core.errors import UserError
-    from nanochat_pl.core.paths import runs_root
-    from nanochat_pl.core.run_folder import RunFolder
+    from contextlib import ExitStack
 
-    where = run if run.exists() else runs_root() / run
-    kept = []
-    for folder in map(RunFolder, [*(where / stage for stage in reversed(STAGES)), where]):
-        val_bpb = dict(folder.read_metrics().get("val/bpb", []))
-        for path in sorted(folder.checkpoints.glob("step-*.ckpt")):
-            if not (digits := path.stem.removeprefix("step-")).isdigit():  # not one of ours
-                continue
-            step = int(digits)
-            kept.append(_Kept(path, step, val_bpb.get(step)))
-        if (folder.model / "model.safetensors").is_file():
-            facts = read_facts(folder.model)
-            kept.append(_Kept(folder.model / "model.safetensors", facts.get("step"), facts.get("val_bpb")))
-    if not kept:
-        raise UserError(f"There are no checkpoints in {where}. Name a run such as runs/tiny, or a stage of it.")
-    return kept
+    from nanochat_pl.checkpoint.kept import plan_removal
+    from nanochat_pl.checkpoint.named_model import find_stages
+    from nanochat_pl.checkpoint.saved import Keep
+    from nanochat_pl.cli.checkpoint_tables import print_removals
+    from nanochat_pl.core.errors import UserError
+
+    budget_bytes = None if budget_gigabytes is None else int(budget_gigabytes * 1e9)
+    keep = Keep(keep_last, keep_best, keep_every_n_steps, budget_bytes)
+    with ExitStack() as held:
+        stages = find_stages(run)
+        for stage in stages:
+            try:
+                held.enter_context(stage.locked())
+            except UserError as error:
+                raise UserError(
+                    f"Nothing was removed: {stage.path} is in training. Wait for it or stop it; what a training keeps "
+                    "is set by callbacks.checkpoints.keep_last, keep_best, keep_every_n_steps and budget_gigabytes."
+                ) from error
+        removals = [plan_removal(stage, keep) for stage in stages]
+        print_removals(removals)
+        if not any(removal.goes for removal in removals):
+            return
+        if not yes and not sys.stdin.isatty():
+            raise UserError("Nothing was removed: there is no terminal to ask at. Say --yes to remove these.")
+        if not yes and not typer.confirm("Remove them?"):
+            print("Nothing was removed.")
+            return
+        for removal in removals:
+            removal.carry_out()
+        print("Removed.")

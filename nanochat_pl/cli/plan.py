@@ -12,7 +12,8 @@ def plan(
         typer.Argument(help="As for train.py: recipe=d12 hw=h100x8 model.depth=6 stage=sft ...", metavar="KEY=VALUE"),
     ] = None,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Of one device, in any currency; the plan then tells what it costs.")
+        float | None,
+        typer.Option(min=0, help="Of one device, in any currency; without it, a GPU's dated price from a table."),
     ] = None,
     largest: Annotated[
         bool, typer.Option("--largest", help="Find the largest depth that fits on the hardware.")
@@ -33,6 +34,7 @@ def plan(
     from nanochat_pl.core.errors import UserError
     from nanochat_pl.core.run_folder import RunFolder
     from nanochat_pl.planning import scaling_table
+    from nanochat_pl.planning.prices import rent, usual_offer
 
     if png is not None and depths is None:
         raise UserError("--png draws what --depths asks for; give both, for example --depths 4-48 --png laws.png.")
@@ -41,11 +43,14 @@ def plan(
         config = compose(arguments)
         specs, stage = Specs.of(config), construct(config.stage, "stage")
     hardware = specs.hw.assume()
+    offer = usual_offer(hardware.chip.name) if price_per_hour is None else None
     if depths is not None:
         rows = scaling_table.scaling_rows(
             scaling_table.parse_depths(depths), specs.model, specs.horizon, specs.planned_vocab_size(), hardware
         )
-        _print(scaling_table.scaling_table(rows, hardware, price_per_hour))
+        _print(scaling_table.scaling_table(rows, hardware, offer.dollars if offer else price_per_hour))
+        if offer:
+            print(f"The deepest: {rent(offer, hardware.world_size, rows[-1].seconds)}")
         if png is not None:
             scaling_table.draw_scaling(rows, hardware, png)
             print(f"Wrote {png}.")
@@ -60,7 +65,10 @@ def plan(
     if parent:
         specs.check_same_model(parent, arguments)
     vocab_size = parent.tokenizer().vocab_size if parent else specs.planned_vocab_size()
-    print(specs.plan(vocab_size, hardware, parent).text(price_per_hour))
+    planned = specs.plan(vocab_size, hardware, parent)
+    print(planned.text(price_per_hour))
+    if offer:
+        print(f"{'rent':>10}  {rent(offer, hardware.world_size, planned.seconds)}")
     if largest:
         depth = scaling_table.largest_depth(specs.model, vocab_size, hardware)
         found = f"model.depth={depth} fits" if depth else "no model fits"

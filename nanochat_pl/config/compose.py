@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nanochat_pl.core.paths import runs_root
@@ -14,7 +15,16 @@ CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 NOT_TRAINED = ("run", "hw", "stage", "recipe", "experiment", "trainer", "callbacks", "logger", "hydra")
 """Sections and groups that don't change what is trained, so that they don't show in the run's name."""
 
+
+def in_sweep() -> bool:
+    """Whether Hydra runs this job as one of several."""
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
+
+
 OmegaConf.register_new_resolver("runs_root", lambda: str(runs_root()), replace=True)
+OmegaConf.register_new_resolver(
+    "sweep_name", lambda: Path(HydraConfig.get().sweep.dir).name if in_sweep() else None, replace=True
+)
 
 
 LIGHTNINGS = {

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.flat import flat
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.planning.plan import Plan
@@ -157,10 +158,3 @@ def _differences(before: DictConfig, after: DictConfig) -> list[tuple[str, Any, 
     old, new = flat(OmegaConf.to_container(before, resolve=True)), flat(OmegaConf.to_container(after, resolve=True))
     keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(MAY_CHANGE))
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
-
-
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys."""
-    if not isinstance(values, dict):
-        return {prefix[:-1]: values}
-    return {key: value for name, part in values.items() for key, value in flat(part, f"{prefix}{name}.").items()}

@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from nanochat_pl.checkpoint.header import STAGES
-from nanochat_pl.config.compose import run_name
+from nanochat_pl.config.compose import in_sweep, run_name
 from nanochat_pl.core.errors import EXIT_DIVERGED, EXIT_SIGINT, EXIT_SIGTERM, EXIT_SIGUSR2, EXIT_USER
 from nanochat_pl.core.paths import known_error
 from nanochat_pl.core.place import place
@@ -34,11 +34,6 @@ _STATUS = {EXIT_DIVERGED: "diverged"} | dict.fromkeys((EXIT_SIGINT, EXIT_SIGTERM
 
 class SkippedError(RuntimeError):
     """This job of a sweep cannot begin: the stage before it failed."""
-
-
-def in_sweep() -> bool:
-    """Whether Hydra runs this job as one of several."""
-    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
 def skip_behind_a_failure(config: DictConfig, overrides: list[str]) -> None:

@@ -22,7 +22,7 @@ def logging_to(path: Path, rank: int = 0) -> Iterator[None]:
         console.setFormatter(logging.Formatter(f"rank {rank}: %(message)s"))
         path = path.with_name(f"{path.stem}.rank-{rank}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _File(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -34,6 +34,14 @@ def logging_to(path: Path, rank: int = 0) -> Iterator[None]:
         for handler in (console, file):
             logger.removeHandler(handler)
             handler.close()
+
+
+class _File(logging.FileHandler):
+    """Prints no traceback for each line that a full disk has no room for."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class _Console(logging.Handler):

@@ -13,6 +13,9 @@ from typing import Any
 from nanochat_pl.core.errors import DivergedError, Interrupted, UserError
 from nanochat_pl.core.paths import runs_root, write_text
 
+ASKING_SECONDS = 1.0
+"""Longer than `is_held` has a folder's lock."""
+
 
 class RunFolder:
     """`runs/NAME/STAGE/`: every path and every record of a run goes through here.
@@ -53,7 +56,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
-            with lock.acquire(timeout=0):
+            with lock.acquire(timeout=ASKING_SECONDS):
                 for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
                     leftover.unlink()
                 yield
@@ -62,6 +65,19 @@ class RunFolder:
                 f"Another process is training in {self.path}. Wait for it, stop it, or give this run another folder "
                 "with run.name=NAME."
             ) from None
+
+    def is_held(self) -> bool:
+        """Whether a process trains here; True also where that cannot be told."""
+        from filelock import FileLock, Timeout
+
+        lock = self.path / ".lock"
+        if not lock.exists():
+            return False
+        try:
+            with FileLock(lock).acquire(timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
 
     def move_aside(self) -> None:
         """Rename what is here to `STAGE.before-TIME`, beside this folder."""
@@ -83,19 +99,15 @@ class RunFolder:
             facts: of this invocation, written at once.
         """
         self.write_summary(status="running", **facts)
-        status = "failed"
+        ending = {"status": "finished"}
         try:
             yield
-            status = "finished"
-        except (Interrupted, KeyboardInterrupt):
-            status = "interrupted"
-            raise
-        except DivergedError:
-            status = "diverged"
+        except BaseException as error:
+            ending = ending_of(error)
             raise
         finally:
-            self.write_summary(status=status)
-            self.record_event(status)
+            self.write_summary(status=ending["status"])
+            self.record_event(ending.pop("status"), **ending)
 
     def read_summary(self) -> dict[str, Any]:
         """The summary, or an empty dict where there is none (or an unreadable one)."""
@@ -209,6 +221,14 @@ class RunFolder:
                     for name, value in values.items():
                         series.setdefault(name, []).append((step, value))
         return series
+
+
+def ending_of(error: BaseException) -> dict[str, str]:
+    """How a training ended that this error ended: `status` (interrupted, diverged or failed) and `error`, in words."""
+    words = str(error) if hasattr(error, "exit_code") else f"{type(error).__name__}: {error}"
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return {"status": "interrupted", "error": words}
+    return {"status": "diverged" if isinstance(error, DivergedError) else "failed", "error": words}
 
 
 def read_object(path: Path) -> dict[str, Any]:

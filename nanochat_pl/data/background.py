@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -21,9 +22,13 @@ class ReadAhead(Iterator[T], Generic[T]):
     What `items` raises is raised here, after the items before it. What `given_up` returns, if anything, is raised where
     nothing has come for `STALLED_SECONDS`. The thread ends when this is closed or forgotten, and
     before the process: one that is torn out of a library's native code takes the process down with it.
+
+    Attributes:
+        waited_seconds: for all items so far.
     """
 
     def __init__(self, items: Iterator[T], depth: int, given_up: Callable[[], BaseException | None] = lambda: None):
+        self.waited_seconds = 0.0
         self._given_up = given_up
         self._ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
         stopped = threading.Event()
@@ -34,6 +39,7 @@ class ReadAhead(Iterator[T], Generic[T]):
     def __next__(self) -> T:
         if not self._close.alive:
             raise StopIteration
+        asked = time.perf_counter()
         while True:
             try:
                 item, error = self._ready.get(timeout=STALLED_SECONDS)
@@ -42,6 +48,7 @@ class ReadAhead(Iterator[T], Generic[T]):
                 reason = self._given_up()
                 if reason is not None:
                     raise reason from None
+        self.waited_seconds += time.perf_counter() - asked
         if error is None and item is not _END:
             return item  # type: ignore[return-value]
         self.close()

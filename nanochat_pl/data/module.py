@@ -1,5 +1,6 @@
 """The LightningDataModule of text: rows dealt from virtual streams, exact to stop and continue at any step."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -116,6 +117,13 @@ class TextDataModule(LightningDataModule):
         self._train_tokens: TokenArray | None = None
         self._val_batches: list[StepBatch] | None = None
         self._interruption: BaseException | None = None
+        self._reading: weakref.ref[ReadAhead[StepBatch]] | None = None  # which ends when it is forgotten
+
+    @property
+    def waited_seconds(self) -> float:
+        """That the training has waited for batches so far."""
+        reading = self._reading and self._reading()
+        return reading.waited_seconds if reading else 0.0
 
     @property
     def micro_batches_per_step(self) -> int:
@@ -158,8 +166,7 @@ class TextDataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader:
-        batches = _Endless(lambda: ReadAhead(self._train_batches(), AHEAD_BATCHES, lambda: self._interruption))
-        return DataLoader(batches, batch_size=None, collate_fn=_unchanged)
+        return DataLoader(_Endless(self._read_ahead), batch_size=None, collate_fn=_unchanged)
 
     def val_dataloader(self) -> DataLoader:
         if self._val_batches is None:
@@ -219,6 +226,11 @@ class TextDataModule(LightningDataModule):
             "cropped_tokens": sum(state.cropped_tokens for state in states.values()),
             **self._train.counters(),
         }
+
+    def _read_ahead(self) -> ReadAhead[StepBatch]:
+        batches = ReadAhead(self._train_batches(), AHEAD_BATCHES, lambda: self._interruption)
+        self._reading = weakref.ref(batches)
+        return batches
 
     def _state_streams(self) -> range:
         return range(0) if self._packing == "windows" else self.layout.own_streams

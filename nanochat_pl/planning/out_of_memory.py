@@ -10,7 +10,7 @@ from nanochat_pl.core.place import command_on
 from nanochat_pl.planning.plan import Plan
 from nanochat_pl.planning.screen import gigabytes
 
-REPLACED = ("hw.tokens_per_device=", "hw.devices=", "hw.nodes=", "run.fresh=")
+REPLACED = ("hw.tokens_per_device=", "hw.recompute=", "hw.devices=", "hw.nodes=", "run.fresh=")
 
 
 def out_of_memory_advice(plan: Plan, overrides: Sequence[str], error: BaseException) -> MachineError | None:
@@ -39,12 +39,13 @@ def out_of_memory_advice(plan: Plan, overrides: Sequence[str], error: BaseExcept
         )
     return MachineError(
         f"{full} {expected}, and trains on the same rows. To go on from the last checkpoint"
-        f"{', on every node' if plan.hardware.nodes > 1 else ''}:\n  {_command(smaller.hardware, overrides)}"
+        f"{', on every node' if plan.hardware.nodes > 1 else ''}:\n  {command_that_fits(smaller.hardware, overrides)}"
     )
 
 
-def _command(hardware: Hardware, overrides: Sequence[str]) -> str:
-    """That trains on as many devices, whoever has started them."""
+def command_that_fits(hardware: Hardware, overrides: Sequence[str]) -> str:
+    """The command with this hardware's micro-batches, which trains on as many devices, whoever has started them."""
     kept = [override for override in overrides if not override.lstrip("+").startswith(REPLACED)]
     words = [*command_on(hardware), *kept, f"hw.tokens_per_device={hardware.tokens_per_device}"]
+    words += ["hw.recompute=true"] if hardware.recompute else []
     return shlex.join([*words, f"hw.devices={hardware.devices}"] if hardware.devices > 1 else words)

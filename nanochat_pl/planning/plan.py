@@ -113,7 +113,7 @@ class Plan:
         """The same training in the largest micro-batches of at most half the size that fit; of one row where none is
         expected to; None where they are of one row.
         """
-        sizes = [rows for rows in _divisors(self._rows_per_device) if 2 * rows <= self.micro_batch_rows]
+        sizes = [rows for rows in divisors(self._rows_per_device) if 2 * rows <= self.micro_batch_rows]
         return _largest_that_fits(self, sizes) if sizes else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def make_plan(
         saved = seconds * COMPILING_SAVES.get(hardware.accelerator, 0)
         hardware = dataclasses.replace(hardware, compile=saved > COMPILING_SECONDS)
     most = (hardware.tokens_per_device or AUTO_TOKENS) // sequence_len
-    sizes = [size for size in _divisors(rows // devices) if size <= max(1, most)]
+    sizes = [size for size in divisors(rows // devices) if size <= max(1, most)]
     plan = Plan(model, hardware, resolved, cost, rows, sizes[-1], flops_per_second, holds, streaming=streaming)
     return plan if hardware.tokens_per_device else _largest_that_fits(plan, sizes)
 
@@ -207,5 +207,6 @@ def _largest_that_fits(plan: Plan, sizes: list[int]) -> Plan:
     return best
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
+    """Of a positive number, from 1 to itself."""
     return [size for size in range(1, number + 1) if number % size == 0]

@@ -58,21 +58,26 @@ def _rendered(name: str, report: Report | SweepReport, **more: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "fenced": _fenced}
+    environment.filters |= {"cell": in_line, "fenced": fenced}
     css = (_ASSETS / "report.css").read_text(encoding="utf-8")
     text = environment.get_template(name).render(report=report, css=css, **more)
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Without characters that steer a terminal or are none of UTF-8."""
     return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
 
 
-def _cell(text: str) -> str:
+def in_line(text: str) -> str:
     """For a place in a line of Markdown: nothing in it is markup."""
     text = re.sub(r"[\\`*\[|#~]|\b_|_\b", r"\\\g<0>", text).replace("<", "&lt;")
     return " ".join(text.split())
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str, language: str = "text") -> str:
     """As a block of code, behind a fence that the text cannot end."""
     fence = "```"
     while fence in text:
         fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.flat import flat
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.core.run_folder import RunFolder, as_object
 from nanochat_pl.core.sweep_folder import SweepFolder, first_sentence
@@ -144,7 +145,7 @@ def _jobs_of_runs(path: Path) -> list[JobRecord]:
 
 
 def _job(name: str, options: list[str], record: StageRecord, status: str, error: str) -> JobRecord:
-    return JobRecord(name, options, _flat(record.config), status, error, record, _flops_per_token(record.resolved))
+    return JobRecord(name, options, _settings(record.config), status, error, record, _flops_per_token(record.resolved))
 
 
 def _compared(jobs: list[JobRecord]) -> list[JobRecord]:
@@ -174,10 +175,9 @@ def _flops_per_token(resolved: dict[str, Any]) -> int | None:
         return None
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {} if prefix.startswith(NOT_COMPARED) or prefix.endswith("_target_.") else {prefix[:-1]: values}
-    return {key: value for name, part in values.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    options = flat(config).items() if config else ()
+    return {key: value for key, value in options if not key.startswith(NOT_COMPARED) and not key.endswith("_target_")}
 
 
 def _counted(statuses: Iterable[str]) -> str:

@@ -50,6 +50,7 @@ class TrainerSpec(Spec):
         warnings.filterwarnings("ignore", module="lightning.pytorch.trainer.connectors.data_connector")
         warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`")  # a callback may be left out then
         trainer = Trainer(
             accelerator=hardware.accelerator,
             devices=hardware.devices,

@@ -15,6 +15,7 @@ from torch import Tensor
 from nanochat_pl.callbacks.cadence import finished
 from nanochat_pl.checkpoint.model_folder import load_weights
 from nanochat_pl.core.errors import DivergedError
+from nanochat_pl.core.invocation import program
 from nanochat_pl.core.types import IGNORE_INDEX, StepBatch
 from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.models.contract import architecture_of, build_model
@@ -66,6 +67,9 @@ class Stage(LightningModule):
             processes, `mean_step_loss` is the mean of theirs.
         latest: the newest value of each logged metric.
         step_metrics: what a stage measures in each step, to be logged with the others.
+        measured: 0-d tensors on the device, which callbacks leave to be logged with the others of their step.
+        recent_losses: of the steps up to the last one logged, since the one before.
+        gradient_scale: what the gradients of the last step were multiplied by right before it, a number or a tensor.
     """
 
     model: Any
@@ -80,6 +84,9 @@ class Stage(LightningModule):
         self.step_loss = torch.tensor(float("nan"))
         self.latest: dict[str, float] = {}
         self.step_metrics: dict[str, float] = {}
+        self.measured: dict[str, Tensor] = {}
+        self.recent_losses: list[float] = []
+        self.gradient_scale: Tensor | float = 1.0
         self._step_loss_sum = torch.tensor(0.0)
         self._step_targets = torch.tensor(0.0)
         self._cursor: Any = None
@@ -142,7 +149,8 @@ class Stage(LightningModule):
             return
         self._step_targets = self.trainer.strategy.reduce(self._step_targets, reduce_op="sum").clamp_min(1)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, size / self._step_targets)
+        self.gradient_scale = size / self._step_targets
+        torch._foreach_mul_(gradients, self.gradient_scale)
         self._step_targets /= self.trainer.world_size
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -182,6 +190,7 @@ class Stage(LightningModule):
             "architecture": architecture_of(self.blueprint.model),
             "model": self.blueprint.model.as_dict(),
             "accumulation": self.blueprint.accumulation,
+            "program": program(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

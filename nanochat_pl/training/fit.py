@@ -3,9 +3,10 @@
 import contextlib
 import logging
 
-from nanochat_pl.callbacks.checkpoints import last_good
+from nanochat_pl.callbacks.crew import guarded
 from nanochat_pl.callbacks.hang_watch import HangWatch
 from nanochat_pl.callbacks.summary import Summary
+from nanochat_pl.checkpoint.saved import last_good
 from nanochat_pl.config.construct import construct, construct_all
 from nanochat_pl.config.resume import next_steps, record
 from nanochat_pl.core.distributed import Processes
@@ -48,28 +49,35 @@ def fit(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> Non
     if processes.place.world_size > 1:
         callbacks.insert(0, HangWatch(processes, job.specs.hw.timeout_seconds))
     logger_specs = construct_all(job.config.logger, "logger")
-    prepared = prepare(job, processes, at_the_end)
+    prepared = prepare(job, processes, at_the_end, callbacks)
     if prepared is None:
         return
     run, plan, resumed_step = job.run, prepared.plan, prepared.resumed_step
     facts = invocation()
     if processes.is_first:
         record(run, job.config, plan)
-        run.record_invocation(resumed_step=resumed_step, **facts)
+        goal = job.config.run.goal
+        run.record_invocation(resumed_step=resumed_step, goal=goal, overrides=job.overrides, **facts)
     log.info("%s\n%s", run.path, plan.text())
     if resumed_step is not None:
         log.info("Going on from step %d (%s).", resumed_step, prepared.resume_from)
+    loggers = [guarded(spec.build(run, resumed_step), run) for spec in logger_specs]
     trainer = trainer_spec.build(
         plan.hardware,
         folder=run.path,
         steps=plan.horizon.steps,
         accumulation=plan.accumulation,
-        callbacks=callbacks,
-        loggers=[spec.build(run, resumed_step) for spec in logger_specs],
+        callbacks=[guarded(callback, run) for callback in callbacks],
+        loggers=loggers,
         precision=precision_plugins(plan.hardware, plan.horizon.total_batch_tokens),
     )
     facts |= {"parameters": plan.cost.parameters, "world_size": plan.hardware.world_size, "resumed_from": resumed_step}
-    with run.recording(stage=job.stage_spec.name, **facts) if processes.is_first else contextlib.nullcontext():
+    with contextlib.ExitStack() as meanwhile:
+        if processes.is_first:
+            meanwhile.enter_context(run.recording(stage=job.stage_spec.name, **facts))
+        for logger in loggers:
+            if isinstance(logger, contextlib.AbstractContextManager):  # it wants to know how the training ends
+                meanwhile.enter_context(logger)
         try:
             trainer.fit(prepared.stage, datamodule=prepared.data, ckpt_path=prepared.resume_from, weights_only=True)
         except DivergedError as error:

@@ -8,9 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from nanochat_pl.config.compose import run_name
 from nanochat_pl.config.construct import construct
-from nanochat_pl.config.resume import flat
 from nanochat_pl.config.specs import Specs
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.flat import flat
 from nanochat_pl.core.place import place, placed
 from nanochat_pl.core.run_folder import RunFolder
 

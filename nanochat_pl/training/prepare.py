@@ -2,14 +2,17 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nanochat_pl.callbacks.checkpoints import is_sound, resume_point, step_of
+from nanochat_pl.callbacks.checkpoints import Checkpoints
+from nanochat_pl.callbacks.checks import Checks
 from nanochat_pl.checkpoint.parent import Parent
+from nanochat_pl.checkpoint.saved import is_sound, resume_point, step_of
 from nanochat_pl.config.resume import Earlier, find_earlier, finished_message
 from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.hardware import Hardware
@@ -42,11 +45,14 @@ class Prepared:
         return step_of(self.resume_from) if self.resume_from else None
 
 
-def prepare(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> Prepared | None:
+def prepare(
+    job: Job, processes: Processes, at_the_end: contextlib.ExitStack, callbacks: Sequence[Any]
+) -> Prepared | None:
     """All that comes before the first step; None where the run has finished already, which is said.
 
     Args:
         at_the_end: takes what is to be closed after the training.
+        callbacks: of which `Checks` looks at the machine when the plan is made.
     """
     earlier = processes.decided_by_first(lambda: find_earlier(job.run, job.config))
     hardware = _set_up(job, processes, earlier)
@@ -67,6 +73,7 @@ def prepare(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) ->
         log.info(finished_message(job.run, job.overrides))
         return None
     plan.check_memory()
+    _check_machine(job, processes, plan, resume_from, callbacks)
     if hardware.tokens_per_device is None and hardware.accelerator != "cpu":
         plan = tried(plan, job.specs.optim, processes)
     data = _build_data(job, processes, plan, tokenizer, sources)
@@ -88,6 +95,20 @@ def _set_up(job: Job, processes: Processes, earlier: Earlier | None) -> Hardware
     if threads := processes.threads(hardware):
         torch.set_num_threads(threads)
     return hardware
+
+
+def _check_machine(
+    job: Job, processes: Processes, plan: Plan, resume_from: Path | None, callbacks: Sequence[Any]
+) -> None:
+    checks = next((callback for callback in callbacks if isinstance(callback, Checks)), None)
+    if checks is None:
+        return
+    keep = next((callback.keep for callback in callbacks if isinstance(callback, Checkpoints)), None)
+    step = step_of(resume_from) if resume_from else 0
+    is_asked_for = job.specs.hw.accelerator is not None
+    processes.decided_by_first(lambda: checks.before(job.run, plan, step, keep, processes.place, is_asked_for))
+    if not processes.is_first:
+        checks.own_device(job.run, plan, step, processes.place)
 
 
 def _build_data(job: Job, processes: Processes, plan: Plan, tokenizer: Any, sources: Any) -> Any:

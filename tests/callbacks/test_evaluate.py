@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
 from nanochat_pl.stages.stage import Blueprint
-from tests.processes import REPOSITORY, SMALL, losses, train
+from tests.processes import REPOSITORY, SMALL, losses, run_together, train
 from tests.stages.test_sft import CONFIG, ROWS, TOKENIZER, RandomizedSFTStage, T, data_module
 
 
@@ -235,9 +233,8 @@ def test_mistakes_are_known_at_once(arguments: tuple, message: str) -> None:
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path, test_data: Path) -> None:
     """They share the questions, leave out the same, and a failure or a signal of one is that of both."""
-    command = [sys.executable, "-m", "tests.callbacks.two_processes", str(tmp_path / "two"), str(test_data / "hub")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
-    assert result.returncode == 143, result.stderr[-3000:]
+    results = run_together(2, "-m", "tests.callbacks.two_processes", str(tmp_path / "two"), str(test_data / "hub"))
+    assert [result.returncode for result in results] == [143, 143], results
     run = RunFolder(tmp_path / "two")
     evaluations = run.read_evaluations()
     assert {suite: list(steps) for suite, steps in evaluations.items()} == {
@@ -246,7 +243,7 @@ def test_two_processes(tmp_path: Path, test_data: Path) -> None:
     }
     failed = [(event["suite"], event["step"]) for event in events(run) if event["event"] == "evaluation_failed"]
     assert failed == [("arc_easy", 0), ("broken", 2), ("broken", 3)]
-    assert "The evaluation broken failed after step 2" in result.stderr
+    assert "The evaluation broken failed after step 2" in "".join(result.stderr for result in results)
     alone = fit(tmp_path / "one", Evaluate(("tasks=arc_challenge",), 2, 40, tasks_path=str(test_data / "hub")))[1]
     for step, expected in alone.read_evaluations()["arc_challenge"].items():
         found = evaluations["arc_challenge"][step]

@@ -1,4 +1,4 @@
-"""Evaluations on two processes: python -m tests.callbacks.two_processes FOLDER DATA
+"""Evaluations on two processes: python -m tests.callbacks.two_processes FOLDER DATA, as each rank
 
 The second one lacks some data, fails in one suite, and is told to end in another.
 """
@@ -17,7 +17,7 @@ from tests.callbacks.test_evaluate import Broken, Signal, fit
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, data = map(Path, sys.argv[1:])
-    rank = int(os.environ.get("LOCAL_RANK", "0"))  # set by Lightning in the process that it starts
+    rank = int(os.environ["RANK"])
     evaluate = Evaluate(("tasks=arc_challenge,tiny_sums",), 2, 40, tasks_path=str(data))
     lacking = Evaluate(("tasks=arc_easy",), 2, 5, tasks_path=str(data if rank == 0 else folder / "nowhere"))
     evaluate._suites.insert(0, Broken(fails=rank == 1))

@@ -22,6 +22,8 @@ METHODS = ("tolist", "cpu", "numpy", "__array__")
 class HostSyncs(Callback):
     """Writes to `syncs.json` who, from the second step on, would have waited for a GPU, and how often."""
 
+    ends_training = True
+
     def __init__(self) -> None:
         self._seen: Counter[str] = Counter()
         self._watch: Any = None
@@ -75,6 +77,8 @@ class Buckets(Callback):
     Args:
         idle_step: of stage=rl, in which nothing is learned.
     """
+
+    ends_training = True
 
     def __init__(self, idle_step: int | None = None):
         self._idle_step = idle_step

@@ -11,14 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.processes import REPOSITORY
+from tests.forks import REPOSITORY, Program, run_program
 from tests.taught import LESSONS, save_singing_model, save_taught_model
 
-COMMAND = [sys.executable, "-m", "nanochat_pl", "chat"]
+COMMAND = ("-m", "nanochat_pl", "chat")
 CTRL_C, CTRL_D = "\x03", "\x04"
 
 
@@ -40,26 +39,11 @@ class Terminal:
 
     def __init__(self, runs: Path, *arguments: str):
         self._keyboard, screen = pty.openpty()
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            cwd=REPOSITORY,
-            env=environment(runs) | {"COLUMNS": "300"},
-            stdin=screen,
-            stdout=screen,
-            stderr=screen,
-            start_new_session=True,
-            preexec_fn=self._take_terminal,
-        )
-        os.close(screen)
+        name = os.ttyname(screen)
+        self.process = Program([*COMMAND, *arguments], environment(runs) | {"COLUMNS": "300"}, name, name, name)
         self.raw, self._read = "", 0
-
-    @staticmethod
-    def _take_terminal() -> None:
-        """Makes Ctrl-C on the terminal reach the process as a signal."""
-        import fcntl
-        import termios
-
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        self._receive(time.monotonic() + 60)
+        os.close(screen)  # which the process has opened by now: its end is the terminal's
 
     def type(self, text: str) -> None:
         os.write(self._keyboard, text.encode())
@@ -104,9 +88,8 @@ class Terminal:
         return bool(data)
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait(timeout=60)
         os.close(self._keyboard)
 
 
@@ -216,23 +199,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(runs: Path) -> None:
         chat.close()
 
 
-def answer_once(runs: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=REPOSITORY,
-        env=environment(runs),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,  # type: ignore[call-overload]
-    )
+def answer_once(runs: Path, *arguments: str, input: bytes = b"") -> subprocess.CompletedProcess[str]:
+    return run_program(*COMMAND, *arguments, environment=environment(runs), input=input)
 
 
 @pytest.mark.slow
 def test_one_prompt_gives_plain_text(runs: Path) -> None:
     once = answer_once(runs, str(runs / "taught"), "-p", "What is 12*7?", "--temperature", "0")
     assert (once.returncode, once.stdout, once.stderr) == (0, "It is 84.\n", "")
-    piped = answer_once(runs, "taught/sft", "--temperature", "0", input="My name is Ada")
+    piped = answer_once(runs, "taught/sft", "--temperature", "0", input=b"My name is Ada")
     assert (piped.returncode, piped.stdout, piped.stderr) == (0, "Hi Ada.\n", "")
     os.utime(runs / "taught/sft/model/model.safetensors")
     newest = answer_once(runs, "--prompt", "What is my name?", "--temperature", "0.1", "--top-k", "5", "--top-p", "0.9")
@@ -241,17 +216,16 @@ def test_one_prompt_gives_plain_text(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_no_utf_8_is_read_with_replacements(runs: Path) -> None:
-    command = [*COMMAND, "taught/sft", "--temperature", "0", "--max-new-tokens", "20"]
-    options: dict[str, Any] = {"cwd": REPOSITORY, "env": environment(runs), "capture_output": True}
-    as_argument = subprocess.run([*command, "-p", b"\xff"], **options)
-    piped = subprocess.run(command, input=b"My name is Ada\xff\xc3", **options)
+    arguments = ("taught/sft", "--temperature", "0", "--max-new-tokens", "20")
+    as_argument = answer_once(runs, *arguments, "-p", os.fsdecode(b"\xff"))
+    piped = answer_once(runs, *arguments, input=b"My name is Ada\xff\xc3")
     for result in (as_argument, piped):
         assert result.returncode == 0 and result.stdout and not result.stderr
 
 
 @pytest.mark.slow
 def test_whoever_stops_reading_or_interrupts_sees_no_traceback(runs: Path) -> None:
-    arguments = [*COMMAND, "singing", "-p", "la", "--max-new-tokens", "100000000", "--temperature", "0"]
+    arguments = [sys.executable, *COMMAND, "singing", "-p", "la", "--max-new-tokens", "100000000", "--temperature", "0"]
     for end in (None, signal.SIGINT):
         with subprocess.Popen(
             arguments, cwd=REPOSITORY, env=environment(runs), stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -276,7 +250,7 @@ def test_mistakes_end_with_a_sentence(runs: Path, tmp_path: Path) -> None:
         ("taught", "--top-p", "2"): "top_p is 2",
         ("taught", "-p", "x" * 500): "needs 504 tokens",
     }.items():
-        result = answer_once(runs, *arguments, input="hi")
+        result = answer_once(runs, *arguments, input=b"hi")
         assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
-    empty = answer_once(tmp_path, input="hi")
+    empty = answer_once(tmp_path, input=b"hi")
     assert empty.returncode == 2 and "Train one with `python train.py`" in empty.stderr

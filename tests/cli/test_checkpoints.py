@@ -18,7 +18,8 @@ from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.tokenizers.specs import ByteSpec
-from tests.processes import REPOSITORY, SMALL, train
+from tests.forks import run_program
+from tests.processes import SMALL, train
 
 pytest.importorskip("transformers")
 CONFIG = NanoChatConfig(vocab_size=265, sequence_len=16, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)
@@ -89,13 +90,13 @@ def test_list_of_a_run(run: RunFolder) -> None:
     for step in (100, 200):
         (base.checkpoints / f"step-{step:08d}.ckpt").write_bytes(b"x" * 2500)
     base.metrics.write_text("step,train/loss,val/bpb\n100,3.0,\n200,2.5,1.75\n")
-    for name, lines in (("mine", 4), (str(base.path), 3)):
-        rows = [line.split() for line in call("list", name).splitlines()]
-        assert len(rows) == lines
-        assert rows[1] == [str(base.checkpoints / "step-00000100.ckpt"), "100", "2.5", "kB"]
-        assert rows[2] == [str(base.checkpoints / "step-00000200.ckpt"), "200", "2.5", "kB", "1.7500"]
-    last = call("list", "mine").splitlines()[-1].split()
-    assert last[:2] == [str(run.model / "model.safetensors"), "200"] and last[-1] == "1.2346"
+    for name, rows in (("mine", 3), (str(base.path), 2)):
+        lines = [line.split() for line in call("list", name).splitlines() if str(run.path.parent) in line]
+        assert len(lines) == rows
+        assert lines[0] == [f"{base.path}@100", "100", "2.5", "kB"]
+        assert lines[1] == [f"{base.path}@200", "200", "2.5", "kB", "1.7500", "best"]
+    row = next(line.split() for line in call("list", "mine").splitlines() if str(run.model) in line)
+    assert row[:2] == [str(run.model), "200"] and row[-2:] == ["1.2346", "model"]
     with pytest.raises(UserError, match="no checkpoints in"):
         call("list", "nobody")
 
@@ -117,13 +118,14 @@ assert not any(name.split(".")[0] in ("nanochat_pl", "lightning", "tiktoken") fo
 def test_a_trained_model_runs_where_nanochat_pl_is_not_and_nothing_can_be_fetched(tmp_path: Path) -> None:
     code, output = train(*SMALL, runs=tmp_path)
     assert code == 0, output
-    environment = os.environ | {"NANOCHAT_PL_RUNS": str(tmp_path), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "nanochat_pl", "checkpoints"]
+
+    def checkpoints(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {"NANOCHAT_PL_RUNS": str(tmp_path), "COLUMNS": "200"}
+        return run_program("-m", "nanochat_pl", "checkpoints", *arguments, environment=environment)
+
     step = sorted((tmp_path / "test/base/checkpoints").glob("step-*.ckpt"))[0]
     for name, folder in (("test", "model-hf"), (f"test@{step.stem[5:].lstrip('0')}", f"{step.stem}-hf")):
-        done = subprocess.run(
-            [*command, "export", name, "--to", "hf"], cwd=REPOSITORY, env=environment, capture_output=True, text=True
-        )
+        done = checkpoints("export", name, "--to", "hf")
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "test/base" / folder / "config.json").is_file()
     loaded = load_model_folder(tmp_path / "test")
@@ -138,9 +140,7 @@ def test_a_trained_model_runs_where_nanochat_pl_is_not_and_nothing_can_be_fetche
     assert process.returncode == 0, process.stderr
     difference, text = process.stdout.splitlines()[0], process.stdout
     assert float(difference) < 1e-4 and "<|bos|>Two men met." in text
-    listed = subprocess.run([*command, "list", "test"], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    assert len(listed.stdout.splitlines()) == 5, listed.stdout + listed.stderr
-    refused = subprocess.run(
-        [*command, "export", str(step), "--to", "hf"], cwd=REPOSITORY, env=environment, capture_output=True, text=True
-    )
+    listed = checkpoints("list", "test")
+    assert listed.stdout.count("test/base") == 4, listed.stdout + listed.stderr
+    refused = checkpoints("export", str(step), "--to", "hf")
     assert refused.returncode == 2 and "Traceback" not in refused.stderr

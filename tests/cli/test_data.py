@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from nanochat_pl.data.sources import read_documents
 from nanochat_pl.data.statistics import ESTIMATED_BYTES_PER_TOKEN
 from nanochat_pl.data.stream import Dealer
 from nanochat_pl.tokenizers.specs import BPESpec
+from tests.forks import run_program
 from tests.hub_client import hub_client, hub_environment
 from tests.hub_server import HubServer
 
@@ -281,16 +282,13 @@ def test_help_comes_without_heavy_imports() -> None:
 def test_two_downloads_at_once(tmp_path: Path) -> None:
     write_shards(tmp_path / "served" / REPO)
     with HubServer(tmp_path / "served") as hub:
-        environment = os.environ | hub_environment(hub, tmp_path / "client")
-        command = [sys.executable, "-m", "nanochat_pl", "data", "download", *HUB]
-        runs = [
-            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            for _ in range(2)
-        ]
-        for process in runs:
-            output, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
-            assert b"4 of 4 files" in output
+        environment = hub_environment(hub, tmp_path / "client")
+        command = ("-m", "nanochat_pl", "data", "download", *HUB)
+        with ThreadPoolExecutor(2) as pool:
+            runs = list(pool.map(lambda _: run_program(*command, environment=environment), range(2)))
+        for done in runs:
+            assert done.returncode == 0, done.stderr
+            assert "4 of 4 files" in done.stdout
         assert len(files_fetched(hub)) == 4
     served = {
         path.name: hashlib.sha256(path.read_bytes()).digest() for path in (tmp_path / "served").rglob("*.parquet")

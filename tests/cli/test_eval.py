@@ -1,9 +1,7 @@
 """`eval` as a user calls it: figures, records, and what is said when something is not there."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +17,8 @@ from nanochat_pl.evals import suites
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.tokenizers.specs import ByteSpec
-from tests.processes import REPOSITORY, SMALL, train
+from tests.forks import run_program
+from tests.processes import SMALL, train
 
 CONFIG = NanoChatConfig(vocab_size=265, sequence_len=256, n_layer=1, n_head=2, n_kv_head=2, n_embd=32)
 
@@ -122,10 +121,7 @@ def test_a_damaged_configuration(run: RunFolder, text: str) -> None:
 )
 def test_exit_codes(run: RunFolder, suite: str, code: int, message: str) -> None:
     offline = {"HF_HUB_OFFLINE": "1", "https_proxy": "http://127.0.0.1:9"}
-    command = [sys.executable, "-m", "nanochat_pl", "eval", "mine", "--suite", suite]
-    result = subprocess.run(
-        command, cwd=REPOSITORY, env=os.environ | offline, capture_output=True, text=True, timeout=120
-    )
+    result = run_program("-m", "nanochat_pl", "eval", "mine", "--suite", suite, environment=offline)
     assert result.returncode == code, result.stderr
     assert re.fullmatch(f".*{message}.*", result.stderr.strip()) and "Traceback" not in result.stderr
 

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from nanochat_pl.cli import app
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.planning.prices import usual_offer
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,20 @@ def test_a_profile_is_planned_for_anywhere_with_its_price() -> None:
     assert cost == pytest.approx(3 * 8 * seconds / 3600, rel=0.1, abs=0.02)
 
 
+def test_without_a_price_the_rent_of_a_gpu_is_told_with_its_date() -> None:
+    options = ["+hw=h100x8", "model.depth=8", "hw.tokens_per_device=4096"]
+    text = planned(*options)
+    [line] = [line for line in text.splitlines() if line.lstrip().startswith("rent")]
+    offer = usual_offer("H100")
+    assert offer is not None
+    assert f"at ${offer.dollars:.2f} a device and hour ({offer.provider}, {offer.date}; prices age" in line
+    priced = planned(*options, "--price-per-hour", str(offer.dollars))
+    [work] = [line for line in priced.splitlines() if line.lstrip().startswith("work")]
+    assert line.split("about $")[1].split()[0] == work.split(" at ")[0].split()[-1]
+    assert "rent" not in priced
+    assert "rent" not in planned("hw=cpu", "model.depth=2")
+
+
 def test_a_later_stage_is_planned_before_the_earlier_one_is_trained() -> None:
     text = planned("+hw=h100x1", "stage=sft", "model.depth=8", "hw.tokens_per_device=4096")
     assert "8 layers" in text and "horizon.epochs=1 takes" in text
@@ -50,6 +65,7 @@ def test_the_laws_by_depth_are_a_table_and_a_picture(tmp_path: Path) -> None:
     assert [row.split("│")[2].strip() for row in rows] == ["256", "384", "512"]
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
     assert "cost" in text and "8 x H100" in text
+    assert "prices age" not in text and "prices age" in planned("+hw=h100x8", "--depths", "4")
 
 
 @pytest.mark.parametrize(

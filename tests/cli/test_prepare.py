@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from nanochat_pl.tiny_world import document
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.load import load_tokenizer
 from nanochat_pl.tokenizers.specs import BPESpec
+from tests.forks import Program, run_program
 from tests.processes import SMALL, losses, train
 
 SMALL_TINY = ("data.num_documents=300", "data.val_documents=40", "--processes", "1")
@@ -112,24 +111,21 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_training_from_tokens_equals_training_from_the_text(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
     data = [option for option in SMALL if option in ("data.num_documents=4096", "data.val_documents=64")]
     assert len(data) == 2
-    command = [sys.executable, "-m", "nanochat_pl", "data", "prepare", "tiny", *data, "--tokenizer", "byte"]
+    command = ["-m", "nanochat_pl", "data", "prepare", "tiny", *data, "--tokenizer", "byte"]
     command += ["--out", str(tmp_path / "tokens"), "--shard-tokens", "50k"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     # Stopped with Ctrl-C once, with several processes; then to the end.
-    process = subprocess.Popen(
-        [*command, "--processes", "2"], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
-    )
+    output, errors = tmp_path / "output", tmp_path / "errors"
+    process = Program([*command, "--processes", "2"], os.environ, os.devnull, output, errors)
     while len(list((tmp_path / "tokens").glob("*.tokens"))) < 2 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "run the same command again" in errors and "Traceback" not in errors
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
-    assert "data=tokens" in done.stdout
+    code, said = process.wait(60), errors.read_text()
+    assert code == 130 and "run the same command again" in said and "Traceback" not in said, said
+    done = run_program(*command)
+    assert done.returncode == 0 and "data=tokens" in done.stdout, done.stderr
 
     assert train(*SMALL, runs=tmp_path / "text")[0] == 0
     shared = [option for option in SMALL if option not in data and not option.startswith("tokenizer=")]

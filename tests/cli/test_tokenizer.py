@@ -1,8 +1,6 @@
 """`tokenizer eval` and `tokenizer train` as a user calls them."""
 
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +15,7 @@ from nanochat_pl.data.sources import TinySource
 from nanochat_pl.tiny_world import KINDS, document
 from nanochat_pl.tokenizers.load import load_tokenizer
 from nanochat_pl.tokenizers.specs import BPESpec, CharSpec
+from tests.forks import run_program
 from tests.hub_client import hub_client
 from tests.hub_server import HubServer
 
@@ -180,12 +179,11 @@ def test_an_encoding_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_as_a_process(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "nanochat_pl", "tokenizer", "eval"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    command = ("-m", "nanochat_pl", "tokenizer", "eval")
+    done = run_program(*command)
     assert done.returncode == 0, done.stderr
     assert "bpe, 1024 tokens" in done.stdout
-    failed = subprocess.run([*command, str(tmp_path)], cwd=root, capture_output=True, text=True)
+    failed = run_program(*command, str(tmp_path))
     assert failed.returncode == 2
     assert "no tokenizer in" in failed.stderr
     assert "Traceback" not in failed.stderr

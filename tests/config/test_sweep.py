@@ -15,7 +15,7 @@ import pytest
 from nanochat_pl.config.compose import CONF_FOLDER
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.sweep_folder import SweepFolder, first_sentence, job_of, spread_over_seeds
-from tests.processes import REPOSITORY, SMALL, start_fork, train, train_anew
+from tests.processes import REPOSITORY, SMALL, losses, start_fork, train
 
 FEW = ("horizon.steps=2", *(option for option in SMALL if not option.startswith(("run.name", "horizon.steps"))))
 NAMED = "run.name=n${model.n_embd}s${seed}"
@@ -148,12 +148,19 @@ def test_only_the_stages_behind_a_failure_are_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_whose_own_processes_fail_hides_nothing(tmp_path: Path) -> None:
+def test_devices_get_a_process_each_in_every_job_and_where_these_fail_they_hide_nothing(tmp_path: Path) -> None:
     code, output = train(
-        "-m", *without("model.n_embd"), NAMED, "model.n_embd=33,32", "seed=1", "hw.devices=2", runs=tmp_path
+        "-m", *without("model.n_embd"), NAMED, "model.n_embd=33,32", "seed=1", "trainer.devices=2", runs=tmp_path
     )
     assert code == 2 and output.count("choose 32 or 48") == 1 and "Traceback" not in output, output
-    assert [(job["status"], job["exit_code"]) for job in jobs_of(tmp_path)] == [("failed", 2), ("finished", 0)]
+    failed, finished = jobs_of(tmp_path)
+    assert (failed["status"], failed["exit_code"]) == ("failed", 2)
+    assert (finished["status"], finished["exit_code"]) == ("finished", 0) and finished["folder"] != failed["folder"]
+    run = RunFolder(Path(finished["folder"]))
+    assert (run.read_summary()["world_size"], run.read_summary()["step"]) == (2, 2)
+    assert len(losses(run.path)) == 2
+    assert len((run.path / "invocations.jsonl").read_text().splitlines()) == 1
+    assert len(list((tmp_path / "sweeps").iterdir())) == 1  # none within another
 
 
 @pytest.mark.slow
@@ -213,7 +220,7 @@ def test_a_job_that_is_killed_in_a_process_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     options = (*without("model.n_embd"), "model.n_embd=32", "run.name=k${callbacks.kill.micro_batch}")
     kill = ("+callbacks.kill._target_=tests.faults.Kill", "+callbacks.kill.micro_batch=2,1000")
-    code, output = train_anew("-m", *options, *kill, "hydra/launcher=submitit_local", runs=tmp_path)
+    code, output = train("-m", *options, *kill, "hydra/launcher=submitit_local", runs=tmp_path)
     assert code == 3 and "ended without a word" in output and "Traceback" not in output, output
     deadline = time.monotonic() + 120
     while jobs_of(tmp_path)[1]["status"] == "running" and time.monotonic() < deadline:

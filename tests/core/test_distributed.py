@@ -12,7 +12,8 @@ from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.hardware import HardwareSpec
 from nanochat_pl.core.place import ALONE, Place, first_host, place, placed, restarts
-from tests.processes import FORKS, free_port
+from tests.forks import FORKS
+from tests.processes import free_port
 
 TORCHRUN = {
     "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",

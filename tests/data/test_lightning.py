@@ -1,8 +1,5 @@
 """The data module under Lightning's own loop, and over two real processes."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from nanochat_pl.core.types import StepBatch
 from nanochat_pl.data.module import TextDataModule
 from nanochat_pl.data.specs import TinyDataSpec
 from nanochat_pl.tokenizers.specs import ByteSpec
+from tests.processes import run_together
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ACCUMULATION = 3
@@ -95,19 +93,8 @@ def test_a_resumed_fit_sees_the_batches_of_an_uninterrupted_one(tmp_path: Path, 
 
 @pytest.mark.slow
 def test_two_processes_save_one_state_that_one_process_goes_on_with(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.data.test_lightning", str(tmp_path)],
-            cwd=REPOSITORY,
-            env={**environment, "RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    results = run_together(2, "-m", "tests.data.test_lightning", str(tmp_path))
+    assert [result.returncode for result in results] == [0, 0], results
     states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert states[0] == states[1] and len(states[0]["streams"]) == 4
 

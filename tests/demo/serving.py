@@ -3,15 +3,13 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import openai
 
-from tests.processes import REPOSITORY
+from tests.forks import REPOSITORY, Program
 
 PATIENCE_SECONDS = 60
 
@@ -38,14 +36,12 @@ class Server:
     def __init__(self, runs: Path, *arguments: str, api_key: str | None = None):
         self.output = runs / "serve.log"
         self._key = api_key or "none"
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "serve.py", "port=0", *arguments, *([f"api_key={api_key}"] if api_key else [])],
-                cwd=REPOSITORY,
-                env=os.environ | {"NANOCHAT_PL_RUNS": str(runs), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        self.output.write_text("")  # not what an earlier one has said
+        self.process = Program(
+            ["serve.py", "port=0", *arguments, *([f"api_key={api_key}"] if api_key else [])],
+            os.environ | {"NANOCHAT_PL_RUNS": str(runs), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+            *(os.devnull, self.output, self.output),
+        )
         self.port = self._find_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = openai.DefaultHttpxClient(base_url=self.url, trust_env=False, timeout=PATIENCE_SECONDS)
@@ -91,4 +87,4 @@ class Server:
     def kill(self) -> None:
         self.http.close()
         self.process.kill()
-        self.process.wait()
+        self.process.wait(PATIENCE_SECONDS)

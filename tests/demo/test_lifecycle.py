@@ -6,8 +6,6 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +16,7 @@ import pytest
 
 from tests.demo.served_models import ALPHABET, alphabet, save_model
 from tests.demo.serving import Server, is_alive
-from tests.processes import REPOSITORY
+from tests.forks import run_program
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +44,6 @@ def start(runs: Path) -> Iterator[Callable[..., Server]]:
         server.kill()
 
 
-@pytest.fixture
-def narrow(start: Callable[..., Server]) -> Server:
-    """A server with one row, room for one request that waits, and little time."""
-    return start("max_rows=1", "max_queue=1", "time_limit_seconds=4", api_key="sesame")
-
-
 def begin(client: openai.OpenAI, **options) -> Iterator:
     """An answer under way."""
     stream = client.chat.completions.create(model="alphabet/sft", messages=HI, temperature=0, stream=True, **options)
@@ -60,8 +52,18 @@ def begin(client: openai.OpenAI, **options) -> Iterator:
     return chunks
 
 
-def test_the_queue_is_bounded_and_so_is_the_time(narrow: Server) -> None:
+def test_the_queue_is_bounded_and_so_is_the_time(start: Callable[..., Server]) -> None:
+    """With one row, room for one request that waits, and little time."""
+    narrow = start("max_rows=1", "max_queue=1", "time_limit_seconds=4", "host=0.0.0.0", api_key="sesame")
+    assert "WARNING" not in narrow.output.read_text(), "who has no key cannot use it"
     client = narrow.client()
+    running = begin(client)
+    with pytest.raises(openai.APITimeoutError):
+        narrow.client(timeout=0.5).chat.completions.create(model="alphabet/sft", messages=HI)
+    narrow.wait(lambda: narrow.health()["waiting"] == 0)  # a client that leaves the queue is forgotten
+    next(running)
+    assert narrow.health()["running"] == 1
+    narrow.wait(lambda: narrow.health()["running"] == 0)
     with pytest.raises(openai.AuthenticationError):
         narrow.client(api_key="wrong").models.list()
     running = begin(client)
@@ -87,15 +89,6 @@ def test_the_queue_is_bounded_and_so_is_the_time(narrow: Server) -> None:
     patient = narrow.client(max_retries=5)
     assert patient.chat.completions.create(model="alphabet/sft", messages=HI, max_tokens=3).choices
     assert narrow.end(signal.SIGINT) == 130
-
-
-def test_a_client_that_leaves_the_queue_is_forgotten(narrow: Server) -> None:
-    running = begin(narrow.client())
-    with pytest.raises(openai.APITimeoutError):
-        narrow.client(timeout=0.5).chat.completions.create(model="alphabet/sft", messages=HI)
-    narrow.wait(lambda: narrow.health()["waiting"] == 0)
-    next(running)
-    assert narrow.health()["running"] == 1
 
 
 def test_the_end_waits_for_the_answers_under_way(start: Callable[..., Server]) -> None:
@@ -140,17 +133,9 @@ def test_the_end_does_not_wait_for_a_client_that_does_not_read(start: Callable[.
         assert server.end() == 143
 
 
-def test_workers_end_with_a_server_that_is_killed(start: Callable[..., Server]) -> None:
-    server = start("workers=2")
-    server.wait(lambda: server.health()["workers"] == 2)
-    workers = server.workers()
-    assert len(workers) == 2
-    begin(server.client())
-    server.kill()
-    server.wait(lambda: not any(map(is_alive, workers)))
-
-
-def test_requests_go_to_the_least_loaded_worker(start: Callable[..., Server]) -> None:
+def test_requests_go_to_the_least_loaded_worker_and_all_end_with_a_server_that_is_killed(
+    start: Callable[..., Server],
+) -> None:
     server = start("workers=2", "max_rows=4")
     server.wait(lambda: server.health()["workers"] == 2)
     running = [begin(server.client()) for _ in range(4)]
@@ -159,6 +144,10 @@ def test_requests_go_to_the_least_loaded_worker(start: Callable[..., Server]) ->
     server.wait(lambda: server.health()["workers"] == 2)
     assert server.health()["running"] == 2, "each worker had two of the answers"
     assert len(running) == 4
+    workers = server.workers()
+    assert len(workers) == 2
+    server.kill()
+    server.wait(lambda: not any(map(is_alive, workers)))
 
 
 def test_1000_connections_at_once(start: Callable[..., Server]) -> None:
@@ -189,8 +178,6 @@ def test_binding_elsewhere_without_a_key_is_said_loudly(start: Callable[..., Ser
     server = start("host=0.0.0.0")
     assert "WARNING: everybody" in server.output.read_text()
     assert server.end() == 143
-    closed = start("host=0.0.0.0", api_key="sesame")
-    assert "WARNING" not in closed.output.read_text() and closed.end() == 143
 
 
 @pytest.mark.parametrize(
@@ -218,9 +205,6 @@ def test_mistakes_end_with_code_2_and_a_paragraph(tmp_path: Path, arguments: tup
     header.write_text(header.read_text().replace('"n_layer": 2', '"n_layer": 3'))  # only its worker will see it
     (damaged / "model.safetensors").write_bytes(b"\x80\x04nothing")
     pickle.write_bytes(b"\x80\x04N.")
-    result = subprocess.run(
-        [sys.executable, "serve.py", "page=false", "port=0"]
-        + [argument.format(good=good, damaged=damaged, misfit=misfit, pickle=pickle) for argument in arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    places = {"good": good, "damaged": damaged, "misfit": misfit, "pickle": pickle}
+    result = run_program("serve.py", "page=false", "port=0", *(argument.format(**places) for argument in arguments))
     assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr

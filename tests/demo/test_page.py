@@ -27,6 +27,8 @@ FLAGS = (
 DESK = {"viewport": {"width": 1280, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 SIZES = {"desk": DESK, "phone": PHONE}
+any_size = pytest.mark.parametrize("size", ["desk"])
+"""Of tests of what the page does, however it looks."""
 Shoot = Callable[[str], None]
 
 pytestmark = [
@@ -166,6 +168,7 @@ def test_a_conversation(page: Page, shoot: Shoot) -> None:
     expect(page.locator(".welcome")).to_be_visible()
 
 
+@any_size
 def test_an_answer_streams(page: Page) -> None:
     page.evaluate(
         """() => {
@@ -201,6 +204,7 @@ def test_stop_frees_the_row_and_keeps_what_was_said(page: Page, server: Server, 
     server.wait(lambda: server.health()["running"] == 0)
 
 
+@any_size
 def test_a_closed_page_frees_the_row(page: Page, server: Server, browser: Browser) -> None:
     other = page.context.new_page()
     other.goto(server.url)
@@ -275,6 +279,7 @@ def test_switching_models(page: Page, shoot: Shoot) -> None:
     expect(answers(page).last).not_to_be_empty()
 
 
+@any_size
 def test_a_new_model_is_found(page: Page, server: Server, runs: Path) -> None:
     def later_is_listed() -> bool:
         page.keyboard.press("Escape")
@@ -292,6 +297,7 @@ def test_a_new_model_is_found(page: Page, server: Server, runs: Path) -> None:
     expect(page.get_by_role("alert").last).to_contain_text("later/base")
 
 
+@any_size
 def test_what_is_asked_right_after_a_choice_of_the_model_stays(page: Page, server: Server) -> None:
     page.evaluate("""() => {
         const now = window.fetch;

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from nanochat_pl.optim.sharding import SMALLEST_TABLE, Sharding
+from tests.forks import FORKS
 from tests.optim.ranks import CASES, FEW, GROUPS, MANY, RANKS, STEPS, Case, Training, run
-from tests.processes import FORKS
 from tests.reference import plain_muon
 
 SAVED = CASES[:4]

@@ -1,9 +1,7 @@
 """The largest micro-batch and depth that fit, and what follows when memory runs out all the same."""
 
 import dataclasses
-import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,8 @@ import torch
 from nanochat_pl.core.chips import Chip
 from nanochat_pl.core.errors import EXIT_MACHINE
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
+from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.diagnosis import oom
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import NanoChatSpec
@@ -23,7 +23,8 @@ from nanochat_pl.planning.out_of_memory import out_of_memory_advice
 from nanochat_pl.planning.plan import AUTO_TOKENS, Plan, make_plan
 from nanochat_pl.planning.scaling_table import largest_depth
 from nanochat_pl.planning.trial import share_of_optimizer, tried
-from tests.processes import REPOSITORY, SMALL, free_port, train, train_anew
+from tests.forks import run_program
+from tests.processes import SMALL, run_together, train
 
 SPEC = NanoChatSpec(depth=4, n_embd=128, head_dim=32, sequence_len=128, window_pattern="L")
 CPU = HardwareSpec(accelerator="cpu", tokens_per_device="auto").detect()
@@ -95,7 +96,7 @@ print(small.micro_batch_rows, made.micro_batch_rows, made.accumulation)
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")
 def test_a_real_step_is_tried_and_halved_until_it_fits() -> None:
-    told = subprocess.run([sys.executable, "-c", TRIAL], capture_output=True, text=True, cwd=REPOSITORY)
+    told = run_program("-c", TRIAL)
     assert told.returncode == 0, told.stderr
     small, rows, accumulation = map(int, told.stdout.split()[-3:])
     assert small == 2 and 1 < rows <= 64 and rows * accumulation == 256
@@ -124,18 +125,9 @@ processes.close()
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")
 def test_all_processes_take_what_fits_the_one_with_the_least_memory() -> None:
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TRIAL_OF_TWO],
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY},
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    told = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0], told
-    (small, rows, accumulation), other = (tuple(map(int, out.split()[-3:])) for out, _ in told)
+    told = run_together(2, "-c", TRIAL_OF_TWO)
+    assert [rank.returncode for rank in told] == [0, 0], told
+    (small, rows, accumulation), other = (tuple(map(int, rank.stdout.split()[-3:])) for rank in told)
     assert (small, rows, accumulation) == other
     assert small == 1 and 1 < rows <= 32 and rows * accumulation == 64
 
@@ -230,11 +222,14 @@ def test_where_one_row_is_too_much_it_says_what_else_helps() -> None:
 def test_the_command_goes_on_where_the_memory_was_full(tmp_path: Path) -> None:
     whole = train(*SMALL, "run.name=whole", runs=tmp_path)
     full = ("+callbacks.full._target_=tests.faults.FillMemory", "+callbacks.full.step=13")
-    code, output = train_anew(*SMALL, *full, "hw.tokens_per_device=256", runs=tmp_path)
+    code, output = train(*SMALL, *full, "hw.tokens_per_device=256", runs=tmp_path)
     assert whole[0] == 0 and code == EXIT_MACHINE, output
     assert "Traceback" not in output
     command = shlex.split(output.strip().splitlines()[-1])
     assert command[:2] == ["python", "train.py"] and command[-1] == "hw.tokens_per_device=128", output
+    seen = oom.diagnose(RunFolder(tmp_path / "test" / "base"), lambda: SPEC)
+    assert seen.findings[0].what.startswith("The run ended because the memory was full") and not seen.sound
+    assert any(finding.advice.strip() == shlex.join(command) for finding in seen.findings), seen.findings
     code, output = train(*(part for part in command[2:] if "callbacks.full" not in part), runs=tmp_path)
     assert code == 0 and "Going on from step" in output, output
     losses = [

@@ -1,8 +1,6 @@
 """The gradient of a step of SFT: that of the mean loss over what the assistant says, however the step is cut up."""
 
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from nanochat_pl.tasks.mixture import Mixture
 from nanochat_pl.tasks.specs import TaskSpec
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from tests.models.test_nanochat import randomized
+from tests.processes import run_together
 
 TOKENIZER = ByteTokenizer()
 T, ROWS = 160, 8
@@ -109,9 +108,8 @@ def test_the_gradient_does_not_depend_on_the_accumulation() -> None:
 @pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     out = tmp_path / "gradients.pt"
-    command = [sys.executable, "-m", "tests.stages.two_processes", str(out)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
-    assert result.returncode == 0, result.stderr[-3000:]
+    results = run_together(2, "-m", "tests.stages.two_processes", str(out))
+    assert [result.returncode for result in results] == [0, 0], results
     gradients = torch.load(out, weights_only=True)
     one = first_step(data_module(2))
     assert gradients.keys() == one.gradients.keys()

@@ -1,0 +1,102 @@
+"""`logger=wandb`."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from nanochat_pl.callbacks.optional import needed
+from nanochat_pl.callbacks.wandb.account import Account
+from nanochat_pl.callbacks.wandb.mirror import Mirror
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.spec import Spec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WandbSpec(Spec):
+    """`logger=wandb`.
+
+    Attributes:
+        project: None: WANDB_PROJECT, else nanochat-pl.
+        entity: the team or account; None: WANDB_ENTITY, else the account's own.
+        group: of runs at W&B; None: WANDB_RUN_GROUP, else none.
+        artifact: the model goes to W&B when the training has finished.
+        wait_seconds: for W&B to answer at the beginning, and to take what is left at the end.
+    """
+
+    project: str | None = None
+    entity: str | None = None
+    group: str | None = None
+    artifact: bool = True
+    wait_seconds: float = 60.0
+
+    def check(self) -> None:
+        needed("wandb", "logger=wandb", extra="wandb")
+        if self.wait_seconds <= 0:
+            raise UserError(f"logger.wandb.wait_seconds is {self.wait_seconds}; it must be positive.")
+        Account.here()
+
+    def build(self, run: RunFolder, resumed_step: int | None) -> "WandbLogger":
+        account = Account.here()
+        if account.mode == "disabled":
+            log.info("W&B is switched off. %s", account.why)
+            return WandbLogger(None)
+        project = self.project or os.environ.get("WANDB_PROJECT") or "nanochat-pl"
+        options = {"project": project, "entity": self.entity, "group": self.group}
+        return WandbLogger(Mirror(run, account, options, self.artifact, self.wait_seconds))
+
+
+class WandbLogger(Logger, contextlib.AbstractContextManager["WandbLogger"]):
+    """Mirrors the run folder to W&B while inside; nothing is given to it directly.
+
+    Args:
+        mirror: None where W&B is switched off.
+    """
+
+    def __init__(self, mirror: Mirror | None):
+        super().__init__()
+        self._mirror = mirror
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+    @rank_zero_only
+    def _start(self) -> None:
+        if self._mirror is not None:
+            self._mirror.start()
+
+    @rank_zero_only
+    def _end(self, error: BaseException | None) -> None:
+        if self._mirror is not None:
+            self._mirror.end(error)
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run folder's config.yaml and resolved.json hold them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """metrics.csv holds them."""

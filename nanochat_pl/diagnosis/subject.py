@@ -1,0 +1,87 @@
+"""The run that the doctor looks at: found by its name, and whether a process trains in it now."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from nanochat_pl.checkpoint.header import STAGES
+from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.paths import runs_root
+from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.reporting.records import run_names
+
+KEPT = ("config.yaml", "resolved.json", "summary.json", "metrics.csv", "events.jsonl", "checkpoints", "stacks", "model")
+"""What tells the folder of a stage from others."""
+
+
+def find_run(name: str | None) -> RunFolder:
+    """A stage of a run: `runs/tiny/base`, of `runs/tiny` or `tiny` the stage that was written last; None: the newest.
+
+    Raises:
+        UserError: there is no such run; the message names those that there are.
+    """
+    if name is None:
+        stages = [stage for run in run_names() for stage in _stages(runs_root() / run)]
+        if not stages:
+            raise UserError(f"There is no run under {runs_root()} yet; `python train.py` makes one.")
+        return RunFolder(max(stages, key=_written))
+    places = [runs_root() / name, Path(name).expanduser()]
+    for place in places:
+        if stages := _stages(place):
+            return RunFolder(max(stages, key=_written))
+        if place.is_dir() and (place.name in STAGES or any((place / kept).exists() for kept in KEPT)):
+            return RunFolder(place)
+    for place in places:
+        if place.is_dir():
+            raise UserError(
+                f"{place} is no run: it has none of {', '.join(reversed(STAGES))} in it, nor a stage's files."
+            )
+    names = run_names()
+    there = f"Runs: {', '.join(names[:10])}." if names else "There are none; `python train.py` makes one."
+    raise UserError(f"There is no run '{name}' under {runs_root()}{nearest(name, names)} {there}")
+
+
+def is_training(run: RunFolder) -> bool:
+    """Whether a process holds the run's folder now."""
+    with idle(run) as free:
+        return not free
+
+
+@contextlib.contextmanager
+def idle(run: RunFolder) -> Iterator[bool]:
+    """True where no process trains in the folder, and none begins while inside.
+
+    Unlike `RunFolder.locked` it removes nothing, and makes no lock where no training has ever been.
+    """
+    from filelock import FileLock, Timeout
+
+    path = run.path / ".lock"
+    if not path.exists():
+        yield True
+        return
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError:  # a folder that only others may write to: who trains there cannot be asked
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _stages(run: Path) -> list[Path]:
+    return [run / stage for stage in STAGES if (run / stage).is_dir()]
+
+
+def _written(stage: Path) -> float:
+    """When something was last written into the folder of a stage."""
+    times = [stage.stat().st_mtime]
+    for name in ("summary.json", "metrics.csv", "events.jsonl"):
+        with contextlib.suppress(OSError):
+            times.append((stage / name).stat().st_mtime)
+    return max(times)

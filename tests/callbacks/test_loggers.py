@@ -1,0 +1,80 @@
+"""Real trainings with W&B and TensorBoard, read back from the disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.callbacks.mirrored import logged, read_mirrored
+from tests.processes import SMALL, train, train_together
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> dict[str, str]:
+    """Variables of a training whose W&B keeps to itself."""
+    home = {name: str(tmp_path / name) for name in ("NETRC", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")}
+    return home | {"WANDB_MODE": "offline", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+
+
+@pytest.mark.slow
+def test_all_loggers_have_each_step_once_after_a_kill(tmp_path: Path, offline: dict[str, str]) -> None:
+    """Killed at once, when W&B has not written all that it was given: 50 steps are over, the checkpoint is at 48."""
+    options = (
+        *SMALL, "horizon.steps=64", "logger=[csv,tensorboard,wandb]", "+callbacks.find._target_=tests.faults.Find",
+        "+callbacks.find.step=10",
+    )  # fmt: skip
+    kill = ("+callbacks.kill._target_=tests.faults.Kill", "+callbacks.kill.micro_batch=51")
+    code, output = train(*options, *kill, runs=tmp_path, environment=offline)
+    assert code == -9, output
+    code, output = train(*options, runs=tmp_path, environment=offline)
+    assert code == 0 and "Going on from step 48" in output and "wandb sync" in output, output
+    run = tmp_path / "test/base"
+    mirrored = read_mirrored(run)
+    metrics = logged(run)
+    assert {step for step, _ in metrics} == set(range(1, 65))
+
+    def without_clock(figures: dict[tuple[int, str], float]) -> dict[tuple[int, str], float]:
+        return {key: value for key, value in figures.items() if not key[1].startswith("speed/")}
+
+    assert mirrored.figures().keys() == metrics.keys() and without_clock(mirrored.figures()) == without_clock(metrics)
+    assert mirrored.config["optim"] and mirrored.config["plan"]["steps"] == 64
+    assert [(alert.level, alert.text) for alert in mirrored.alerts] == [("ERROR", "It is planted. Leave it.")]
+    assert mirrored.exits == [0] and mirrored.summary["val_bpb"] > 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    shown = {(event.step, name): event.value for name in events.Tags()["scalars"] for event in events.Scalars(name)}
+    assert shown.keys() == metrics.keys()
+    assert sum(len(events.Scalars(name)) for name in events.Tags()["scalars"]) == len(metrics), "a step comes twice"
+    assert without_clock(shown) == pytest.approx(without_clock(metrics))
+
+
+@pytest.mark.slow
+def test_a_sweep_is_a_group_and_its_stages_a_line_of_models(tmp_path: Path, offline: dict[str, str]) -> None:
+    options = [option for option in SMALL if not option.startswith(("data.", "model.sequence_len", "horizon.steps"))]
+    code, output = train(
+        "-m", *options, "model.sequence_len=128", "horizon.steps=2", "callbacks.evaluate.suites=[]", "logger=wandb",
+        "stage=base,sft", runs=tmp_path, environment=offline,
+    )  # fmt: skip
+    assert code == 0, output
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    base, sft = (read_mirrored(tmp_path / "test" / stage) for stage in ("base", "sft"))
+    assert [record.run_group for record in (*base.runs, *sft.runs)] == [sweep.name] * 2
+    assert base.runs[0].run_id != sft.runs[0].run_id and base.exits == sft.exits == [0]
+    (made,) = base.artifacts
+    used, own = sft.artifacts
+    assert (used.name, used.digest, used.use_after_commit) == (made.name, made.digest, True)
+    assert (made.name, own.name) == ("test-base", "test-sft") and json.loads(own.metadata)["step"] == 2
+
+
+@pytest.mark.slow
+def test_several_processes_are_one_run(
+    tmp_path: Path, offline: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in offline.items():
+        monkeypatch.setenv(name, value)
+    ended = train_together(2, *SMALL, "horizon.steps=4", "logger=[tensorboard,wandb]", runs=tmp_path)
+    assert [code for code, _ in ended] == [0, 0], ended
+    run = tmp_path / "test/base"
+    assert len(list(run.glob("wandb/offline-run-*"))) == 1 and len(list(run.glob("tensorboard/events*"))) == 1
+    assert read_mirrored(run).figures() == logged(run) and len(logged(run)) > 12
