@@ -27,7 +27,7 @@ class TensorBoard(TensorBoardLogger):
     """Lightning's, whose readers forget, of an invocation before, the steps that are trained again."""
 
     def __init__(self, run: RunFolder, resumed_step: int | None):
-        purge_step = None if resumed_step is None else resumed_step + 1
+        purge_step = 0 if resumed_step is None else resumed_step + 1
         super().__init__(run.path, name="tensorboard", version="", purge_step=purge_step)
 
     @rank_zero_only

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from nanochat_pl.callbacks.tensorboard import TensorBoard
+from nanochat_pl.core.run_folder import RunFolder
 from tests.callbacks.mirrored import logged, read_mirrored
 from tests.processes import SMALL, train, train_together
 
@@ -47,6 +49,19 @@ def test_all_loggers_have_each_step_once_after_a_kill(tmp_path: Path, offline: d
     assert shown.keys() == metrics.keys()
     assert sum(len(events.Scalars(name)) for name in events.Tags()["scalars"]) == len(metrics), "a step comes twice"
     assert without_clock(shown) == pytest.approx(without_clock(metrics))
+
+
+def test_a_run_that_begins_anew_is_shown_once(tmp_path: Path) -> None:
+    """One that was killed before its first checkpoint."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for last_step in (3, 2):
+        logger = TensorBoard(RunFolder(tmp_path), None)
+        for step in range(1, last_step + 1):
+            logger.log_metrics({"train/loss": 1 / step}, step)
+        logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
 
 
 @pytest.mark.slow
