@@ -270,7 +270,9 @@ def _append_line(path: Path, record: dict[str, Any]) -> None:
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-        begins = "" if file.read(1) in (b"", b"\n") else "\n"  # a full disk, or a kill, may have cut the last line short
+        begins = (
+            "" if file.read(1) in (b"", b"\n") else "\n"
+        )  # a full disk, or a kill, may have cut the last line short
         file.write(f"{begins}{json.dumps(record)}\n".encode())
         file.flush()
         os.fsync(file.fileno())
