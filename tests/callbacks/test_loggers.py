@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.callbacks.tensorboard import TensorBoard
+from nanochat_pl.core.findings import read_findings
 from nanochat_pl.core.run_folder import RunFolder
 from tests.callbacks.mirrored import logged, read_mirrored
 from tests.processes import SMALL, train, train_together
@@ -42,7 +43,8 @@ def test_all_loggers_have_each_step_once_after_a_kill(tmp_path: Path, offline: d
 
     assert mirrored.figures().keys() == metrics.keys() and without_clock(mirrored.figures()) == without_clock(metrics)
     assert mirrored.config["optim"] and mirrored.config["plan"]["steps"] == 64
-    assert [(alert.level, alert.text) for alert in mirrored.alerts] == [("ERROR", "It is planted. Leave it.")]
+    found = [str(finding) for finding in read_findings(RunFolder(run))]  # a busy machine may add slow steps
+    assert "It is planted. Leave it." in found and [alert.text for alert in mirrored.alerts] == found
     assert mirrored.exits == [0] and mirrored.summary["val_bpb"] > 0
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

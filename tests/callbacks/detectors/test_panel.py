@@ -81,3 +81,18 @@ def test_steps_that_learn_nothing_say_nothing_about_those_that_do() -> None:
         return reading if reading.step % 70 == 0 else replace(reading, metrics={**reading.metrics, **norms})
 
     assert told(list(map(seldom, healthy(4, steps=1000))), Panel(judges_loss=False)) == []
+
+
+def test_pauses_of_a_busy_machine_are_no_slow_training() -> None:
+    """Steps of some milliseconds, each of them a reading."""
+    fast, slow, pause = (30_000.0, 0.01), (6_000.0, 0.05), (300.0, 1.0)
+
+    def kinds(*steps: tuple[float, float]) -> list[str]:
+        readings = [
+            Reading(n, [3.0], {"speed/tokens_per_second": speed}, seconds)
+            for n, (speed, seconds) in enumerate(steps, 1)
+        ]
+        return [finding.kind for _, finding in told(readings)]
+
+    assert kinds(*[fast] * 50, pause, *[slow] * 9, *[fast] * 50) == []
+    assert kinds(*[fast] * 50, *[slow] * 50) == ["slow_steps"]
