@@ -12,7 +12,7 @@ from nanochat_pl.callbacks.detectors.panel import Panel, Reading
 from nanochat_pl.callbacks.metrics import logs_after
 from nanochat_pl.core.chips import device_name
 from nanochat_pl.core.errors import DivergedError, UserError
-from nanochat_pl.core.findings import announce
+from nanochat_pl.core.findings import announce, read_findings
 from nanochat_pl.core.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Monitor(Callback):
         self._panel: Panel | None = None
         self._saved: dict[str, Any] = {}
         self._devices = ""
+        self._told: set[tuple[str, int]] = set()
         self._seen_step = -1
         self._is_first = True
         self._began = (0, 0.0)
@@ -50,6 +51,8 @@ class Monitor(Callback):
         if self._saved.get("devices") != self._devices:  # on others, another speed is usual
             detectors.pop("slow_steps", None)
         self._panel.load_state_dict(detectors)
+        told = read_findings(RunFolder(trainer.default_root_dir))
+        self._told = {(finding.kind, finding.step) for finding in told}
         self._seconds_before = self._saved.get("seconds", 0.0)
         self._began = (trainer.global_step, time.perf_counter())
 
@@ -94,4 +97,5 @@ class Monitor(Callback):
         self._seen_step, self._is_first = step, False
         assert self._panel is not None
         for finding in self._panel.see(Reading(step, losses, metrics, seconds)):
-            announce(RunFolder(trainer.default_root_dir), finding)
+            if (finding.kind, finding.step) not in self._told:  # before a kill, at a step that is trained again
+                announce(RunFolder(trainer.default_root_dir), finding)
