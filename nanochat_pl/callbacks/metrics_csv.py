@@ -83,7 +83,7 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         """Wait until every row is on the disk."""
         self._write()
-        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
             os.fsync(file.fileno())
 
     @rank_zero_only
