@@ -7,19 +7,21 @@ from nanochat_pl.core.findings import Finding
 
 READINGS, ENOUGH = 30, 5
 MOMENT_SECONDS = 0.25
-"""Nothing that costs less is told: the steps of tiny models are all noise."""
+"""Shorter waits are not told: the steps of tiny models are all noise."""
+WHILE_SECONDS = 2.0
+"""Slow steps that last less are pauses of a busy machine."""
 NEVER = 1 << 30
 
 
 class SlowSteps(Detector):
-    """Tokens per second far below their median at two readings, and a moment lost by it."""
+    """Tokens per second far below their median at two readings, and for a while."""
 
     DEVIATIONS = 6.0
 
     def __init__(self) -> None:
         super().__init__()
         self.speeds: list[float] = []
-        self.lost_seconds = 0.0
+        self.slow_seconds = 0.0
 
     def see(self, step: int, tokens_per_second: float, seconds: float, mfu: float | None = None) -> Finding | None:
         """A reading of the steps since the last one, which took so many seconds."""
@@ -30,9 +32,8 @@ class SlowSteps(Detector):
         limit = usual - max(self.DEVIATIONS * noise(self.speeds), 0.2 * usual)
         is_slow = tokens_per_second < limit
         # A single pause, however long, is no slow training.
-        lost_seconds = min(seconds * (1 - tokens_per_second / usual), MOMENT_SECONDS / 2)
-        self.lost_seconds = self.lost_seconds + lost_seconds if is_slow else 0.0
-        begins = self.begins(is_slow, step, after=2 if self.lost_seconds >= MOMENT_SECONDS else NEVER)
+        self.slow_seconds = self.slow_seconds + min(seconds, WHILE_SECONDS / 2) if is_slow else 0.0
+        begins = self.begins(is_slow, step, after=2 if self.slow_seconds >= WHILE_SECONDS else NEVER)
         keep_last(self.speeds, max(tokens_per_second, limit), READINGS)
         if not begins:
             return None
