@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ def before(event: dict[str, Any]) -> dict[str, Any] | None:
     if event.get("tool_name") != "Bash" or "train" not in command:
         return None
     started = trainings(command, Path(event.get("cwd") or PROJECT), PROJECT)
-    if not started or not started[0].comes_first:
+    if not started or not started[0].comes_first or not started[0].is_plain:
         return None
     training = started[0]
-    described = _described(training) if training.is_plain else {}
+    described = _described(training)
     if reason := _reason_to_fail(training, described):
         return _said(permissionDecision="deny", permissionDecisionReason=reason)
     return _said(additionalContext=_outlook(training.folder / described["run"])) if "run" in described else None
@@ -68,7 +69,10 @@ def _reason_to_fail(training: Training, described: dict[str, Any]) -> str | None
         )
     if described.get("accelerator") == "cuda" and (reason := _lacking_gpus(training, described["devices"] or 1)):
         return reason
-    if "run" in described and not _is_sweep(training) and _is_training(run := training.folder / described["run"]):
+    is_one_of_several = training.is_launched or "RANK" in os.environ | training.environment  # rank 0 may be there
+    if "run" not in described or _is_sweep(training) or is_one_of_several:
+        return None
+    if _is_training(run := training.folder / described["run"]):
         return (
             f"Another process is training in {run}. Wait for it, stop it, or give this run another folder with "
             "run.name=NAME."
@@ -103,17 +107,20 @@ def _lacking_gpus(training: Training, wanted: int) -> str | None:
 
 
 def _is_training(run: Path) -> bool:
-    """Whether a process holds the run's lock (nanochat_pl.core.run_folder)."""
+    """Whether a process holds the run's lock (nanochat_pl.core.run_folder), and not for a moment, to look at it."""
     import fcntl
 
-    try:
-        with (run / ".lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # there is none, or this file system has no locks
-        return False
-    return False
+    for _ in range(5):
+        try:
+            with (run / ".lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        except OSError:  # there is none, or this file system has no locks
+            return False
+        else:
+            return False
+    return True
 
 
 def _outlook(run: Path) -> str:

@@ -87,6 +87,8 @@ def test_a_gpu_profile_is_refused_without_a_gpu(tmp_path: Path) -> None:
 def test_a_folder_where_another_process_trains_is_refused(runs: Path) -> None:
     with FileLock(runs / "tiny" / "base" / ".lock"):
         assert f"Another process is training in {runs / 'tiny' / 'base'}" in denied(before_bash("python train.py"))
+        rank = "RANK=1 LOCAL_RANK=1 WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 python train.py"
+        assert "permissionDecision" not in before_bash(rank)  # of one training
     assert "permissionDecision" not in before_bash("python train.py")
 
 
