@@ -35,8 +35,10 @@ def diagnose_run(run: RunFolder, spec: Callable[[], DataSpec], thorough: bool = 
     """
     diagnosis = Diagnosis("data", str(run.path))
     with Examination(diagnosis, "config.yaml"):
-        data = spec()
-        _data(diagnosis, data, thorough)
+        if run.config.exists():
+            _data(diagnosis, spec(), thorough)
+        else:
+            diagnosis.info("There is no config.yaml yet.")
     with Examination(diagnosis, "The model's tokenizer"):
         _tokenizer(diagnosis, run)
     with Examination(diagnosis, "summary.json"):

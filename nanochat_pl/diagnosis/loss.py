@@ -1,9 +1,10 @@
 """doctor loss: the pattern of a run's loss, named, drawn, and what to do about it."""
 
+import math
 from collections import Counter
 
 from nanochat_pl.core.findings import read_findings
-from nanochat_pl.core.run_folder import RunFolder, read_object
+from nanochat_pl.core.run_folder import RunFolder, as_object, read_object
 from nanochat_pl.diagnosis.curve import Curve
 from nanochat_pl.diagnosis.curve_picture import draw_curve
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, Observation
@@ -31,12 +32,14 @@ def diagnose(run: RunFolder) -> Diagnosis:
         )
         return diagnosis
     resolved, status = read_object(run.resolved), run.read_summary().get("status")
+    vocab_size = as_number(as_object(resolved.get("model")).get("vocab_size"))
     seen = Seen(
         train=Curve.of(losses),
         validation=metrics.get("val/loss", []),
         rate=metrics.get("train/lr_multiplier", []),
         finished=status == "finished",
         lr_scale=as_number(resolved.get("lr_scale")),
+        guessing=math.log(vocab_size) if vocab_size and vocab_size > 1 else None,
     )
     with Examination(diagnosis, "The loss"):
         patterns = find_patterns(seen)
