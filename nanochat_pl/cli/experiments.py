@@ -73,11 +73,16 @@ def compare(first: Name, other: Name, metric: Metric = None, as_json: AsJson = F
     from rich.table import Table
     from rich.text import Text
 
+    from nanochat_pl.core.errors import UserError, nearest
     from nanochat_pl.reporting.experiments import comparing
     from nanochat_pl.reporting.experiments.words import setting, shown
 
     experiments = _experiments()
     one, two = (comparing.find_experiment(name, experiments) for name in (first, other))
+    if one is two:
+        raise UserError(f"Both are {one.name}; name two experiments.")
+    if metric and metric not in (metrics := sorted(one.results.keys() | two.results.keys())):
+        raise UserError(f"Neither has the result '{metric}'{nearest(metric, metrics)} Metrics: {', '.join(metrics)}.")
     comparison = comparing.compare(one, two, experiments, metric or comparing.METRIC_OF[two.stage])
     if as_json:
         _print_json(dataclasses.asdict(comparison))
@@ -150,7 +155,10 @@ def plot(
         chosen = [one for one in experiments if one.stage == experiments[-1].stage][-MOST:]
     if len(chosen) > MOST:
         raise UserError(f"{len(chosen)} experiments are too many to tell apart; name {MOST} at most.")
-    drawn = draw_experiments(chosen, runs_root(), out, log)
+    try:
+        drawn = draw_experiments(chosen, runs_root(), out, log)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); name another file with --out.") from error
     if not drawn:
         raise UserError("None of these experiments has a metrics.csv to draw; `experiments list` shows what there is.")
     for one in chosen:

@@ -61,6 +61,8 @@ def test_compare() -> None:
     comparison = json.loads(run("compare", "a,[red]b", "c", "--json"))
     assert comparison["better"] == "c/base" and comparison["standard_errors"] is None
     assert comparison["results"]["val_bpb"] == [1.5, 1.25]
+    assert "did you mean 'train_loss'" in refused("compare", "a,[red]b", "c", "--metric", "train_los")
+    assert "name two" in refused("compare", "c", "c/base")
     assert "equal in tokens_per_second" in run("compare", "a,[red]b", "c", "--metric", "tokens_per_second")
 
 
@@ -75,7 +77,7 @@ def test_best() -> None:
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("options", [[], ["--log"]])
 def test_plot(tmp_path: Path, options: list[str]) -> None:
-    out = tmp_path / "curves.png"
+    out = tmp_path / "new" / "curves.png"
     assert run("plot", "--out", str(out), *options).endswith("a,[red]b/base, c/base, k/base.\n")
     assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 20_000
 
@@ -85,6 +87,7 @@ def test_plot_of_what_has_no_curve(tmp_path: Path) -> None:
     (runs_root() / "c/base/metrics.csv").unlink()
     assert "nothing to draw" in refused("plot", "c") or "metrics.csv to draw" in refused("plot", "c")
     assert "too many" in refused("plot", *["k"] * 11)
+    assert f"{tmp_path} cannot be written" in refused("plot", "k", "--out", str(tmp_path))
 
 
 @pytest.mark.usefixtures("two")
