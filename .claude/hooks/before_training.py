@@ -7,11 +7,10 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
-from project import PROJECT, answer, patience, python, runs_root, summary
+from project import PROJECT, answer, is_training, patience, python, runs_root, summary
 from training_commands import Training, trainings
 
 LEAST_FREE_BYTES = 64 << 20
@@ -72,7 +71,7 @@ def _reason_to_fail(training: Training, described: dict[str, Any]) -> str | None
     is_one_of_several = training.is_launched or "RANK" in os.environ | training.environment  # rank 0 may be there
     if "run" not in described or _is_sweep(training) or is_one_of_several:
         return None
-    if _is_training(run := training.folder / described["run"]):
+    if is_training(run := training.folder / described["run"]):
         return (
             f"Another process is training in {run}. Wait for it, stop it, or give this run another folder with "
             "run.name=NAME."
@@ -104,23 +103,6 @@ def _lacking_gpus(training: Training, wanted: int) -> str | None:
             f"{len(numbered)}. Train with hw.devices={len(numbered)}, or a profile of that size."
         )
     return None
-
-
-def _is_training(run: Path) -> bool:
-    """Whether a process holds the run's lock (nanochat_pl.core.run_folder), and not for a moment, to look at it."""
-    import fcntl
-
-    for _ in range(5):
-        try:
-            with (run / ".lock").open("r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
-        except OSError:  # there is none, or this file system has no locks
-            return False
-        else:
-            return False
-    return True
 
 
 def _outlook(run: Path) -> str:
