@@ -45,6 +45,14 @@ def test_list() -> None:
     assert records == [json.loads(line) for line in ledger_of(runs_root()).read_text().splitlines()]
 
 
+def test_a_narrow_terminal_shows_fewer_columns_and_whole_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("tiny,model.depth=6", day=1)
+    for width, columns in ((100, ["time", "date"]), (80, ["loss", "tok/s"]), (48, ["status", "step"])):
+        monkeypatch.setenv("COLUMNS", str(width))
+        head, row = run("list").splitlines()
+        assert head.split()[-2:] == columns and row.startswith("tiny,model.depth=6/base ")
+
+
 @pytest.mark.usefixtures("two")
 def test_show() -> None:
     text = run("show", "a,[red]b")
