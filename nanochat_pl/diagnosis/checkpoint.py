@@ -8,7 +8,7 @@ from nanochat_pl.checkpoint.saved import is_sound, point_last_to, put_aside, ste
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, size
-from nanochat_pl.diagnosis.subject import idle, is_training
+from nanochat_pl.diagnosis.subject import idle
 
 
 def diagnose(run: RunFolder, repair: bool = True) -> Diagnosis:
@@ -126,7 +126,7 @@ def _model(diagnosis: Diagnosis, folder: Path) -> None:
 def _leftovers(diagnosis: Diagnosis, run: RunFolder) -> None:
     """What takes space and is not used."""
     temporary = [path for path in run.path.rglob(".*.tmp") if path.is_file() and not path.is_symlink()]
-    if temporary and not is_training(run):
+    if temporary and not run.is_held():
         total = sum(path.stat().st_size for path in temporary)
         diagnosis.info(
             f"{len(temporary)} unfinished file(s) of a process that was killed, {size(total)}.",

@@ -9,7 +9,6 @@ from nanochat_pl.diagnosis.curve import Curve
 from nanochat_pl.diagnosis.curve_picture import draw_curve
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, Observation
 from nanochat_pl.diagnosis.patterns import FEWEST, Seen, find_patterns
-from nanochat_pl.diagnosis.subject import is_training
 from nanochat_pl.reporting.records import as_number
 
 PICTURE = "loss-diagnosis.png"
@@ -60,7 +59,7 @@ def diagnose(run: RunFolder) -> Diagnosis:
                 diagnosis.artifacts.append(run.path / PICTURE)
             except (OSError, RuntimeError) as error:
                 diagnosis.info(f"The picture could not be written: {error}")
-    if status == "running" and not is_training(run):
+    if status == "running" and not run.is_held():
         diagnosis.info("The run was cut off; the same training command goes on with it.")
     return diagnosis
 

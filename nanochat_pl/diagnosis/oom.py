@@ -12,7 +12,6 @@ from nanochat_pl.core.main_memory import available_memory_bytes
 from nanochat_pl.core.paths import is_out_of_memory
 from nanochat_pl.core.run_folder import RunFolder, as_object, parse_object, read_object
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, size
-from nanochat_pl.diagnosis.subject import is_training
 from nanochat_pl.models.contract import ARCHITECTURES, build_config
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import NanoChatSpec
@@ -137,9 +136,9 @@ def _how_it_ended(diagnosis: Diagnosis, run: RunFolder, perhaps_full: bool) -> b
     if status == "failed" and errors and (is_out_of_memory(RuntimeError(errors[-1])) or "memory" in errors[-1].lower()):
         diagnosis.wrong(f"The run ended because the memory was full: {errors[-1][:300]}", "Take a setting below.")
         was_full = True
-    elif status == "running" and not is_training(run) and not perhaps_full:
+    elif status == "running" and not run.is_held() and not perhaps_full:
         diagnosis.info("The run was killed without a word, but hardly by a full memory.")
-    elif status == "running" and not is_training(run):
+    elif status == "running" and not run.is_held():
         diagnosis.warn(
             "The run was killed without a word, as the system does when the main memory is full (or someone, or a "
             "power cut).",

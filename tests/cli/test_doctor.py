@@ -97,7 +97,7 @@ def test_an_empty_run() -> None:
     RunFolder.of("x", "base").path.mkdir(parents=True)
     found = topics(doctor("x", "--json"))
     wrong = {topic for topic in found if not found[topic]["sound"]}
-    assert list(found) == list(TOPICS) and wrong <= {"data", "gpu", "distributed"}
+    assert list(found) == list(TOPICS) and wrong <= {"gpu", "distributed"}
 
 
 @pytest.mark.slow
