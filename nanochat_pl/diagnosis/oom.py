@@ -26,6 +26,8 @@ HOLDS = {"base": "text", "rl": "questions"}
 """What the data of a stage hold; of the others conversations."""
 NEARLY_FULL = 0.95
 """Of a GPU's memory, at which the next step may fail."""
+FAR_FROM_FULL = 1 / 3
+"""Where the plan wants less than this share, a full memory is not the plan's error."""
 HALF_FULL = 0.5
 """A process that was killed without a word, with less than this share, was hardly killed for its memory."""
 
@@ -47,7 +49,13 @@ def diagnose(run: RunFolder, spec: Callable[[], NanoChatSpec]) -> Diagnosis:
         most = max(held or 0, _total(plan)) / max(1, plan.hardware.chip.memory_bytes)
         was_full = _how_it_ended(diagnosis, run, perhaps_full=most > HALF_FULL)
         _judge(diagnosis, plan, held, was_full, fitted=summary.get("status") == "finished")
-        _print_settings(diagnosis, plan, spec(), _overrides(run), _underestimated(plan, held, was_full))
+        if was_full and most < FAR_FROM_FULL:
+            diagnosis.warn(
+                "That is far from full: another program held the rest, or something grew.",
+                "Look which (nvidia-smi, top, python -m nanochat_pl doctor gpu); smaller micro-batches hardly help.",
+            )
+        by_plan = was_full and most >= FAR_FROM_FULL
+        _print_settings(diagnosis, plan, spec(), _overrides(run), _underestimated(plan, held, by_plan))
     return diagnosis
 
 
@@ -190,9 +198,9 @@ def _print_settings(
         )
 
 
-def _underestimated(plan: Plan, held: float | None, was_full: bool) -> float:
-    """What was held as a multiple of the plan, at least 1; what ended by a full memory wanted more than all."""
-    floor = plan.hardware.chip.memory_bytes if was_full else 0
+def _underestimated(plan: Plan, held: float | None, filled: bool) -> float:
+    """What was held as a multiple of the plan, at least 1; what filled the memory wanted more than all."""
+    floor = plan.hardware.chip.memory_bytes if filled else 0
     return max(1.0, max(held or 0, floor) / _total(plan))
 
 
