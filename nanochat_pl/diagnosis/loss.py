@@ -20,7 +20,9 @@ REWARD = "rl/reward"
 def diagnose(run: RunFolder) -> Diagnosis:
     """Read metrics.csv, name the pattern, and draw it into the run's folder."""
     diagnosis = Diagnosis("loss", str(run.path))
-    metrics = run.read_metrics()
+    metrics: dict[str, list[tuple[int, float]]] = {}
+    with Examination(diagnosis, "metrics.csv"):
+        metrics = run.read_metrics()
     if run.path.name == "rl":
         _judge_rewards(diagnosis, metrics)
         return diagnosis

@@ -117,6 +117,13 @@ def test_where_there_is_nothing() -> None:
 
 
 @pytest.mark.usefixtures("two")
+def test_a_ledger_that_is_no_file() -> None:
+    ledger_of(runs_root()).mkdir()
+    result = CliRunner().invoke(app, ["experiments", "list"])
+    assert result.exit_code == 0 and "not brought up to date" in result.stderr and "c/base" in result.stdout
+
+
+@pytest.mark.usefixtures("two")
 def test_what_cannot_be_kept_is_listed_all_the_same() -> None:
     ledger_of(runs_root()).write_text("")
     ledger_of(runs_root()).chmod(0o444)
