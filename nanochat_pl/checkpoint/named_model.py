@@ -147,17 +147,25 @@ def _find_checkpoint(where: Path, step: int) -> Path:
 
 def _load_checkpoint(path: Path, device: str) -> "LoadedModel":
     """The model in a training's checkpoint; its tokenizer is in the run's model folder."""
-    from nanochat_pl.checkpoint.contents import read_contents
+    import pickle
+
+    import torch
+
     from nanochat_pl.checkpoint.model_folder import LoadedModel
     from nanochat_pl.models.contract import build_config, build_model
     from nanochat_pl.tokenizers.load import load_tokenizer
 
-    run, contents = path.parent.parent, read_contents(path)
-    model = build_model(build_config(contents.architecture, contents.config), device, seed=None)
+    run = path.parent.parent
     try:
-        model.load_state_dict(contents.weights)
-    except RuntimeError as error:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        header = checkpoint["nanochat_pl"]
+        config = build_config(header["architecture"], header["model"])
+        prefix = "model."
+        weights = {name[len(prefix) :]: x for name, x in checkpoint["state_dict"].items() if name.startswith(prefix)}
+        model = build_model(config, device, seed=None)
+        model.load_state_dict(weights)
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, OSError, EOFError) as error:
         raise UserError(f"The checkpoint {path} is damaged or not one of nanochat_pl's: {error}.") from error
     stage = run.name if run.name in STAGES else "base"
     tokenizer = load_tokenizer(run / "model" / "tokenizer")
-    return LoadedModel(model.eval(), tokenizer, {"step": float(contents.step)}, stage)
+    return LoadedModel(model.eval(), tokenizer, {"step": float(checkpoint["global_step"])}, stage)
