@@ -80,8 +80,8 @@ def test_a_mistyped_option_is_refused_with_the_nearest() -> None:
 
 @no_gpu
 def test_a_gpu_profile_is_refused_without_a_gpu(tmp_path: Path) -> None:
-    reason = denied(before_bash("python train.py +hw=h100x8"))
-    assert "asks for a CUDA GPU, and this machine has none" in reason and "nanochat_pl plan +hw=h100x8" in reason
+    reason = denied(before_bash("python train.py -m seed=1,2 +hw=h100x8"))
+    assert "asks for a CUDA GPU, and this machine has none" in reason and "plan seed=1 +hw=h100x8" in reason
 
 
 def test_a_folder_where_another_process_trains_is_refused(runs: Path) -> None:
