@@ -84,8 +84,9 @@ def test_steps_that_learn_nothing_say_nothing_about_those_that_do() -> None:
 
 
 def test_pauses_of_a_busy_machine_are_no_slow_training() -> None:
-    """Steps of some milliseconds, each of them a reading."""
+    """Tokens per second and seconds of each reading."""
     fast, slow, pause = (30_000.0, 0.01), (6_000.0, 0.05), (300.0, 1.0)
+    usual, disturbed = (10_000.0, 2.0), (7_000.0, 3.0)
 
     def kinds(*steps: tuple[float, float]) -> list[str]:
         readings = [
@@ -96,3 +97,5 @@ def test_pauses_of_a_busy_machine_are_no_slow_training() -> None:
 
     assert kinds(*[fast] * 50, pause, *[slow] * 9, *[fast] * 50) == []
     assert kinds(*[fast] * 50, *[slow] * 50) == ["slow_steps"]
+    assert kinds(*[usual] * 20, *[disturbed] * 3, *[usual] * 20) == []
+    assert kinds(*[usual] * 20, *[disturbed] * 4) == ["slow_steps"]
