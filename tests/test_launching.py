@@ -53,9 +53,9 @@ def test_launching_leaves_the_signals_as_they_were(tmp_path: Path) -> None:
 
 
 LAUNCHED = """
-import signal, sys, time
+import os, signal, sys, time
 def stop(kind, frame):
-    print("saved on", signal.Signals(kind).name, flush=True)
+    os.write(1, f"saved on {signal.Signals(kind).name}\\n".encode())  # whole, beside the other process's
     sys.exit(128 + kind)
 for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
     signal.signal(kind, stop)

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from project import PROJECT, answer, newest_runs, runs_root, summary, told
+from project import PROJECT, answer, newest_runs, runs_root, status, told
 from training_commands import trainings
 
 
@@ -22,7 +22,7 @@ def after(event: dict[str, Any]) -> dict[str, Any] | None:
         return None
     last = started[-1]
     runs = newest_runs(runs_root(os.environ | last.environment, last.folder), 1)
-    if not runs or summary(runs[0]).get("status") == "running":  # in the background
+    if not runs or status(runs[0]) == "running":  # in the background
         return None
     text = f"The newest run: {told(runs[0])}"
     return {"hookSpecificOutput": {"hookEventName": "PostToolUse", "additionalContext": text}}

@@ -5,16 +5,18 @@ from __future__ import annotations  # a machine's own python3 may be older than 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from project import PROJECT, answer, patience, python, runs_root, summary
+from project import PROJECT, answer, is_training, patience, python, runs_root, summary
 from training_commands import Training, trainings
 
 LEAST_FREE_BYTES = 64 << 20
 """Of the disk that the runs are on: not even the default run's checkpoints fit into less."""
+SWEEP = {"-m", "--multirun"}
 GPU_FILES = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd")  # NVIDIA's, Windows' under WSL, AMD's
 
 
@@ -23,10 +25,10 @@ def before(event: dict[str, Any]) -> dict[str, Any] | None:
     if event.get("tool_name") != "Bash" or "train" not in command:
         return None
     started = trainings(command, Path(event.get("cwd") or PROJECT), PROJECT)
-    if not started or not started[0].comes_first:
+    if not started or not started[0].comes_first or not started[0].is_plain:
         return None
     training = started[0]
-    described = _described(training) if training.is_plain else {}
+    described = _described(training)
     if reason := _reason_to_fail(training, described):
         return _said(permissionDecision="deny", permissionDecisionReason=reason)
     return _said(additionalContext=_outlook(training.folder / described["run"])) if "run" in described else None
@@ -38,10 +40,7 @@ def _said(**fields: str) -> dict[str, Any]:
 
 def _described(training: Training) -> dict[str, Any]:
     """What describe_training.py says of it; empty where it says nothing in time."""
-    arguments = training.arguments
-    if _is_sweep(training):  # the first of its jobs
-        arguments = [text for text in arguments if text not in ("-m", "--multirun")]
-        arguments = [re.sub(r"^([^=\[{('\"]+=[^,\[{('\"]*),[^\[{('\"]*$", r"\1", text) for text in arguments]
+    arguments = _of_first_job(training)
     if any(text.startswith("-") or re.search(r"=(range|choice|glob|interval)\(", text) for text in arguments):
         return {}
     command = [str(python()), str(Path(__file__).with_name("describe_training.py")), *arguments]
@@ -53,6 +52,14 @@ def _described(training: Training) -> dict[str, Any]:
         return json.loads(done.stdout)
     except (subprocess.TimeoutExpired, OSError, ValueError):
         return {}
+
+
+def _of_first_job(training: Training) -> list[str]:
+    """The arguments; of a sweep those of its first job, without lists in brackets or quotes."""
+    if not _is_sweep(training):
+        return training.arguments
+    arguments = [text for text in training.arguments if text not in SWEEP]
+    return [re.sub(r"^([^=\[{('\"]+=[^,\[{('\"]*),[^\[{('\"]*$", r"\1", text) for text in arguments]
 
 
 def _reason_to_fail(training: Training, described: dict[str, Any]) -> str | None:
@@ -68,7 +75,10 @@ def _reason_to_fail(training: Training, described: dict[str, Any]) -> str | None
         )
     if described.get("accelerator") == "cuda" and (reason := _lacking_gpus(training, described["devices"] or 1)):
         return reason
-    if "run" in described and not _is_sweep(training) and _is_training(run := training.folder / described["run"]):
+    is_one_of_several = training.is_launched or "RANK" in os.environ | training.environment  # rank 0 may be there
+    if "run" not in described or _is_sweep(training) or is_one_of_several:
+        return None
+    if is_training(run := training.folder / described["run"]):
         return (
             f"Another process is training in {run}. Wait for it, stop it, or give this run another folder with "
             "run.name=NAME."
@@ -77,7 +87,7 @@ def _reason_to_fail(training: Training, described: dict[str, Any]) -> str | None
 
 
 def _is_sweep(training: Training) -> bool:
-    return bool({"-m", "--multirun"}.intersection(training.arguments))
+    return bool(SWEEP.intersection(training.arguments))
 
 
 def _free_bytes(folder: Path) -> int:
@@ -89,9 +99,10 @@ def _free_bytes(folder: Path) -> int:
 def _lacking_gpus(training: Training, wanted: int) -> str | None:
     files = [path.name for pattern in GPU_FILES for path in Path("/dev").glob(pattern)]
     if not files and shutil.which("nvidia-smi") is None:
+        options = shlex.join(_of_first_job(training))
         return (
             "This training would end with exit code 2: its profile asks for a CUDA GPU, and this machine has none. "
-            f"Train with hw=auto, or look what it would take: python -m nanochat_pl plan {' '.join(training.arguments)}"
+            f"Train with hw=auto, or look what it would take: python -m nanochat_pl plan {options}"
         )
     numbered = [name for name in files if re.fullmatch(r"nvidia\d+", name)]
     if 0 < len(numbered) < wanted and not training.is_launched:
@@ -100,20 +111,6 @@ def _lacking_gpus(training: Training, wanted: int) -> str | None:
             f"{len(numbered)}. Train with hw.devices={len(numbered)}, or a profile of that size."
         )
     return None
-
-
-def _is_training(run: Path) -> bool:
-    """Whether a process holds the run's lock (nanochat_pl.core.run_folder)."""
-    import fcntl
-
-    try:
-        with (run / ".lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # there is none, or this file system has no locks
-        return False
-    return False
 
 
 def _outlook(run: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations  # a machine's own python3 may be older than 
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,16 +61,38 @@ def summary(run: Path) -> dict[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
+def is_training(run: Path) -> bool:
+    """Whether a process holds the run's lock (nanochat_pl.core.run_folder), and not for a moment, to look at it."""
+    import fcntl
+
+    for _ in range(5):
+        try:
+            with (run / ".lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        except OSError:  # there is none, or this file system has no locks
+            return False
+        else:
+            return False
+    return True
+
+
+def status(run: Path) -> str:
+    """What summary.json says, or "killed" where it says "running" and nothing trains there."""
+    said = str(summary(run).get("status", "unknown"))
+    return "killed" if said == "running" and not is_training(run) else said
+
+
 def told(run: Path) -> str:
     """How a run stands, in some words: `tiny/base: finished, step 600, val_bpb 1.234`."""
-    facts = summary(run)
-    parts = [str(facts.get("status", "unknown"))]
+    facts, parts = summary(run), [status(run)]
     if isinstance(facts.get("step"), int):
         parts.append(f"step {facts['step']:,}")
     if isinstance(facts.get("val_bpb"), float):
         parts.append(f"val_bpb {facts['val_bpb']:.4f}")
     if findings := count_findings(run):
-        parts.append(f"{findings} findings (python -m nanochat_pl doctor {run})")
+        parts.append(f"findings: {findings} (python -m nanochat_pl doctor {run})")
     return f"{run.parent.name}/{run.name}: {', '.join(parts)}"
 
 

@@ -36,10 +36,12 @@ class Command(NamedTuple):
     Attributes:
         words: without redirections.
         writes: whether its output goes into a file.
+        is_fallback: it runs only where the one before it failed.
     """
 
     words: list[Word]
-    writes: bool
+    writes: bool = False
+    is_fallback: bool = False
 
 
 def simple_commands(line: str) -> list[Command]:
@@ -47,7 +49,7 @@ def simple_commands(line: str) -> list[Command]:
 
     Empty where the line cannot be read: open quotes, or what this small grammar does not know.
     """
-    commands = [Command([], False)]
+    commands = [Command([])]
     here_documents: list[str] = []
     awaited = ""  # the redirection whose file or end mark comes next
     place = 0
@@ -60,7 +62,7 @@ def simple_commands(line: str) -> list[Command]:
             awaited = piece["redirection"]
             commands[-1] = commands[-1]._replace(writes=commands[-1].writes or ">" in awaited)
         elif piece["operator"]:
-            commands.append(Command([], False))
+            commands.append(Command([], is_fallback=piece["operator"] == "||"))
             while piece["operator"] == "\n" and here_documents:
                 place = _behind(line, place, here_documents.pop(0))
         elif piece["word"]:

@@ -11,20 +11,20 @@ from typing import NamedTuple
 from shell_words import Word, simple_commands
 
 KEYWORDS = {"if", "then", "elif", "else", "while", "until", "do", "{", "!", "time"}
-WRAPPERS = {"env", "nohup", "exec", "command", "nice", "ionice", "setsid", "stdbuf", "timeout", "sudo", "caffeinate"}
+WRAPPERS = {"env", "nohup", "exec", "command", "nice", "ionice", "setsid", "stdbuf", "timeout", "caffeinate"}
 RUNNERS = {("uv", "run"), ("poetry", "run"), ("pipenv", "run"), ("coverage", "run")}
 WITH_VALUE = {
-    "-n", "-c", "-k", "-s", "-u", "--signal", "--kill-after", "--adjustment", "--with", "--extra", "--group",
-    "--python", "-p", "--package", "--env-file", "--project", "--directory",
+    "-n", "-c", "-k", "-s", "--signal", "--kill-after", "--adjustment", "--with", "--extra", "--group", "--python",
+    "-p", "--package",
 }  # fmt: skip
-"""Options of wrappers and runners that are followed by a value."""
+"""Options of wrappers and runners that are followed by a value; not those that change the folder or variables."""
 PYTHON_WITH_VALUE = {"-X", "-W"}
 LAUNCHERS = {"torch.distributed.run", "torch.distributed.launch"}
 ASKS = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info", "--version", "-sc", "--shell-completion"}
 """Options of train.py behind which nothing is trained."""
 SHELLS = {"bash", "sh", "zsh", "dash"}
-HARMLESS = {"source", ".", "set", "echo", "printf", "true", ":", "ls", "pwd", "date", "which", "nvidia-smi"}
-"""Commands behind which a training meets what the hook has met."""
+HARMLESS = {"set", "echo", "printf", "true", ":", "ls", "pwd", "date", "which", "nvidia-smi"}
+"""Commands that change nothing."""
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 
@@ -52,25 +52,38 @@ def trainings(line: str, folder: Path, project: Path) -> list[Training]:
     """Every training of `project` that a Bash command starts on this machine."""
     found: list[Training] = []
     environment: dict[str, str] = {}
-    comes_first = True
-    for words, writes in simple_commands(line):
+    comes_first = is_known = True
+    for words, writes, is_fallback in simple_commands(line):
         words = _without_keywords(words)
+        comes_first = comes_first and not is_fallback
         if words and words[0].text == "cd":
             folder = folder / words[1].text if len(words) > 1 else Path.home()
             continue
         if words and (words[0].text == "export" or all(ASSIGNMENT.match(word.text) for word in words)):
             environment |= dict(_assigned(word.text) for word in words if ASSIGNMENT.match(word.text))
+            is_known = is_known and all(word.is_plain for word in words)
             continue
+        whole = words
         own, words = _without_wrappers(words)
+        is_own_known = all(word.is_plain for word in whole[: len(whole) - len(words)])
         if len(words) > 2 and Path(words[0].text).name in SHELLS and re.fullmatch(r"-[a-z]*c", words[1].text):
             inside = trainings(words[2].text, folder, project)
         else:
             inside = _training(words, folder, project)
         for training in inside:
             known = environment | own | training.environment
-            found.append(training._replace(environment=known, comes_first=comes_first and training.comes_first))
-        comes_first = comes_first and not inside and not writes and bool(words) and words[0].text in HARMLESS
+            is_plain = training.is_plain and is_known and is_own_known
+            is_first = comes_first and training.comes_first
+            found.append(training._replace(environment=known, is_plain=is_plain, comes_first=is_first))
+        comes_first = comes_first and not inside and not writes and _is_harmless(words)
     return found
+
+
+def _is_harmless(words: list[Word]) -> bool:
+    """Whether a training behind it meets what the hook has met."""
+    if len(words) == 2 and words[0].text in ("source", "."):
+        return Path(words[1].text).name.startswith("activate")
+    return bool(words) and words[0].text in HARMLESS
 
 
 def _training(words: list[Word], folder: Path, project: Path) -> list[Training]:
@@ -105,7 +118,7 @@ def _without_wrappers(words: list[Word]) -> tuple[dict[str, str], list[Word]]:
             environment |= [_assigned(words[0].text)]
             words = words[1:]
         elif name in WRAPPERS:
-            words = _behind_options(words[1:])
+            words = words[1:] if name == "env" else _behind_options(words[1:])  # env's options hide variables
             if name == "timeout" and words:  # its duration
                 words = words[1:]
         elif len(words) > 1 and (name, words[1].text) in RUNNERS:
@@ -150,8 +163,9 @@ def _launched(words: Sequence[Word], folder: Path, project: Path) -> tuple[list[
 
 
 def _made(words: list[Word], folder: Path, project: Path) -> tuple[list[Word], bool] | None:
-    if folder.resolve() != project.resolve() or "train" not in [word.text for word in words]:
-        return None
+    texts = [word.text for word in words]
+    if folder.resolve() != project.resolve() or "train" not in texts or any(text.startswith("-") for text in texts):
+        return None  # with options it may only print
     given = [word for word in words if word.text.startswith("ARGS=")]
     return [Word(text, word.is_plain) for word in given for text in shlex.split(word.text[5:])], False
 

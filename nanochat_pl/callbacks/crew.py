@@ -59,6 +59,8 @@ class _Guard:
                 return None
             if args and isinstance(args[0], Trainer):
                 self._step = args[0].global_step
+            elif isinstance(kwargs.get("step"), int):
+                self._step = kwargs["step"]
             self._is_inside = True
             try:
                 result = call(*args, **kwargs)

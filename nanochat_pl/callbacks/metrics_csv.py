@@ -47,11 +47,11 @@ class MetricsCSV(Logger):
         self._failed_step: int | None = None
         rows = []
         if resumed_step is not None and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
                 reader = csv.DictReader(file)
                 self._columns = list(reader.fieldnames or self._columns)
                 # A row cut short by a kill has no valid step or lies beyond the checkpoint.
-                rows = [row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) <= resumed_step]
+                rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) <= resumed_step]
         self._rewrite(rows, self._columns)
 
     @property
@@ -83,7 +83,7 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         """Wait until every row is on the disk."""
         self._write()
-        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
             os.fsync(file.fileno())
 
     @rank_zero_only

@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, Trainer
 from nanochat_pl.callbacks.cadence import finished, stepped
 from nanochat_pl.callbacks.detectors.panel import Panel, Reading
 from nanochat_pl.callbacks.metrics import logs_after
+from nanochat_pl.core.chips import device_name
 from nanochat_pl.core.errors import DivergedError, UserError
-from nanochat_pl.core.findings import announce
+from nanochat_pl.core.findings import announce, read_findings
 from nanochat_pl.core.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class Monitor(Callback):
         self._price_per_hour = price_per_hour
         self._panel: Panel | None = None
         self._saved: dict[str, Any] = {}
+        self._devices = ""
+        self._told: set[tuple[str, int]] = set()
         self._seen_step = -1
         self._is_first = True
         self._began = (0, 0.0)
@@ -43,7 +46,13 @@ class Monitor(Callback):
 
     def on_train_start(self, trainer: Trainer, stage: Any) -> None:
         self._panel = Panel(judges_loss=stage.counts_tokens)
-        self._panel.load_state_dict(self._saved.get("detectors", {}))
+        self._devices = f"{trainer.world_size} x {device_name(trainer.strategy.root_device.type)}"
+        detectors = dict(self._saved.get("detectors", {}))
+        if self._saved.get("devices") != self._devices:  # on others, another speed is usual
+            detectors.pop("slow_steps", None)
+        self._panel.load_state_dict(detectors)
+        told = read_findings(RunFolder(trainer.default_root_dir))
+        self._told = {(finding.kind, finding.step) for finding in told}
         self._seconds_before = self._saved.get("seconds", 0.0)
         self._began = (trainer.global_step, time.perf_counter())
 
@@ -75,7 +84,7 @@ class Monitor(Callback):
         if self._panel is None:
             return self._saved
         seconds = self._seconds_before + time.perf_counter() - self._began[1]
-        return {"detectors": self._panel.state_dict(), "seconds": seconds}
+        return {"detectors": self._panel.state_dict(), "devices": self._devices, "seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict
@@ -88,4 +97,5 @@ class Monitor(Callback):
         self._seen_step, self._is_first = step, False
         assert self._panel is not None
         for finding in self._panel.see(Reading(step, losses, metrics, seconds)):
-            announce(RunFolder(trainer.default_root_dir), finding)
+            if (finding.kind, finding.step) not in self._told:  # before a kill, at a step that is trained again
+                announce(RunFolder(trainer.default_root_dir), finding)

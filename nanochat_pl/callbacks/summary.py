@@ -36,7 +36,8 @@ class Summary(Callback):
             self._first_step_seconds = time.perf_counter() - self._started
 
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
-        self._write(trainer, stage)
+        with contextlib.suppress(OSError, MachineError):  # a full disk, which may have room again at the next one
+            self._write(trainer, stage)
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """After the evaluation at the end, whose time and memory count."""

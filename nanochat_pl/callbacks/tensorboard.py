@@ -1,6 +1,7 @@
 """`logger=tensorboard`: the metrics as TensorBoard reads them, in the run folder's `tensorboard/`."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,16 @@ class TensorBoardSpec(Spec):
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's, whose readers forget, of an invocation before, the steps that are trained again."""
+    """Lightning's, whose readers forget, of an invocation before, the steps that are trained again.
+
+    What a full disk has no room for is kept, and written to another file at the next checkpoint.
+    """
 
     def __init__(self, run: RunFolder, resumed_step: int | None):
-        purge_step = None if resumed_step is None else resumed_step + 1
+        purge_step = 0 if resumed_step is None else resumed_step + 1
         super().__init__(run.path, name="tensorboard", version="", purge_step=purge_step)
+        self._unsaved: list[tuple[dict[str, float], int | None]] = []
+        self._has_failed = False
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -36,8 +42,29 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+        figures = {name: value for name, value in metrics.items() if name != "epoch"}
+        self._unsaved.append((figures, step))
+        if not self._has_failed:
+            with self._writing():
+                super().log_metrics(figures, step)
 
     @rank_zero_only
     def save(self) -> None:
-        self.experiment.flush()
+        with self._writing():
+            if self._has_failed:
+                for figures, step in self._unsaved:
+                    super().log_metrics(figures, step)
+            self.experiment.flush()
+        self._unsaved.clear()
+        self._has_failed = False
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            cause = error.__cause__ or error  # which Lightning wraps
+            if isinstance(cause, OSError):  # TensorBoard's writer never recovers from it
+                self._experiment, self._has_failed = None, True
+                self._kwargs["purge_step"] = self._unsaved[0][1] if self._unsaved else None
+            raise cause from None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanochat_pl.checkpoint.header import check_sizes, read_header
-from nanochat_pl.checkpoint.saved import is_sound
+from nanochat_pl.checkpoint.saved import is_sound, step_checkpoints, step_of
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import as_object
 from nanochat_pl.models.contract import build_config, build_model
@@ -88,9 +88,12 @@ def fault_of(path: Path) -> str | None:
     if not path.is_dir() and not is_sound(path):
         return "it is cut short or overwritten (a checksum is wrong)"
     try:
-        wrong = list(read_contents(path).wrong())
+        contents = read_contents(path)
+        wrong = list(contents.wrong())
     except UserError as error:
         return str(error)
+    if path in step_checkpoints(path.parent) and contents.step != step_of(path):
+        wrong.insert(0, f"it holds step {contents.step}, not what its name says")
     return "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "") or None
 
 
@@ -98,7 +101,7 @@ def _read_checkpoint(path: Path) -> Contents:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         header, state = saved["nanochat_pl"], saved["state_dict"]
-        optimizer = saved["optimizer_states"][0]
+        optimizer, _ = saved["optimizer_states"][0], saved["loops"]
         names = [name for group in optimizer["param_groups"] for name in group["param_names"]]
         indices = [index for group in optimizer["param_groups"] for index in group["params"]]
         name_of = dict(zip(indices, names, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 from nanochat_pl.checkpoint.header import read_facts
 from nanochat_pl.checkpoint.named_model import find_saved, find_stages
-from nanochat_pl.checkpoint.saved import Keep, is_sound, point_last_to, step_checkpoints, step_of
+from nanochat_pl.checkpoint.saved import Keep, point_last_to, step_checkpoints, step_of
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
 
@@ -150,7 +150,7 @@ def plan_removal(run: RunFolder, keep: Keep) -> Removal:
         UserError: the rule keeps the best, but nothing is known of how good they are.
     """
     checkpoints = step_checkpoints(run.checkpoints)
-    sound = {step_of(path): path for path in checkpoints if is_sound(path)}
+    sound = {step_of(path): path for path in checkpoints if _verdict(path).fault is None}
     val_bpb = _val_bpb(run)
     if keep.best and sound and not sound.keys() & val_bpb.keys():
         raise UserError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nanochat_pl.checkpoint.header import STAGES, find_model_folder
 from nanochat_pl.checkpoint.saved import step_checkpoints, step_of
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.core.run_folder import RunFolder
 
@@ -88,7 +88,11 @@ def find_stages(name: str) -> list[RunFolder]:
         if step_checkpoints(run.checkpoints) or (run.model / "model.safetensors").is_file()
     ]
     if not found:
-        raise UserError(f"There are no checkpoints in {where}. Name a run such as runs/tiny, or a stage of it.")
+        root = runs_root()
+        names = [path.name for path in root.iterdir()] if root.is_dir() and not where.exists() else []
+        raise UserError(
+            f"There are no checkpoints in {where}{nearest(name, names)} Name a run such as runs/tiny, or a stage of it."
+        )
     return found
 
 

@@ -84,17 +84,17 @@ def is_sound(path: Path) -> bool:
         return False
 
 
-def newest_sound(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read whole; None where there is none. Changes nothing."""
-    return next(filter(is_sound, step_checkpoints(folder)), None)
-
-
 def point_last_to(checkpoint: Path) -> None:
     """Make `last.ckpt` a link to this checkpoint, at once."""
     temporary = checkpoint.parent / ".last.ckpt.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(checkpoint.name)
     temporary.replace(checkpoint.parent / "last.ckpt")
+
+
+def put_aside(checkpoint: Path) -> Path:
+    """Rename it, so that no training goes on from it."""
+    return checkpoint.rename(checkpoint.with_suffix(".damaged"))
 
 
 def resume_point(folder: Path) -> Path | None:
@@ -107,7 +107,7 @@ def resume_point(folder: Path) -> Path | None:
             point_last_to(path)
             return path
         log.warning("The checkpoint %s is damaged (cut short or overwritten); it is renamed and passed over.", path)
-        path.rename(path.with_suffix(".damaged"))
+        put_aside(path)
     log.warning("There is no sound checkpoint in %s; training starts from the beginning.", folder)
     return None
 

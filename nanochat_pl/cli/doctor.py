@@ -58,6 +58,8 @@ def _understood(words: list[str]) -> tuple[str | None, str | None, list[str]]:
     ]
     names = [word for word in words if word not in overrides]
     topic = names.pop(0) if names and names[0] in TOPICS else None
+    if topic and len(names) > 1:
+        raise UserError(f"The doctor looks at one run at a time: name '{names[0]}' or '{names[1]}'.")
     if len(names) > 1:
         raise UserError(
             f"'{names[0]}' is no topic of the doctor{_nearest_topic(names[0])} Topics: {', '.join(TOPICS)}."

@@ -1,5 +1,6 @@
 """`python -m nanochat_pl experiments list|show|compare|best|plot|write`: what was tried, and what came of it."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,10 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from nanochat_pl.reporting.experiments.experiment import Experiment
 
 app = typer.Typer(help="What was tried and what came of it: one experiment a run and stage.", no_args_is_help=True)
 
+COLUMNS = {
+    "val bpb": "val_bpb",
+    "train loss": "train_loss",
+    "tok/s": "tokens_per_second",
+    "time": "wall_seconds",
+    "date": "",
+}
+"""Of the list, the most wanted first -> the result."""
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Name = Annotated[str, typer.Argument(help="As in `list`: tiny/base; of a run's name alone, its latest stage.")]
 Metric = Annotated[
@@ -21,28 +33,18 @@ Metric = Annotated[
 @app.command("list")
 def list_experiments(as_json: AsJson = False) -> None:
     """List all experiments in the order in which they began."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from nanochat_pl.reporting.experiments.words import shown
-
     experiments = _experiments()
     if as_json:
         _print_json([experiment.as_record() for experiment in experiments])
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("experiment", overflow="fold")  # to be copied: never cut short
-    table.add_column("status", no_wrap=True)
-    for column in ("step", "val bpb", "train loss", "tok/s", "time"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("date", no_wrap=True)
-    for one in experiments:
-        step = f"{one.step:,}" if one.step == one.steps or not one.steps else f"{one.step:,} of {one.steps:,}"
-        metrics = ("val_bpb", "train_loss", "tokens_per_second", "wall_seconds")
-        cells = [shown(metric, one.results.get(metric)) for metric in metrics]
-        status = Text(one.status, style="" if one.status in ("finished", "running") else "red")
-        table.add_row(Text(one.name), status, step, *cells, one.began[:10])
-    _print(table if experiments else "There are no experiments yet; `python train.py` makes one.")
+    console, columns = _console(), list(COLUMNS)
+    if not experiments:
+        print("There are no experiments yet; `python train.py` makes one.")
+        return
+    unlimited = console.options.update_width(10_000)
+    while columns and console.measure(_table(experiments, columns), options=unlimited).maximum > console.width:
+        columns.pop()  # a narrow terminal
+    console.print(_table(experiments, columns))
 
 
 @app.command()
@@ -73,11 +75,16 @@ def compare(first: Name, other: Name, metric: Metric = None, as_json: AsJson = F
     from rich.table import Table
     from rich.text import Text
 
+    from nanochat_pl.core.errors import UserError, nearest
     from nanochat_pl.reporting.experiments import comparing
     from nanochat_pl.reporting.experiments.words import setting, shown
 
     experiments = _experiments()
     one, two = (comparing.find_experiment(name, experiments) for name in (first, other))
+    if one is two:
+        raise UserError(f"Both are {one.name}; name two experiments.")
+    if metric and metric not in (metrics := sorted(one.results.keys() | two.results.keys())):
+        raise UserError(f"Neither has the result '{metric}'{nearest(metric, metrics)} Metrics: {', '.join(metrics)}.")
     comparison = comparing.compare(one, two, experiments, metric or comparing.METRIC_OF[two.stage])
     if as_json:
         _print_json(dataclasses.asdict(comparison))
@@ -150,7 +157,10 @@ def plot(
         chosen = [one for one in experiments if one.stage == experiments[-1].stage][-MOST:]
     if len(chosen) > MOST:
         raise UserError(f"{len(chosen)} experiments are too many to tell apart; name {MOST} at most.")
-    drawn = draw_experiments(chosen, runs_root(), out, log)
+    try:
+        drawn = draw_experiments(chosen, runs_root(), out, log)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); name another file with --out.") from error
     if not drawn:
         raise UserError("None of these experiments has a metrics.csv to draw; `experiments list` shows what there is.")
     for one in chosen:
@@ -201,10 +211,34 @@ def _experiments() -> list["Experiment"]:
         return read_experiments(runs_root())
 
 
-def _print(what: Any) -> None:
+def _table(experiments: "list[Experiment]", columns: list[str]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from nanochat_pl.reporting.experiments.words import shown
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("experiment", overflow="fold")  # to be copied: never cut short
+    table.add_column("status", no_wrap=True)
+    for column in ("step", *columns):
+        table.add_column(column, justify="left" if column == "date" else "right", no_wrap=True)
+    for one in experiments:
+        step = f"{one.step:,}" if one.step == one.steps or not one.steps else f"{one.step:,} of {one.steps:,}"
+        results = [(COLUMNS[column], one.results.get(COLUMNS[column])) for column in columns]
+        cells = [shown(metric, value) if metric else one.began[:10] for metric, value in results]
+        status = Text(one.status, style="" if one.status in ("finished", "running") else "red")
+        table.add_row(Text(one.name), status, step, *cells)
+    return table
+
+
+def _console() -> "Console":
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 140).print(what)
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
+
+
+def _print(what: Any) -> None:
+    _console().print(what)
 
 
 def _print_json(what: Any) -> None:

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -48,4 +48,5 @@ class _Console(logging.Handler):
     """Writes to the standard error of the moment, which a progress bar may have replaced by its own."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        with suppress(OSError):  # the terminal is gone, or the disk that it was sent to is full
+            print(self.format(record), file=sys.stderr, flush=True)

@@ -267,8 +267,13 @@ def _sample(step: int, text: str) -> str:
 
 def _append_line(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+        begins = (
+            "" if file.read(1) in (b"", b"\n") else "\n"
+        )  # a full disk, or a kill, may have cut the last line short
+        file.write(f"{begins}{json.dumps(record)}\n".encode())
         file.flush()
         os.fsync(file.fileno())
 

@@ -52,6 +52,9 @@ def draw_curve(path: Path, title: str, seen: Seen, patterns: Sequence[Pattern]) 
 def _annotate(axes: Any, seen: Seen, patterns: Sequence[Pattern]) -> None:
     curve = seen.train
     drawn = [*curve.level, curve.values[0], *(value for _, value in seen.validation)]
+    if seen.guessing and any(pattern.name == "worse than guessing" for pattern in patterns):
+        axes.axhline(seen.guessing, color=COLOURS["error"], linewidth=1, linestyle="--", label="guessing")
+        drawn.append(seen.guessing)
     low, high = min(drawn), max(drawn)
     cut_off = any(float(curve.values.max()) > high for pattern in patterns if pattern.steps)
     room = (HEADROOM if cut_off else 0.1) * (high - low or 1.0)

@@ -35,8 +35,10 @@ def diagnose_run(run: RunFolder, spec: Callable[[], DataSpec], thorough: bool = 
     """
     diagnosis = Diagnosis("data", str(run.path))
     with Examination(diagnosis, "config.yaml"):
-        data = spec()
-        _data(diagnosis, data, thorough)
+        if run.config.exists():
+            _data(diagnosis, spec(), thorough)
+        else:
+            diagnosis.info("There is no config.yaml yet.")
     with Examination(diagnosis, "The model's tokenizer"):
         _tokenizer(diagnosis, run)
     with Examination(diagnosis, "summary.json"):
@@ -69,7 +71,9 @@ def _files(diagnosis: Diagnosis, data: DataSpec, thorough: bool) -> None:
     total = sum(file.path.stat().st_size for file in at_hand.files if file.path.exists())
     diagnosis.info(f"{len(at_hand.files):,} of {at_hand.num_files:,} file(s) are on this machine, {size(total)}.")
     for name, reason in at_hand.left_out.items():
-        diagnosis.warn(f"{name} is left out of training: {reason}", "python -m nanochat_pl data verify shows more.")
+        diagnosis.warn(
+            f"{name} is left out of training: {reason}", "python -m nanochat_pl data verify FILE shows more."
+        )
     if total > QUICK_BYTES and not thorough:
         diagnosis.info("They are not read here, as they are large.", "python -m nanochat_pl doctor data reads them.")
         return
@@ -77,8 +81,11 @@ def _files(diagnosis: Diagnosis, data: DataSpec, thorough: bool) -> None:
     for file in at_hand.files:
         report = verification.check(file)
         for fault in report.faults:
-            diagnosis.wrong(f"{file.name}: {fault}.", "Restore the file or leave it out; python -m nanochat_pl data "
-                            "verify shows more. Files of the hub are fetched anew when they are removed.")  # fmt: skip
+            diagnosis.wrong(
+                f"{file.name}: {fault}.",
+                "Restore the file or leave it out; python -m nanochat_pl data verify FILE says more. Files of the hub "
+                "are fetched anew when they are removed.",
+            )
     reports = verification.reports
     documents = sum(report.documents for report in reports)
     odd = sum(report.null + report.empty + report.duplicates + report.duplicates_elsewhere for report in reports)

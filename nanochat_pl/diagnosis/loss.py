@@ -1,14 +1,14 @@
 """doctor loss: the pattern of a run's loss, named, drawn, and what to do about it."""
 
+import math
 from collections import Counter
 
 from nanochat_pl.core.findings import read_findings
-from nanochat_pl.core.run_folder import RunFolder, read_object
+from nanochat_pl.core.run_folder import RunFolder, as_object, read_object
 from nanochat_pl.diagnosis.curve import Curve
 from nanochat_pl.diagnosis.curve_picture import draw_curve
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, Observation
 from nanochat_pl.diagnosis.patterns import FEWEST, Seen, find_patterns
-from nanochat_pl.diagnosis.subject import is_training
 from nanochat_pl.reporting.records import as_number
 
 PICTURE = "loss-diagnosis.png"
@@ -20,7 +20,9 @@ REWARD = "rl/reward"
 def diagnose(run: RunFolder) -> Diagnosis:
     """Read metrics.csv, name the pattern, and draw it into the run's folder."""
     diagnosis = Diagnosis("loss", str(run.path))
-    metrics = run.read_metrics()
+    metrics: dict[str, list[tuple[int, float]]] = {}
+    with Examination(diagnosis, "metrics.csv"):
+        metrics = run.read_metrics()
     if run.path.name == "rl":
         _judge_rewards(diagnosis, metrics)
         return diagnosis
@@ -31,12 +33,14 @@ def diagnose(run: RunFolder) -> Diagnosis:
         )
         return diagnosis
     resolved, status = read_object(run.resolved), run.read_summary().get("status")
+    vocab_size = as_number(as_object(resolved.get("model")).get("vocab_size"))
     seen = Seen(
         train=Curve.of(losses),
         validation=metrics.get("val/loss", []),
         rate=metrics.get("train/lr_multiplier", []),
         finished=status == "finished",
         lr_scale=as_number(resolved.get("lr_scale")),
+        guessing=math.log(vocab_size) if vocab_size and vocab_size > 1 else None,
     )
     with Examination(diagnosis, "The loss"):
         patterns = find_patterns(seen)
@@ -57,7 +61,7 @@ def diagnose(run: RunFolder) -> Diagnosis:
                 diagnosis.artifacts.append(run.path / PICTURE)
             except (OSError, RuntimeError) as error:
                 diagnosis.info(f"The picture could not be written: {error}")
-    if status == "running" and not is_training(run):
+    if status == "running" and not run.is_held():
         diagnosis.info("The run was cut off; the same training command goes on with it.")
     return diagnosis
 

@@ -12,7 +12,6 @@ from nanochat_pl.core.main_memory import available_memory_bytes
 from nanochat_pl.core.paths import is_out_of_memory
 from nanochat_pl.core.run_folder import RunFolder, as_object, parse_object, read_object
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, size
-from nanochat_pl.diagnosis.subject import is_training
 from nanochat_pl.models.contract import ARCHITECTURES, build_config
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import NanoChatSpec
@@ -27,6 +26,8 @@ HOLDS = {"base": "text", "rl": "questions"}
 """What the data of a stage hold; of the others conversations."""
 NEARLY_FULL = 0.95
 """Of a GPU's memory, at which the next step may fail."""
+FAR_FROM_FULL = 1 / 3
+"""Where the plan wants less than this share, a full memory is not the plan's error."""
 HALF_FULL = 0.5
 """A process that was killed without a word, with less than this share, was hardly killed for its memory."""
 
@@ -48,8 +49,14 @@ def diagnose(run: RunFolder, spec: Callable[[], NanoChatSpec]) -> Diagnosis:
         most = max(held or 0, _total(plan)) / max(1, plan.hardware.chip.memory_bytes)
         was_full = _how_it_ended(diagnosis, run, perhaps_full=most > HALF_FULL)
         _judge(diagnosis, plan, held, was_full, fitted=summary.get("status") == "finished")
+        if was_full and most < FAR_FROM_FULL:
+            diagnosis.warn(
+                "That is far from full: another program held the rest, or something grew.",
+                "Look which (nvidia-smi, top, python -m nanochat_pl doctor gpu); smaller micro-batches hardly help.",
+            )
+        by_plan = was_full and most >= FAR_FROM_FULL
         factor = max(1.0, (held or 0) / _total(plan))
-        _print_settings(diagnosis, plan, spec(), _overrides(run), factor, was_full)
+        _print_settings(diagnosis, plan, spec(), _overrides(run), factor, by_plan)
     return diagnosis
 
 
@@ -142,9 +149,9 @@ def _how_it_ended(diagnosis: Diagnosis, run: RunFolder, perhaps_full: bool) -> b
     if status == "failed" and errors and (is_out_of_memory(RuntimeError(errors[-1])) or "memory" in errors[-1].lower()):
         diagnosis.wrong(f"The run ended because the memory was full: {errors[-1][:300]}", "Take a setting below.")
         was_full = True
-    elif status == "running" and not is_training(run) and not perhaps_full:
+    elif status == "running" and not run.is_held() and not perhaps_full:
         diagnosis.info("The run was killed without a word, but hardly by a full memory.")
-    elif status == "running" and not is_training(run):
+    elif status == "running" and not run.is_held():
         diagnosis.warn(
             "The run was killed without a word, as the system does when the main memory is full (or someone, or a "
             "power cut).",

@@ -10,10 +10,14 @@ from nanochat_pl.diagnosis.diagnosis import Severity
 
 FEWEST = 12
 """Points below which a curve has no shape to speak of."""
+FEWEST_FOR_SPIKES = 4 * FEWEST
+"""Points below which its noise is not known well enough to tell a spike from it."""
 RISE_SPREADS, RISE_SHARE = 6.0, 0.1
 """A loss that ends so many spreads, and such a share of all it had learned, above its least level diverges."""
 OVERFITTING = 0.01
 """Share by which the validation loss has risen since its best."""
+WORSE_THAN_GUESSING = 1.05
+"""A loss above so many times that of guessing has lost what the model began with."""
 LEARNED = 0.05
 """A loss that has fallen by less than this share has learned nothing to speak of."""
 MANY_SPIKES = 4
@@ -37,6 +41,7 @@ class Seen:
         rate: (step, factor of the learning rates), from warmup to warmdown.
         finished: the training came to its end.
         lr_scale: of its plan.
+        guessing: the loss of a model that takes all tokens for equally likely, in nats; None: not known.
     """
 
     train: Curve
@@ -44,6 +49,7 @@ class Seen:
     rate: Points = ()
     finished: bool = False
     lr_scale: float | None = None
+    guessing: float | None = None
 
     def rate_at(self, steps: np.ndarray) -> np.ndarray:
         """The factor at these steps; 1 where it is not known."""
@@ -85,6 +91,18 @@ def not_finite(seen: Seen) -> Pattern | None:
         f"Train anew with a lower rate or clipped gradients: {seen.other_rate(0.5)} or optim.grad_clip=1.0, with "
         "run.fresh=true. In float16, bfloat16 has the wider range (hw.precision=bfloat16).",
         {"step": step}, (step,),
+    )  # fmt: skip
+
+
+def worse_than_guessing(seen: Seen) -> Pattern | None:
+    if seen.guessing is None or seen.train.end < WORSE_THAN_GUESSING * seen.guessing:
+        return None
+    return Pattern(
+        "worse than guessing", "error",
+        f"The loss is {seen.train.end:.3f} at the end; a model that guesses among all tokens has {seen.guessing:.3f}.",
+        f"Train anew with a lower rate or clipped gradients: {seen.other_rate(0.1)} or optim.grad_clip=1.0, with "
+        "run.fresh=true.",
+        {"now": seen.train.end, "guessing": seen.guessing},
     )  # fmt: skip
 
 
@@ -160,7 +178,7 @@ def rate_too_high(seen: Seen) -> Pattern | None:
 def spike(seen: Seen) -> Pattern | None:
     curve = seen.train
     spikes = curve.spikes()
-    if not spikes:
+    if not spikes or len(curve) < FEWEST_FOR_SPIKES:
         return None
     steps = [int(curve.steps[i]) for i in spikes]
     worst = max(spikes, key=lambda i: curve.values[i] - curve.level[i])
@@ -245,16 +263,19 @@ def noisy(seen: Seen) -> Pattern | None:
 
 
 PATTERNS: tuple[Callable[[Seen], Pattern | None], ...] = (
-    not_finite, divergence, nothing_learned, overfitting, rate_too_high, spike, rate_too_low, plateau, too_short, noisy,
+    not_finite, divergence, worse_than_guessing, nothing_learned, overfitting, rate_too_high, spike, rate_too_low,
+    plateau, too_short, noisy,
 )  # fmt: skip
 """The worst first."""
 HIDDEN_BY = {
-    "spike": {"learning rate too high", "not finite"},
-    "plateau": {"nothing learned", "divergence", "not finite"},
-    "learning rate too low": {"nothing learned", "divergence"},
-    "learning rate too high": {"divergence", "not finite"},
+    "spike": {"learning rate too high", "worse than guessing", "not finite"},
+    "worse than guessing": {"divergence", "not finite"},
+    "nothing learned": {"worse than guessing"},
+    "plateau": {"nothing learned", "worse than guessing", "divergence", "not finite"},
+    "learning rate too low": {"nothing learned", "worse than guessing", "divergence"},
+    "learning rate too high": {"worse than guessing", "divergence", "not finite"},
     "too short": {"learning rate too low", "learning rate too high", "overfitting"},
-    "noisy": {"divergence", "not finite", "nothing learned"},
+    "noisy": {"worse than guessing", "divergence", "not finite", "nothing learned"},
 }
 """A pattern that says nothing beside one of these."""
 

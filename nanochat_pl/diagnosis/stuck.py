@@ -10,7 +10,6 @@ from pathlib import Path
 from nanochat_pl.core.findings import read_events, read_findings
 from nanochat_pl.core.run_folder import RunFolder, as_object, read_object
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination
-from nanochat_pl.diagnosis.subject import is_training
 
 DUMP = re.compile(r"(?:stuck-step-(?P<step>\d+)\.)?rank-(?P<rank>\d+)\.txt")
 THREAD = re.compile(r"(?P<current>Current thread|Thread) 0x[0-9a-f]+(?P<name> \[.*\])? \(most recent call first\):")
@@ -147,7 +146,7 @@ def diagnose(run: RunFolder) -> Diagnosis:
     for finding in [finding for finding in read_findings(run) if finding.kind == "stuck"][-1:]:
         diagnosis.info(f"The monitor said at step {finding.step}: {finding.message}")
     summary = run.read_summary()
-    if summary.get("status") == "running" and not is_training(run):
+    if summary.get("status") == "running" and not run.is_held():
         diagnosis.warn(
             "summary.json says that the run is running, but no process holds its folder: it was killed, or the machine "
             "went down.",

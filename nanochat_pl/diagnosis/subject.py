@@ -1,4 +1,4 @@
-"""The run that the doctor looks at: found by its name, and whether a process trains in it now."""
+"""The run that the doctor looks at: found by its name, and held while it is mended."""
 
 import contextlib
 from collections.abc import Iterator
@@ -39,12 +39,6 @@ def find_run(name: str | None) -> RunFolder:
     names = run_names()
     there = f"Runs: {', '.join(names[:10])}." if names else "There are none; `python train.py` makes one."
     raise UserError(f"There is no run '{name}' under {runs_root()}{nearest(name, names)} {there}")
-
-
-def is_training(run: RunFolder) -> bool:
-    """Whether a process holds the run's folder now."""
-    with idle(run) as free:
-        return not free
 
 
 @contextlib.contextmanager

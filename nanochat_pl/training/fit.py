@@ -73,11 +73,11 @@ def fit(job: Job, processes: Processes, at_the_end: contextlib.ExitStack) -> Non
     )
     facts |= {"parameters": plan.cost.parameters, "world_size": plan.hardware.world_size, "resumed_from": resumed_step}
     with contextlib.ExitStack() as meanwhile:
-        if processes.is_first:
-            meanwhile.enter_context(run.recording(stage=job.stage_spec.name, **facts))
         for logger in loggers:
             if isinstance(logger, contextlib.AbstractContextManager):  # it wants to know how the training ends
                 meanwhile.enter_context(logger)
+        if processes.is_first:  # inside the loggers, which may wait for a network when the training has ended
+            meanwhile.enter_context(run.recording(stage=job.stage_spec.name, **facts))
         try:
             trainer.fit(prepared.stage, datamodule=prepared.data, ckpt_path=prepared.resume_from, weights_only=True)
         except DivergedError as error:

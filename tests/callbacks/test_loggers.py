@@ -1,10 +1,15 @@
 """Real trainings with W&B and TensorBoard, read back from the disk."""
 
 import json
+import resource
+import threading
 from pathlib import Path
 
 import pytest
 
+from nanochat_pl.callbacks.tensorboard import TensorBoard
+from nanochat_pl.core.findings import read_findings
+from nanochat_pl.core.run_folder import RunFolder
 from tests.callbacks.mirrored import logged, read_mirrored
 from tests.processes import SMALL, train, train_together
 
@@ -38,7 +43,8 @@ def test_all_loggers_have_each_step_once_after_a_kill(tmp_path: Path, offline: d
 
     assert mirrored.figures().keys() == metrics.keys() and without_clock(mirrored.figures()) == without_clock(metrics)
     assert mirrored.config["optim"] and mirrored.config["plan"]["steps"] == 64
-    assert [(alert.level, alert.text) for alert in mirrored.alerts] == [("ERROR", "It is planted. Leave it.")]
+    found = [str(finding) for finding in read_findings(RunFolder(run))]  # a busy machine may add slow steps
+    assert "It is planted. Leave it." in found and [alert.text for alert in mirrored.alerts] == found
     assert mirrored.exits == [0] and mirrored.summary["val_bpb"] > 0
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -47,6 +53,40 @@ def test_all_loggers_have_each_step_once_after_a_kill(tmp_path: Path, offline: d
     assert shown.keys() == metrics.keys()
     assert sum(len(events.Scalars(name)) for name in events.Tags()["scalars"]) == len(metrics), "a step comes twice"
     assert without_clock(shown) == pytest.approx(without_clock(metrics))
+
+
+def test_a_run_that_begins_anew_is_shown_once(tmp_path: Path) -> None:
+    """One that was killed before its first checkpoint."""
+    for last_step in (3, 2):
+        logger = TensorBoard(RunFolder(tmp_path), None)
+        for step in range(1, last_step + 1):
+            logger.log_metrics({"train/loss": 1 / step}, step)
+        logger.finalize("success")
+    assert shown_losses(tmp_path) == [(1, 1), (2, 0.5)]
+
+
+def test_what_the_disk_has_no_room_for_is_shown_when_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on the size of files plays the full disk."""
+    monkeypatch.setattr(threading, "excepthook", lambda error: None)  # TensorBoard's thread ends by it
+    logger, limits = TensorBoard(RunFolder(tmp_path), None), resource.getrlimit(resource.RLIMIT_FSIZE)
+    logger.log_metrics({"train/loss": 1.0}, 1)
+    logger.save()
+    for step in range(2, 9):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10 if step == 4 else limits[0], limits[1]))
+        logger.log_metrics({"train/loss": 1 / step}, step)
+        if step == 4:
+            with pytest.raises(OSError):
+                logger.save()
+    logger.finalize("success")
+    assert shown_losses(tmp_path) == [(step, pytest.approx(1 / step)) for step in range(1, 9)]
+
+
+def shown_losses(run: Path) -> list[tuple[int, float]]:
+    """(step, value), as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in events.Scalars("train/loss")]
 
 
 @pytest.mark.slow

@@ -21,8 +21,8 @@ def test_new_metrics_add_columns_and_a_resume_cuts_what_lies_beyond(tmp_path: Pa
     logger.log_metrics({"val/bpb": 2.0}, step=1)
     logger.log_metrics({"train/loss": 3.0}, step=2)
     assert rows(path)[0] == {"step": "1", "train/loss": "0.30000000000000004", "val/bpb": ""}
-    with path.open("a") as file:
-        file.write("3,1.2")  # cut short by a kill
+    with path.open("ab") as file:
+        file.write(b"3,1.\xff")  # cut short by a kill, or by the machine's end
     logger = MetricsCSV(path, resumed_step=1)
     assert [row["step"] for row in rows(path)] == ["1", "1"]
     logger.log_metrics({"train/loss": 4.0, "epoch": 0}, step=2)

@@ -1,6 +1,7 @@
 """Short real runs in which something goes wrong: the training goes on, and it is told what and why."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,3 +93,17 @@ def test_the_monitor_goes_on_where_it_was(run: tuple[RunFolder, str]) -> None:
     logged = [loss for _, loss in folder.read_metrics()["train/loss"]]
     assert state["LossSpike"]["losses"][-29:] == logged[-29:] and len(logged) == STEPS + 10
     assert len(state["grad_norm/matrix"]["logs"]) == 30
+
+
+@pytest.mark.slow
+def test_what_is_trained_again_after_a_kill_is_not_told_again(tmp_path: Path) -> None:
+    options = (*SMALL, *planted({"batch": {"_target_": "BadBatch", "step": 40}}), "horizon.steps=56",
+               "trainer.validate_every_n_steps=32")  # fmt: skip
+    kill = ("+callbacks.kill._target_=tests.faults.Kill", "+callbacks.kill.micro_batch=46")
+    told = []
+    for arguments, ending in ((kill, -9), ((), 0)):
+        code, output = train(*options, *arguments, runs=tmp_path)
+        assert code == ending, output
+        told.append([finding for finding in read_findings(RunFolder(tmp_path / "test/base")) if finding.step == 40])
+    assert "Going on from step 32" in output and [finding.kind for finding in told[0]] == ["loss_spike"]
+    assert told[1] == told[0]

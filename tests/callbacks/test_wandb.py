@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from nanochat_pl.callbacks.wandb.logger import WandbSpec
 from nanochat_pl.callbacks.wandb.rows import MetricsTail
 from nanochat_pl.config.compose import compose
 from nanochat_pl.core.errors import Interrupted, UserError
-from nanochat_pl.core.findings import Finding, announce
+from nanochat_pl.core.findings import Finding, announce, read_findings
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
 from tests.callbacks.mirrored import logged, read_mirrored
@@ -208,6 +209,29 @@ def test_a_server_that_breaks_down_and_comes_back(monkeypatch: pytest.MonkeyPatc
     given = {key: value for key, value in given.items() if key[1] != "train/step"}
     assert given == {key: value for key, value in logged(run.path).items() if key[1].startswith(("train/", "val/"))}
     assert [row["_step"] for row in rows] == list(range(len(rows)))
+
+
+def test_what_the_disk_has_no_room_for_is_given_when_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on the size of files plays the full disk: a part of a line fits."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("nanochat_pl.callbacks.wandb.mirror.LOOK_EVERY_SECONDS", 0.1)
+    run = written(30)
+    journal, limits = run.path / "wandb.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with mirroring(run):
+        until(lambda: journal.exists() and '"alert": 1' in journal.read_text())
+        before = journal.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+        try:
+            train(run, 31, 33)
+            announce(run, SPIKE)
+            until(lambda: len(journal.read_bytes()) > len(before))
+            time.sleep(0.5)
+            assert len(read_findings(run)) == 3 and len(journal.read_bytes()) == len(before) + 10
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    mirrored = read_mirrored(run.path)
+    assert mirrored.figures() == logged(run.path) and max(mirrored.figures())[0] == 33
+    assert len(mirrored.alerts) == 3
 
 
 def test_metrics_are_read_as_they_grow() -> None:

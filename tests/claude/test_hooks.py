@@ -80,13 +80,15 @@ def test_a_mistyped_option_is_refused_with_the_nearest() -> None:
 
 @no_gpu
 def test_a_gpu_profile_is_refused_without_a_gpu(tmp_path: Path) -> None:
-    reason = denied(before_bash("python train.py +hw=h100x8"))
-    assert "asks for a CUDA GPU, and this machine has none" in reason and "nanochat_pl plan +hw=h100x8" in reason
+    reason = denied(before_bash("python train.py -m seed=1,2 +hw=h100x8"))
+    assert "asks for a CUDA GPU, and this machine has none" in reason and "plan seed=1 +hw=h100x8" in reason
 
 
 def test_a_folder_where_another_process_trains_is_refused(runs: Path) -> None:
     with FileLock(runs / "tiny" / "base" / ".lock"):
         assert f"Another process is training in {runs / 'tiny' / 'base'}" in denied(before_bash("python train.py"))
+        rank = "RANK=1 LOCAL_RANK=1 WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 python train.py"
+        assert "permissionDecision" not in before_bash(rank)  # of one training
     assert "permissionDecision" not in before_bash("python train.py")
 
 
@@ -132,7 +134,7 @@ def test_no_event_is_bad_enough_to_stop_the_assistant(event: str, text: str) -> 
 def test_a_session_begins_with_the_state_of_things(runs: Path) -> None:
     text = fire("SessionStart", source="startup")["additionalContext"]
     assert "torch 2" in text and "GB free" in text
-    assert "run tiny/base: finished, step 600, val_bpb 1.2500, 1 findings" in text
+    assert "run tiny/base: finished, step 600, val_bpb 1.2500, findings: 1" in text
     assert "make lint && make test" in text
 
 
@@ -141,8 +143,12 @@ def test_the_end_of_a_training_is_told(runs: Path) -> None:
     said = fire("PostToolUse", tool_input={"command": "python train.py"}, **ran)
     assert "tiny/base: finished, step 600, val_bpb 1.2500" in said["additionalContext"]
     assert fire("PostToolUse", tool_input={"command": "cat train.py"}, **ran) == {}
-    RunFolder(runs / "tiny" / "base").write_summary(status="running")
-    assert fire("PostToolUse", tool_input={"command": "python train.py &"}, **ran) == {}
+    run = RunFolder(runs / "tiny" / "base")
+    run.write_summary(status="running")
+    with FileLock(run.path / ".lock"):
+        assert fire("PostToolUse", tool_input={"command": "python train.py &"}, **ran) == {}
+    said = fire("PostToolUse", tool_input={"command": "timeout -s KILL 9 python train.py"}, **ran)
+    assert "tiny/base: killed, step 600" in said["additionalContext"]
 
 
 def test_the_desktop_is_told_that_the_assistant_waits(runs: Path, tmp_path: Path) -> None:

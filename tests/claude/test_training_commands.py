@@ -67,6 +67,10 @@ DO_NOT = [
     "python train.py 'open quote",
     "sed -n 1,5p train.py > train.py.txt",
     "timeout 5 grep python train.py",
+    "make -n train ARGS=seed=1",
+    "env -u NANOCHAT_PL_RUNS python train.py",
+    "uv run --directory ../other python train.py",
+    "sudo python train.py",
     "ssh node python train.py",
     "srun python train.py +hw=slurm",
     "which python; wc -l train.py",
@@ -78,7 +82,7 @@ DO_NOT = [
 def test_a_training_is_seen_with_its_options(reading: Any, command: str, arguments: list[str]) -> None:
     [training] = reading.trainings(command, REPOSITORY, REPOSITORY)
     assert training.arguments == arguments
-    assert training.is_plain == ("$" not in command or "$(" in command)
+    assert training.is_plain == ("$" not in command)
     assert training.is_launched == ("torch" in command)
 
 
@@ -92,19 +96,22 @@ def test_folder_and_variables_are_those_of_the_command(reading: Any, tmp_path: P
     first, second = reading.trainings(line, REPOSITORY, REPOSITORY)
     assert (first.folder, first.environment) == (REPOSITORY, {"A": "1", "B": "2"})
     assert (second.folder, second.environment) == (tmp_path, {"A": "1", "C": "3"})
+    for unknown in ("export A=$HOME; python train.py", "A=$HOME/runs python train.py", "env A=$B python train.py"):
+        assert reading.trainings(unknown, REPOSITORY, REPOSITORY)[0].is_plain is False
     assert reading.trainings("python train.py data.files=*.txt", REPOSITORY, REPOSITORY)[0].is_plain is False
     assert reading.trainings("python train.py 'data.files=*.txt'", REPOSITORY, REPOSITORY)[0].is_plain is True
 
 
 MEDDLING = [
-    "git switch other", "rm -r runs/old", "kill 7; sleep 9", "echo 'a: 1' > conf/a.yaml",
+    "git switch other", "source .env", "ls runs/x ||", "rm -r runs/old", "kill 7; sleep 9", "echo 'a: 1' > conf/a.yaml",
     "sed -i s/a/b/ conf/train.yaml", "while pgrep -f train.py; do sleep 5; done", "python train.py seed=1",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("before", MEDDLING)
 def test_what_stands_in_front_may_change_what_a_training_meets(reading: Any, before: str) -> None:
-    training = reading.trainings(f"{before}; python train.py seed=2", REPOSITORY, REPOSITORY)[-1]
+    line = f"{before}{' ' if before.endswith('||') else '; '}python train.py seed=2"
+    training = reading.trainings(line, REPOSITORY, REPOSITORY)[-1]
     assert training.arguments == ["seed=2"] and not training.comes_first
 
 

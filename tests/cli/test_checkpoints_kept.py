@@ -182,6 +182,14 @@ def test_prune_leaves_what_is_damaged_and_the_last_sound_one(run: RunFolder) -> 
     assert there(run) == [16, 24]
 
 
+def test_prune_takes_a_whole_file_with_a_broken_model_for_damaged(run: RunFolder) -> None:
+    saved = torch.load(path_of(run, 24), weights_only=True)
+    saved["state_dict"]["model.head.weight"][0, 0] = float("nan")
+    torch.save(saved, path_of(run, 24))
+    assert f"{path_of(run, 24)} is damaged and left alone" in call("prune", "test", "--yes")
+    assert there(run) == [16, 24] and (run.checkpoints / "last.ckpt").resolve() == path_of(run, 16)
+
+
 def test_prune_waits_for_a_training(run: RunFolder) -> None:
     with run.locked(), pytest.raises(UserError, match="is in training"):
         call("prune", "test", "--yes")

@@ -45,6 +45,14 @@ def test_list() -> None:
     assert records == [json.loads(line) for line in ledger_of(runs_root()).read_text().splitlines()]
 
 
+def test_a_narrow_terminal_shows_fewer_columns_and_whole_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("tiny,model.depth=6", day=1)
+    for width, columns in ((100, ["time", "date"]), (80, ["loss", "tok/s"]), (48, ["status", "step"])):
+        monkeypatch.setenv("COLUMNS", str(width))
+        head, row = run("list").splitlines()
+        assert head.split()[-2:] == columns and row.startswith("tiny,model.depth=6/base ")
+
+
 @pytest.mark.usefixtures("two")
 def test_show() -> None:
     text = run("show", "a,[red]b")
@@ -61,6 +69,8 @@ def test_compare() -> None:
     comparison = json.loads(run("compare", "a,[red]b", "c", "--json"))
     assert comparison["better"] == "c/base" and comparison["standard_errors"] is None
     assert comparison["results"]["val_bpb"] == [1.5, 1.25]
+    assert "did you mean 'train_loss'" in refused("compare", "a,[red]b", "c", "--metric", "train_los")
+    assert "name two" in refused("compare", "c", "c/base")
     assert "equal in tokens_per_second" in run("compare", "a,[red]b", "c", "--metric", "tokens_per_second")
 
 
@@ -75,7 +85,7 @@ def test_best() -> None:
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("options", [[], ["--log"]])
 def test_plot(tmp_path: Path, options: list[str]) -> None:
-    out = tmp_path / "curves.png"
+    out = tmp_path / "new" / "curves.png"
     assert run("plot", "--out", str(out), *options).endswith("a,[red]b/base, c/base, k/base.\n")
     assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 20_000
 
@@ -85,6 +95,7 @@ def test_plot_of_what_has_no_curve(tmp_path: Path) -> None:
     (runs_root() / "c/base/metrics.csv").unlink()
     assert "nothing to draw" in refused("plot", "c") or "metrics.csv to draw" in refused("plot", "c")
     assert "too many" in refused("plot", *["k"] * 11)
+    assert f"{tmp_path} cannot be written" in refused("plot", "k", "--out", str(tmp_path))
 
 
 @pytest.mark.usefixtures("two")
@@ -103,6 +114,13 @@ def test_where_there_is_nothing() -> None:
     assert "no folder of runs" in refused("write")
     assert refused("plot")
     assert json.loads(run("list", "--json")) == [] and not runs_root().exists()
+
+
+@pytest.mark.usefixtures("two")
+def test_a_ledger_that_is_no_file() -> None:
+    ledger_of(runs_root()).mkdir()
+    result = CliRunner().invoke(app, ["experiments", "list"])
+    assert result.exit_code == 0 and "not brought up to date" in result.stderr and "c/base" in result.stdout
 
 
 @pytest.mark.usefixtures("two")

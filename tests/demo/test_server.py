@@ -110,7 +110,8 @@ def test_several_answers_seeds_and_settings(client: openai.OpenAI) -> None:
     assert 12 < one.usage.completion_tokens <= 48 and one.usage.prompt_tokens == 6
     assert [choice.message.content for choice in chat(client, n=4, seed=5, **hot).choices] == texts
     assert chat(client, seed=6, **hot).choices[0].message.content != texts[0]
-    assert len({chat(client, **hot).choices[0].message.content for _ in range(3)}) == 3, "each has a seed of its own"
+    drawn = {chat(client, **hot).choices[0].message.content for _ in range(8)}
+    assert len(drawn) >= 4, "each has a seed of its own; some say nothing at once"
     for body in ({"top_k": 1}, {"min_p": 0.99}):
         cold = chat(client, temperature=50.0, max_tokens=12, extra_body=body)
         assert cold.choices[0].message.content == alphabet("", 12)

@@ -8,6 +8,7 @@ import torch
 from filelock import FileLock
 
 from nanochat_pl.checkpoint.model_folder import save_model_folder
+from nanochat_pl.checkpoint.saved import resume_point
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.diagnosis import checkpoint
 from nanochat_pl.models.config import NanoChatConfig
@@ -18,12 +19,15 @@ CONFIG = NanoChatConfig(vocab_size=265, sequence_len=16, n_layer=2, n_head=2, n_
 
 
 def save(run: RunFolder, step: int, **other: object) -> Path:
-    """A checkpoint with what a training goes on from."""
+    """A checkpoint of an untrained model, with what a training goes on from."""
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     path = run.checkpoints / f"step-{step:08d}.ckpt"
-    weights = {"model.a": torch.ones(64, 64), "model.n": torch.ones(3, dtype=torch.int64)}
-    content = {"state_dict": weights, "optimizer_states": [], "loops": {}, "global_step": step} | other
-    torch.save(content, path)
+    weights = {f"model.{name}": weight for name, weight in build_model(CONFIG, "cpu", seed=3).state_dict().items()}
+    content = {
+        "nanochat_pl": {"architecture": "nanochat", "model": CONFIG.as_dict()}, "state_dict": weights, "loops": {},
+        "optimizer_states": [{"param_groups": [], "state": {}}], "global_step": step,
+    }  # fmt: skip
+    torch.save(content | other, path)
     return path
 
 
@@ -71,7 +75,7 @@ def test_damage_is_found_and_last_repaired(run: RunFolder, damage: object) -> No
     damage(run.checkpoints / "step-00000024.ckpt")  # type: ignore[operator]
     before = everything(run)
     diagnosis = checkpoint.diagnose(run)
-    assert not diagnosis.sound and "error: step-00000024.ckpt is damaged" in said(diagnosis)
+    assert not diagnosis.sound and "error: step-00000024.ckpt: it is cut short or overwritten" in said(diagnosis)
     assert f"The newest sound checkpoint: {run.checkpoints / 'step-00000016.ckpt'}" in said(diagnosis)
     assert "Repaired: last.ckpt was pointing to step-00000024.ckpt; now it points to step-00000016.ckpt" in said(
         diagnosis
@@ -83,13 +87,22 @@ def test_damage_is_found_and_last_repaired(run: RunFolder, damage: object) -> No
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ({"global_step": 3}, "holds step 3"),
-        ({"state_dict": {"model.a": torch.full((4,), float("nan"))}}, "weights that are not finite (model.a)"),
+        ({"global_step": 3}, "it holds step 3"),
+        ({"state_dict": {"model.a": torch.full((4,), float("nan"))}}, "a has shape (4,), its model None"),
+        ({"loops": None, "optimizer_states": []}, "damaged or not one of nanochat_pl's"),
     ],
 )
-def test_whole_files_with_wrong_content(run: RunFolder, other: dict[str, object], words: str) -> None:
-    save(run, 24, **other)
-    assert f"step-00000024.ckpt {words}" in said(checkpoint.diagnose(run)).replace("has weights", "weights")
+def test_what_a_training_would_wrongly_go_on_from_is_put_aside(
+    run: RunFolder, other: dict[str, object], words: str
+) -> None:
+    """A resume looks at checksums alone, and takes the newest file where they are right."""
+    path = save(run, 24, **other)
+    assert words in said(checkpoint.diagnose(run, repair=False)) and path.exists()
+    diagnosis = checkpoint.diagnose(run)
+    assert not diagnosis.sound and words in said(diagnosis)
+    assert not path.exists() and path.with_suffix(".damaged").exists()
+    assert resume_point(run.checkpoints) == run.checkpoints / "step-00000016.ckpt"
+    assert checkpoint.diagnose(run).sound
 
 
 def test_another_zip_and_a_pickle_with_code(run: RunFolder) -> None:
@@ -97,7 +110,7 @@ def test_another_zip_and_a_pickle_with_code(run: RunFolder) -> None:
         archive.writestr("a.txt", "hello")
     torch.save({"state_dict": Path}, run.checkpoints / "step-00000016.ckpt")
     words = said(checkpoint.diagnose(run))
-    assert words.count("cannot be loaded") == 2 and "now it points to step-00000008.ckpt" in words
+    assert words.count("damaged or not one of nanochat_pl's") == 2 and "now it points to step-00000008.ckpt" in words
 
 
 def test_last_is_made_kept_or_left(run: RunFolder) -> None:

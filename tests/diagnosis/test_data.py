@@ -47,6 +47,8 @@ def test_large_files_are_read_only_when_asked(texts: Path, monkeypatch: pytest.M
 def test_a_runs_tokenizer_and_counters() -> None:
     run = RunFolder.of("x", "base")
     ByteSpec().build().save(run.model / "tokenizer")
+    assert "info: There is no config.yaml yet." in said(data.diagnose_run(run, lambda: TinyDataSpec()))
+    run.config.touch()
     run.resolved.write_text(json.dumps({"model": {"vocab_size": 265}}))
     run.write_summary(data={"epoch": 1, "tokens": 100, "cropped_tokens": 900, "odd": "x"})
     words = said(data.diagnose_run(run, lambda: TinyDataSpec(num_documents=64, val_documents=8)))
@@ -61,6 +63,7 @@ def test_what_is_damaged_in_any_way_is_a_finding() -> None:
     (run.model / "tokenizer").mkdir(parents=True)
     (run.model / "tokenizer" / "tokenizer.json").write_bytes(b"\x00\xff")
     run.summary.write_text("[]")
+    run.config.touch()
 
     def spec() -> DataSpec:
         raise UserError("config.yaml is no mapping")

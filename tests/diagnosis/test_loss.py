@@ -71,6 +71,12 @@ def test_too_little_to_tell(content: str | None, tmp_path: Path) -> None:
     assert loss.diagnose(run).sound == (content is None or "nan" not in content)
 
 
+def test_metrics_that_cannot_be_read_are_a_finding(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "base")
+    run.metrics.mkdir(parents=True)
+    assert "metrics.csv cannot be read" in loss.diagnose(run).findings[0].what
+
+
 @pytest.mark.parametrize(
     ("rewards", "said", "sound"),
     [

@@ -89,6 +89,14 @@ def test_what_was_held_counts_more_than_the_plan() -> None:
     assert micro_batches(oom.diagnose(run, lambda: SPEC)) == [8, 16]
 
 
+def test_a_memory_that_others_filled_is_not_laid_to_the_plan() -> None:
+    run = written(planned(10 * needed(16)), "failed")
+    run.record_event("failed", error="The memory of H100 is full (CUDA out of memory).")
+    words = said(oom.diagnose(run, lambda: SPEC))
+    assert "warning: That is far from full: another program" in words
+    assert "Not even one row" not in words and "times what was planned" not in words
+
+
 def test_not_even_one_row() -> None:
     diagnosis = oom.diagnose_plan(planned(10**8), SPEC, OVERRIDES)
     assert "error: Not even one row fits." in said(diagnosis)

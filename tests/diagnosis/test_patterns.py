@@ -1,6 +1,7 @@
 """The pattern of a loss: healthy curves show none, each trouble its own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,21 @@ def test_what_falls_only_as_the_rate_decays_had_too_high_a_rate() -> None:
     (pattern, *_) = find_patterns(seen(too_fast(healthy(1, points=300))))
     assert pattern.name == "learning rate too high" and "only as that decays" in pattern.what
     assert "horizon.lr_scale=0.25" in pattern.advice
+
+
+def test_a_loss_above_that_of_guessing_is_not_healthy_however_it_falls() -> None:
+    for seed in range(5):
+        watched = seen(healthy(seed, points=300))
+        assert not find_patterns(replace(watched, guessing=1.01 * watched.train.end))
+        [pattern] = find_patterns(replace(watched, guessing=0.9 * watched.train.end))
+        assert pattern.name == "worse than guessing" and "horizon.lr_scale=0.05" in pattern.advice
+
+
+def test_a_spike_is_not_told_from_the_noise_of_a_few_points() -> None:
+    few = [5.58, 5.57, 5.55, 5.5, 5.4, 5.3, 5.1, 4.8, 4.5, 4.3, 4.0, 3.8, 3.6, 3.4, 3.4, 3.4, 3.35, 3.8, 3.9, 3.15, 3.7,
+           3.5, 3.3, 3.35]  # fmt: skip
+    curve = Curve.of(list(enumerate(few, 1)))
+    assert curve.spikes() and not any(pattern.name == "spike" for pattern in find_patterns(Seen(curve)))
 
 
 def test_where_a_trouble_is() -> None:

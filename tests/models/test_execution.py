@@ -110,9 +110,9 @@ def test_each_kind_of_block_is_compiled_once_and_never_again(tmp_path: Path, rec
 
 
 @pytest.mark.slow
-def test_a_compiled_model_under_ddp_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@torch._inductor.config.patch(compile_threads=1)  # each further one is a process that imports torch
+def test_a_compiled_model_under_ddp_is_the_same(tmp_path: Path):
     """One block and the model's ends, by the backend that generates code: the C++ compiler takes its time."""
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # each further one is a process that imports torch
     config = dataclasses.replace(TINY, n_layer=1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:

@@ -12,11 +12,13 @@ FIRST_STEP = 100
 DEVIATIONS = 8.0
 FACTOR = 4.0
 """At least so many times the median."""
-SMALLEST = 1e-30
 
 
 class Outlier(Detector):
-    """A norm, or a ratio of norms, far above its median on a logarithmic scale."""
+    """A norm, or a ratio of norms, far above its median on a logarithmic scale.
+
+    Nothing at all is no reading: where answers are rewarded alike, a step learns nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,9 +26,9 @@ class Outlier(Detector):
 
     def outlier(self, step: int, value: float) -> float | None:
         """The median, where this reading is to be told."""
-        if not math.isfinite(value):
+        if not 0 < value < math.inf:
             return None
-        seen = math.log(max(value, SMALLEST))
+        seen = math.log(value)
         if len(self.logs) < ENOUGH or step < FIRST_STEP:
             keep_last(self.logs, seen, READINGS)
             return None

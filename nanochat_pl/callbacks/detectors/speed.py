@@ -7,19 +7,23 @@ from nanochat_pl.core.findings import Finding
 
 READINGS, ENOUGH = 30, 5
 MOMENT_SECONDS = 0.25
-"""Nothing that costs less is told: the steps of tiny models are all noise."""
+"""Shorter waits are not told: the steps of tiny models are all noise."""
 NEVER = 1 << 30
 
 
 class SlowSteps(Detector):
-    """Tokens per second far below their median at two readings, and a moment lost by it."""
+    """Tokens per second far below their median at two readings, and for a while: a little slower for longer than much.
+
+    What is shorter are the pauses of a busy machine.
+    """
 
     DEVIATIONS = 6.0
+    LARGE_DROP, LARGE_SECONDS, SMALL_SECONDS = 1 / 3, 2.0, 10.0
 
     def __init__(self) -> None:
         super().__init__()
         self.speeds: list[float] = []
-        self.lost_seconds = 0.0
+        self.slow = 0.0
 
     def see(self, step: int, tokens_per_second: float, seconds: float, mfu: float | None = None) -> Finding | None:
         """A reading of the steps since the last one, which took so many seconds."""
@@ -28,11 +32,11 @@ class SlowSteps(Detector):
             return None
         usual = statistics.median(self.speeds)
         limit = usual - max(self.DEVIATIONS * noise(self.speeds), 0.2 * usual)
-        is_slow = tokens_per_second < limit
+        is_slow, drop = tokens_per_second < limit, 1 - tokens_per_second / usual
+        enough = self.LARGE_SECONDS if drop > self.LARGE_DROP else self.SMALL_SECONDS
         # A single pause, however long, is no slow training.
-        lost_seconds = min(seconds * (1 - tokens_per_second / usual), MOMENT_SECONDS / 2)
-        self.lost_seconds = self.lost_seconds + lost_seconds if is_slow else 0.0
-        begins = self.begins(is_slow, step, after=2 if self.lost_seconds >= MOMENT_SECONDS else NEVER)
+        self.slow = self.slow + min(seconds / enough, 0.5) if is_slow else 0.0
+        begins = self.begins(is_slow, step, after=1 if self.slow >= 1 else NEVER)
         keep_last(self.speeds, max(tokens_per_second, limit), READINGS)
         if not begins:
             return None
@@ -40,7 +44,7 @@ class SlowSteps(Detector):
         return Finding(
             "slow_steps",
             step,
-            f"Training is {1 - tokens_per_second / usual:.0%} slower than before.",
+            f"Training is {drop:.0%} slower than before.",
             "See whether something else uses the device (nvidia-smi, top), whether it is hot and throttles, and "
             "speed/loader_seconds.",
             since_step=self.since,

@@ -90,18 +90,20 @@ class Journal:
         return {name: value for name, value in values.items() if name not in self._names.get(step, ())}
 
     def give(self, rows: list[tuple[int, list[str]]], alerts: int = 0) -> int:
-        """Note rows, as (step, names of the values), and so many alerts; returns the number of the first row."""
+        """Note rows, as (step, names of the values), and so many alerts; returns the number of the first row.
+
+        Raises:
+            OSError: the disk is full, and none is noted.
+        """
         first = self.rows
         entries: list[dict[str, Any]] = []
-        for step, names in rows:
-            entries.append({"row": self.rows, "step": step, "names": names})
-            self._given[self.rows] = (step, names)
-            self._names.setdefault(step, set()).update(names)
-            self.rows += 1
-        for _ in range(alerts):
-            entries.append({"alert": self.alerts})
-            self.alerts += 1
+        entries += [{"row": number, "step": step, "names": names} for number, (step, names) in enumerate(rows, first)]
+        entries += [{"alert": self.alerts + n} for n in range(alerts)]
         self._append(entries)
+        for entry in entries:
+            self._replay(entry)
+        for step, names in rows:
+            self._names.setdefault(step, set()).update(names)
         return first
 
     def take_back(self, number: int) -> None:

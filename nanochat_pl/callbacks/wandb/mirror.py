@@ -16,9 +16,9 @@ from nanochat_pl.callbacks.wandb.account import DEFAULT_URL, Account
 from nanochat_pl.callbacks.wandb.journal import Journal
 from nanochat_pl.callbacks.wandb.lineage import give_model, use_parent
 from nanochat_pl.callbacks.wandb.rows import Changes, NewRows, Row, Table
-from nanochat_pl.core.errors import DivergedError, Interrupted
 from nanochat_pl.core.findings import read_findings
-from nanochat_pl.core.run_folder import RunFolder, read_object
+from nanochat_pl.core.invocation import git_commit
+from nanochat_pl.core.run_folder import RunFolder, ending_of, read_object
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,11 @@ class Mirror(threading.Thread):
         findings = []
         if self._events.settled(at_once=True):
             findings = read_findings(self._run)[self._journal.alerts :]
-        first = self._journal.give([(row.step, list(row.values)) for row in rows], len(findings))
+        try:
+            first = self._journal.give([(row.step, list(row.values)) for row in rows], len(findings))
+        except OSError:  # the disk is full: it is tried again at the next look
+            self._not_taken, self._events = rows, Changes(self._run.events)
+            return
         for number, row in enumerate(rows, first):
             if not self._takes(session, number, row):
                 self._journal.take_back(number)
@@ -176,7 +180,7 @@ class Mirror(threading.Thread):
     def _finish(self, session: Any) -> None:
         error, facts = self._error, self._run.read_summary()
         code = 0 if error is None else getattr(error, "exit_code", 1)
-        facts["status"] = _status(error)
+        facts["status"] = "finished" if error is None else ending_of(error)["status"]
         session.summary.update({name: facts[name] for name in FACTS if name in facts})
         if facts["status"] == "interrupted":
             session.mark_preempting()
@@ -203,19 +207,10 @@ def _told(what: str) -> Iterator[None]:
         log.warning("W&B did not take %s: %s", what, error)
 
 
-def _status(error: BaseException | None) -> str:
-    """As summary.json says it."""
-    if isinstance(error, Interrupted | KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, DivergedError):
-        return "diverged"
-    return "finished" if error is None else "failed"
-
-
 def _config(run: RunFolder) -> dict[str, Any]:
     """All options, and what was decided automatically."""
     config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    return config | {"plan": read_object(run.resolved), "git_commit": run.read_summary().get("git_commit")}
+    return config | {"plan": read_object(run.resolved), "git_commit": git_commit()}
 
 
 def _at_wandb(value: float | Table) -> Any:

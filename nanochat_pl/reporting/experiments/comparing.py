@@ -117,8 +117,9 @@ def compare(first: Experiment, other: Experiment, experiments: Sequence[Experime
     base = Comparison(first.name, other.name, differences(first, other), results, metric)
     one, two = first.results.get(metric), other.results.get(metric)
     if one is None or two is None:
-        lacking = " and ".join(each.name for each, value in ((first, one), (other, two)) if value is None)
-        return replace(base, verdict=f"Neither can be said to be better: {lacking} has no {metric}.")
+        lacking = [each.name for each, value in ((first, one), (other, two)) if value is None]
+        verb = "has" if len(lacking) == 1 else "have"
+        return replace(base, verdict=f"Neither can be said to be better: {' and '.join(lacking)} {verb} no {metric}.")
     cautions = _cautions(first, other, metric)
     if first.stage != other.stage and metric.startswith(HELD_OUT):
         said = (

@@ -108,6 +108,8 @@ def _read(path: Path) -> tuple[dict[str, Experiment], bool]:
         lines = [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
     except FileNotFoundError:
         return {}, True
+    except OSError:  # another user's, or a folder: the folders of the runs tell as well
+        return {}, False
     experiments = [experiment for line in lines if (experiment := Experiment.of_record(parse_object(line)))]
     return {experiment.name: experiment for experiment in experiments}, len(experiments) == len(lines)
 

@@ -154,7 +154,7 @@ def _indented(command: str) -> str:
 
 def section_of(one: Experiment) -> str:
     """What is said of one experiment, in Markdown."""
-    goal = in_line(one.goal) or "not given (`run.goal='...'`)"
+    goal = in_line(one.goal) or "not given (`'run.goal=\"...\"'`)"
     moved = f", moved aside to {one.name}" if ".before-" in one.name else ""
     parts = [f"**Goal**: {goal}", f"**Status**: {in_line(standing(one) + moved)}"]
     if one.error:

@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from nanochat_pl.core.paths import replacing
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.reporting.experiments.comparing import METRIC_OF
 from nanochat_pl.reporting.experiments.experiment import Experiment
@@ -28,6 +29,9 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
 
     Returns:
         The names of those that have something to draw; nothing is written where there are none.
+
+    Raises:
+        MachineError: it cannot be written.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -54,7 +58,8 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
         _label(left, "training loss, nats per token", is_log)
         _label(right, " and ".join(sorted({validated[name] for name in curves})), is_log)
         figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
-        figure.savefig(out, format="png")
+        with replacing(out) as temporary:
+            figure.savefig(temporary, format="png")
     return list(curves)
 
 

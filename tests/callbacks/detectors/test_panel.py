@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from nanochat_pl.callbacks.detectors.panel import Panel
+from nanochat_pl.callbacks.detectors.panel import Panel, Reading
 from nanochat_pl.core.findings import Finding
 from tests.callbacks.detectors.series import EVERY, TROUBLES, healthy, with_trouble
 
@@ -71,3 +71,31 @@ def test_a_state_that_was_saved_goes_on_as_if_nothing_had_happened(trouble: str)
 def test_a_loss_that_rewards_make_is_not_judged() -> None:
     readings = list(with_trouble(healthy(1, steps=500), "loss_spike", SINCE))
     assert told(readings) and not told(readings, Panel(judges_loss=False))
+
+
+def test_steps_that_learn_nothing_say_nothing_about_those_that_do() -> None:
+    """As in reinforcement learning, where seldom one of a question's answers is better than the others."""
+
+    def seldom(reading: Reading) -> Reading:
+        norms = {name: 0.0 for name in reading.metrics if name.startswith(("grad_norm/", "update_ratio/"))}
+        return reading if reading.step % 70 == 0 else replace(reading, metrics={**reading.metrics, **norms})
+
+    assert told(list(map(seldom, healthy(4, steps=1000))), Panel(judges_loss=False)) == []
+
+
+def test_pauses_of_a_busy_machine_are_no_slow_training() -> None:
+    """Tokens per second and seconds of each reading."""
+    fast, slow, pause = (30_000.0, 0.01), (6_000.0, 0.05), (300.0, 1.0)
+    usual, disturbed = (10_000.0, 2.0), (7_000.0, 3.0)
+
+    def kinds(*steps: tuple[float, float]) -> list[str]:
+        readings = [
+            Reading(n, [3.0], {"speed/tokens_per_second": speed}, seconds)
+            for n, (speed, seconds) in enumerate(steps, 1)
+        ]
+        return [finding.kind for _, finding in told(readings)]
+
+    assert kinds(*[fast] * 50, pause, *[slow] * 9, *[fast] * 50) == []
+    assert kinds(*[fast] * 50, *[slow] * 50) == ["slow_steps"]
+    assert kinds(*[usual] * 20, *[disturbed] * 3, *[usual] * 20) == []
+    assert kinds(*[usual] * 20, *[disturbed] * 4) == ["slow_steps"]

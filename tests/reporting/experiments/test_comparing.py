@@ -88,7 +88,7 @@ def test_what_makes_a_comparison_doubtful_is_said() -> None:
 def test_a_result_that_is_not_there() -> None:
     write_run("a", day=1)
     write_run("b", day=2)
-    assert "a/base and b/base has no core" in judged("a", "b", "core").verdict
+    assert "a/base and b/base have no core" in judged("a", "b", "core").verdict
     with pytest.raises(UserError, match="did you mean 'val_bpb'"):
         ranked(read_experiments(runs_root()), "val_bbp")
 
