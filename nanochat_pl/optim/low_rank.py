@@ -29,6 +29,7 @@ class LowRankMatrices:
 
     def __init__(self, members: Iterable[LowRank]):
         self._members: dict[Tensor, LowRank] = {member.left: member for member in members}
+        self._told: set[tuple[int, int]] = set()
 
     def sketches(self) -> list[tuple[Tensor, Tensor]]:
         """V and Q of each matrix."""
@@ -83,7 +84,9 @@ class LowRankMatrices:
         state = {name: value for name, value in saved.items() if name not in ("left", "right")}
         bases, rank = [saved["left"], saved["right"]], right.size(1)
         if (before := saved["right"].size(1)) != rank:
-            log.info("A subspace of %d directions goes on with %d.", before, rank)
+            if (before, rank) not in self._told:
+                log.info("Subspaces of %d directions go on with %d.", before, rank)
+                self._told.add((before, rank))
             bases = [_resized(basis, rank) for basis in bases]
             turn = saved["right"].mT @ bases[1]
             state["momentum_buffer"] = saved["momentum_buffer"] @ turn

@@ -171,6 +171,11 @@ def make_plan(
     Raises:
         UserError: a combination that cannot be; the message names the nearest that can.
     """
+    if streaming.enabled and hardware.precision == "float8":
+        raise UserError(
+            "streaming.enabled=true computes in the precision of the activations, not in float8. Choose "
+            "hw.precision=bfloat16, or leave streaming out."
+        )
     cost, sequence_len, devices = ModelCost(model), model.sequence_len, hardware.world_size
     resolved = resolve_horizon(
         horizon,

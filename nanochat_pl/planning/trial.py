@@ -69,7 +69,8 @@ def share_of_optimizer(model: Any, spec: MuonAdamWSpec, width: int, rank: int, w
 
     The model's parameters get the gradients that DDP's buckets hold in a training; its own are views of them.
     """
-    roles, named = model.param_roles(), dict(model.named_parameters())
+    roles = model.param_roles()
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     sharding = Sharding(
         ProcessGroup(rank, world_size) if world_size > 1 else None,  # type: ignore[call-arg]  # its stub has one only
         matrices=[p for name, p in named.items() if roles[name] == MATRIX],
@@ -81,7 +82,8 @@ def share_of_optimizer(model: Any, spec: MuonAdamWSpec, width: int, rank: int, w
         if sharding.owns(p):
             parts[name] = nn.Parameter(sharding.own(p, p.detach()))
             parts[name].grad = sharding.own(p, p.grad)
-    return spec.build(parts.items(), roles, width=width)
+    streaming = model.execution.streaming.optimizer_values()
+    return spec.build(parts.items(), roles, width=width, low_rank=model.low_rank, low_rank_values=streaming)
 
 
 def _step(plan: Plan, spec: MuonAdamWSpec, execution: Execution, device: torch.device, rank: int) -> None:

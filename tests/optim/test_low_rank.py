@@ -179,7 +179,7 @@ def test_another_rank_goes_on_with_the_strongest_directions(rank: int, caplog: p
     again = Training(rank, momentum=0.9)
     with caplog.at_level("INFO"):
         again.optimizer.load_state_dict(training.optimizer.state_dict())
-    assert f"8 directions goes on with {rank}" in caplog.text
+    assert f"8 directions go on with {rank}" in caplog.text
     assert again.captured(gradient) > 0.99
     momentum = [one.optimizer.state[one.low.left]["momentum_buffer"] @ one.low.right.mT for one in (training, again)]
     torch.testing.assert_close(momentum[1], momentum[0], rtol=0, atol=0.01)

@@ -1,6 +1,7 @@
 """The plan: how a step is cut into micro-batches, what it decides, and what it says."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,12 @@ import torch
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.models.execution import Execution
+from nanochat_pl.nn.molegrad import Streaming
+from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.planning.plan import Plan, make_plan
+from nanochat_pl.planning.trial import step_fits
 
 SPEC = NanoChatSpec(depth=2, n_embd=64, head_dim=16, sequence_len=32)
 CPU = HardwareSpec(accelerator="cpu").detect()
@@ -104,3 +109,30 @@ def test_the_attention_kernel_is_one_that_runs_here() -> None:
         wanted = dataclasses.replace(made, hardware=dataclasses.replace(CPU, attention="flash3"))
         with pytest.raises(UserError, match=r"hw.attention=flash3 does not run here"):
             wanted.on_this_machine()
+
+
+def streamed(rank: int, precision: Any = "float32") -> Plan:
+    config = NanoChatSpec(depth=2, n_embd=256, head_dim=64, sequence_len=512).config(300)
+    hardware = dataclasses.replace(CPU, tokens_per_device=512, precision=precision)
+    horizon = HorizonSpec(total_batch_tokens=512, steps=10)
+    streaming = Streaming(enabled=bool(rank), rank_k=max(1, rank))
+    return make_plan(config, config, horizon, hardware, 16, 1e9, streaming=streaming)
+
+
+def test_streaming_saves_what_the_plan_says() -> None:
+    dense, low = streamed(0), streamed(8)
+    matrices = 2 * 2 * 4 * 256 * 256 * 4  # of the feed-forward layers, float32
+    sketches = 2 * 2 * (256 + 4 * 256) * 8 * 4
+    assert dense.memory_bytes["gradients"] - low.memory_bytes["gradients"] == matrices - sketches
+    lefts = 2 * (256 + 4 * 256) * 8 * 4
+    assert dense.memory_bytes["optimizer"] - low.memory_bytes["optimizer"] == matrices - sketches - lefts
+    # A dense layer keeps two activations, four times as wide, for the backward pass.
+    assert dense.memory_bytes["activations"] - low.memory_bytes["activations"] >= 2 * 2 * 4 * 256 * 512 * 4
+    assert "low-rank gradients (k=8, ffn_only)" in low.text() and "low-rank" not in dense.text()
+    with pytest.raises(UserError, match=r"streaming\.enabled=true computes in the precision of the activations"):
+        streamed(8, "float8")
+
+
+def test_a_step_of_streamed_matrices_is_tried() -> None:
+    made = streamed(8)
+    assert step_fits(made, MuonAdamWSpec(), Execution(streaming=made.streaming))
