@@ -35,7 +35,8 @@ def two() -> None:
 
 
 @pytest.mark.usefixtures("two")
-def test_list() -> None:
+def test_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     rows = [line.split() for line in run("list").splitlines()]
     assert rows[0] == ["experiment", "status", "step", "val", "bpb", "train", "loss", "tok/s", "time", "date"]
     assert rows[1][:6] == ["a,[red]b/base", "finished", "24", "1.5000", "3.0000", "1,000"]
