@@ -156,5 +156,6 @@ def _command(overrides: Sequence[str], *more: str) -> str:
 
 def _differences(before: DictConfig, after: DictConfig) -> list[tuple[str, Any, Any]]:
     old, new = flat(OmegaConf.to_container(before, resolve=True)), flat(OmegaConf.to_container(after, resolve=True))
-    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(MAY_CHANGE))
+    since = {key for key in new if key.split(".")[0] not in before}  # sections that an earlier version did not have
+    keys = sorted(key for key in (old.keys() | new.keys()) - since if not key.startswith(MAY_CHANGE))
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]

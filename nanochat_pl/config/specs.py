@@ -15,7 +15,7 @@ from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import Sources
 from nanochat_pl.models.depth import NanoChatSpec
-from nanochat_pl.nn.molegrad import Streaming
+from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -43,9 +43,9 @@ class Specs:
     optim: MuonAdamWSpec
     schedule: ScheduleSpec
     horizon: HorizonSpec
-    streaming: Streaming
     hw: HardwareSpec
     seed: int
+    streaming: Streaming = DENSE
 
     @classmethod
     def of(cls, config: DictConfig) -> "Specs":
@@ -60,7 +60,8 @@ class Specs:
                 raise UserError(f"There is no section '{key}'{nearest(key, known)} Sections: {', '.join(known)}.")
         if not isinstance(config.seed, int) or isinstance(config.seed, bool) or config.seed < 0:
             raise UserError(f"seed is {config.seed!r}, but it must be a whole number, 0 or more.")
-        sections = {name: construct(config[name], name) for name in SECTIONS}
+        # A run of an earlier version lacks what has come since.
+        sections = {name: construct(config[name], name) for name in SECTIONS if name in config}
         return cls(**sections, seed=config.seed)
 
     def plan(
