@@ -103,7 +103,7 @@ def test_killed_at_any_moment_loses_the_steps_since_the_last_checkpoint(tmp_path
             while last_step(run) <= reached:
                 assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
                 time.sleep(0.01)
-            time.sleep(rng.uniform(0, 0.5))
+            time.sleep(rng.uniform(0, 0.2))
         finally:
             process.kill()
             process.communicate()

@@ -52,9 +52,10 @@ def diagnose(run: RunFolder, spec: Callable[[], NanoChatSpec]) -> Diagnosis:
         if was_full and most < FAR_FROM_FULL:
             diagnosis.warn(
                 "That is far from full: another program held the rest, or something grew.",
-                "Look which (nvidia-smi, top, python -m nanochat_pl doctor gpu); smaller micro-batches hardly help.",
+                "Look which (nvidia-smi, top, python -m nanochat_pl doctor gpu); smaller micro-batches help little.",
             )
-        by_plan = was_full and most >= FAR_FROM_FULL
+        # As the training itself has said, a smaller micro-batch may still pass beside what else is there.
+        by_plan = was_full and (most >= FAR_FROM_FULL or plan.micro_batch_rows > 1)
         factor = max(1.0, (held or 0) / _total(plan))
         _print_settings(diagnosis, plan, spec(), _overrides(run), factor, by_plan)
     return diagnosis
