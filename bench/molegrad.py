@@ -90,13 +90,14 @@ class Training:
 
 @contextmanager
 def kept_by_mlps(model: Any) -> Iterator[dict[int, int]]:
-    """storage -> bytes that the MLPs save for the backward pass, what has the size of a weight left out."""
+    """storage -> bytes that the MLPs save for the backward pass; weights, subspaces and their casts are left out."""
     kept: dict[int, int] = {}
-    weights = {parameter.numel() for parameter in model.parameters()}
+    parameters = [*model.parameters(), *(sketch for low_rank in model.low_rank.values() for sketch in low_rank)]
+    shapes = {shape for p in parameters for shape in (tuple(p.shape), tuple(p.shape[::-1]))}
     inside: list[Any] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        if inside and tensor.numel() not in weights and tensor.ndim > 1:
+        if inside and tuple(tensor.shape) not in shapes:
             kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
         return tensor
 
