@@ -14,6 +14,7 @@ from tests.processes import SMALL, losses, start_fork, start_training, train
 
 ACCUMULATE = ("hw.tokens_per_device=64",)  # 2 rows a micro-batch, 4 micro-batches a step
 SAMPLES = ("callbacks.samples.prompts=[a,bc]",)
+STREAMED = ("streaming.enabled=true", "streaming.rank_k=4", "streaming.min_size=16", "streaming.target_layers=all")
 EPOCHS = ("data.num_documents=96",)  # about 13 steps an epoch
 
 
@@ -56,8 +57,9 @@ def assert_same_training(one: Path, other: Path) -> None:
         ((*EPOCHS, *ACCUMULATE), (4 * 10 + 3, 4 * 17 + 1)),
         (("callbacks.checkpoints.every_n_steps=5",), (8, 16)),
         (SAMPLES, (13,)),
+        ((*STREAMED, *ACCUMULATE), (4 * 13 + 2,)),
     ],
-    ids=["mid-accumulation", "epochs-twice", "all-at-once", "own-cadence", "with-samples"],
+    ids=["mid-accumulation", "epochs-twice", "all-at-once", "own-cadence", "with-samples", "streamed"],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path, whole: Callable[..., Path], options: tuple[str, ...], kills: tuple[int, ...]

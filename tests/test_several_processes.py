@@ -21,6 +21,7 @@ OPTIONS = (
     "optim.eps=1e-3", "model.backout=false", "optim.cautious=false", "optim.lr=0.02",
 )  # fmt: skip
 TWO_ROWS = ("hw.tokens_per_device=64",)
+STREAMED = ("streaming.enabled=true", "streaming.rank_k=4", "streaming.min_size=16", "streaming.target_layers=all")
 CHATS = [
     [{"role": "user", "content": "b" * (n % 9)}, {"role": "assistant", "content": "ab" * (n % 7 + 1)}]
     for n in range(200)
@@ -124,6 +125,13 @@ def test_the_default_optimizer_too(tmp_path: Path) -> None:
     assert expected.keys() == found.keys()
     for step, row in expected.items():
         assert float(found[step]["train/loss"]) == pytest.approx(float(row["train/loss"]), rel=1e-3), step
+
+
+@pytest.mark.slow
+def test_sketches_of_gradients_too(tmp_path: Path) -> None:
+    """Of matrices that DDP does not know (streaming)."""
+    alone = together(1, *OPTIONS, *STREAMED, runs=tmp_path / "alone") / "base"
+    assert_same(alone, together(2, *OPTIONS, *TWO_ROWS, *STREAMED, runs=tmp_path / "two") / "base")
 
 
 @pytest.mark.slow

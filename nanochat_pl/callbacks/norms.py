@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.callbacks.metrics import logs_after
+from nanochat_pl.optim.groups import LOW_RANK
 
 SAMPLED_ELEMENTS = 1 << 14
 """Of each parameter, from all over it: the ratio of two norms needs no more, and nothing as large as the model is kept.
@@ -21,6 +22,7 @@ class Norms(Callback):
 
     The first is the norm of the gradients before clipping, the second that of the step's change over that of the
     parameters. Stands before the metrics. The first process measures: gradients and parameters are the same on all.
+    Matrices that have sketches in place of gradients are left out: each process has its own.
     """
 
     def __init__(self) -> None:
@@ -31,7 +33,7 @@ class Norms(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, stage: Any, optimizer: torch.optim.Optimizer) -> None:
         if not trainer.is_global_zero or not logs_after(trainer, trainer.global_step + 1):
             return
-        for group in optimizer.param_groups:
+        for group in _measurable(optimizer):
             role, params = group["role"], group["params"]
             gradients = [p.grad for p in params if p.grad is not None]
             if gradients:
@@ -44,12 +46,16 @@ class Norms(Callback):
             return
         for role, norm in self._norms.items():
             stage.measured[f"grad_norm/{role}"] = norm * stage.gradient_scale
-        for group in trainer.optimizers[0].param_groups:
+        for group in _measurable(trainer.optimizers[0]):
             before = self._before[group["role"]]
             change = _sampled(group["params"]).sub_(before).norm()
             stage.measured[f"update_ratio/{group['role']}"] = change / before.norm().clamp_min(TINY)
         self._norms.clear()
         self._before.clear()
+
+
+def _measurable(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [group for group in optimizer.param_groups if group["role"] != LOW_RANK]
 
 
 def _sampled(params: Iterable[Tensor]) -> Tensor:

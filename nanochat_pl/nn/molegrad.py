@@ -114,7 +114,8 @@ def _chosen(model: nn.Module, options: Streaming) -> dict[str, Linear]:
 
 
 def _orthonormal(rows: int, rank: int, generator: torch.Generator, weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(torch.linalg.qr(torch.randn(rows, rank, generator=generator))[0].to(weight.device))
+    basis = torch.linalg.qr(torch.randn(rows, rank, generator=generator))[0]
+    return nn.Parameter(basis.contiguous().to(weight.device))
 
 
 class StreamedLinear(nn.Module):

@@ -50,12 +50,15 @@ class LowRankMatrices:
                 by_shape.setdefault(shape, []).append(member)
         for (rows, cols, _), same in by_shape.items():
             turned = []
+            for member in same:
+                if not sharding.owns(member.left):  # its update comes here: what is sent must lie alike on all ranks
+                    member.left.grad = torch.empty_like(member.left, memory_format=torch.contiguous_format)
             if own := [member for member in same if sharding.owns(member.left)]:
                 random = [_random(member.right, f"{names[member.left]}/{group['steps']}") for member in own]
                 found = low_rank_(group, own, [state[member.left] for member in own], random)
                 turned = list(zip(own, found.left, found.right))
                 for member, update in zip(own, found.update):
-                    member.left.grad = update
+                    member.left.grad = update.contiguous()
             sharding.gather([member.left for member in same], gradients=True)
             sharding.wait()
             rate = group["lr"] * max(1.0, rows / cols) ** 0.5

@@ -93,7 +93,7 @@ class Training:
                 parameter.grad = None if name in SKIPPED.get(step, ()) else gradient.to(parameter.dtype)
             for index, (_, left, right) in enumerate(self.streamed.values()):
                 gradient = self._share(step, index, len(left), len(right))
-                left.grad = gradient @ right.detach()
+                left.grad = (gradient @ right.detach()).mT.contiguous().mT  # autograd leaves them in any layout
                 right.grad = gradient.mT @ left.detach() if index % 2 else None
             self.scaler.unscale_(self.optimizer)
             self.scaler.step(self.optimizer)
