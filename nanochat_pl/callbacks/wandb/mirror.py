@@ -155,7 +155,8 @@ class Mirror(threading.Thread):
             return
         for number, row in enumerate(rows, first):
             if not self._takes(session, number, row):
-                self._journal.take_back(number)
+                with contextlib.suppress(OSError):  # the disk is full, which may be why W&B did not take it
+                    self._journal.take_back(number)
                 self._not_taken.append(row)
         for finding in findings:
             title = f"{finding.kind.replace('_', ' ')} at step {finding.step} of {session.name}"
