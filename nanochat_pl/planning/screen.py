@@ -17,7 +17,8 @@ def screen(plan: Any, price_per_hour: float | None = None) -> str:
         f", {word}" for word, is_so in (("compiled", hardware.compile), ("recomputing", hardware.recompute)) if is_so
     )
     if plan.streaming.enabled:
-        options += f", low-rank gradients (k={plan.streaming.rank_k}, {plan.streaming.target_layers})"
+        chosen = f"k={plan.streaming.rank_k}, {plan.streaming.target_layers}"
+        options += f", low-rank gradients ({chosen}; {gigabytes(plan.saved_bytes)} saved)"
     kernel = f", attention {hardware.attention}" if hardware.attention else ""
     lines = [
         ("model", f"{model.n_layer} layers, width {model.n_embd}, {model.n_head} heads"
