@@ -14,7 +14,7 @@ from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import Sources
-from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
@@ -37,7 +37,7 @@ OTHER_KEYS = (
 class Specs:
     """What is trained on what; the trainer's, stage's, callbacks' and loggers' sections are built by `training`."""
 
-    model: NanoChatSpec
+    model: ModelSpec
     tokenizer: Any
     data: Any
     optim: MuonAdamWSpec

@@ -1,7 +1,8 @@
-"""The shape of the nanochat model and its switches."""
+"""What every model's config holds, and the nanochat model's with its switches."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.spec import Spec
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class NanoChatConfig(Spec):
+class ModelConfig(Spec):
     """Everything that `model.json` must hold to build the model again; `models.contract.build_model` builds it.
 
     Attributes:
@@ -20,14 +21,12 @@ class NanoChatConfig(Spec):
             itself. The last layer is always L.
         short_window: tokens before the current one that an S layer sees; None: a quarter of the context, rounded
             up to 128.
-        qk_scale: factor of the normalised queries and of the normalised keys.
-        softcap: logits are softcap * tanh(logits / softcap); None: as they come.
-        value_embeddings: add a gated per-token value to attention's values in every other layer (the last included).
-        smear: mix the embedding of the token before into each token.
-        backout: subtract a part of the middle layer's output before the head.
-        scalars: learned scale of the residual stream and of the re-added embedding at each layer.
         compute_dtype: of activations and embeddings; matrices are kept in float32 and cast when used.
+        network: the model's class, where `models.contract.ARCHITECTURES` does not know it; called with the config and
+            an `Execution`.
     """
+
+    network: ClassVar[Any] = None
 
     vocab_size: int
     sequence_len: int
@@ -35,15 +34,8 @@ class NanoChatConfig(Spec):
     n_head: int
     n_kv_head: int
     n_embd: int
-    window_pattern: str = "SSSL"
+    window_pattern: str = "L"
     short_window: int | None = None
-    rope_base: float = 100_000.0
-    qk_scale: float = 1.2
-    softcap: float | None = 15.0
-    value_embeddings: bool = True
-    smear: bool = True
-    backout: bool = True
-    scalars: bool = True
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def check(self) -> None:
@@ -57,12 +49,6 @@ class NanoChatConfig(Spec):
                 f"{self.n_head} heads: {nearest_multiples(self.n_embd, step)}; heads that divide {self.n_embd} into "
                 f"even parts: {_even_heads(self.n_embd)}."
             )
-        if self.head_dim % 2:
-            raise UserError(
-                f"model.n_embd={self.n_embd} over model.n_head={self.n_head} makes heads of {self.head_dim} channels, "
-                f"but the rotary embedding needs an even number. Nearest legal widths for {self.n_head} heads: "
-                f"{nearest_multiples(self.n_embd, self.n_head * 2)}."
-            )
         if self.n_head % self.n_kv_head:
             legal = [n for n in range(1, self.n_head + 1) if self.n_head % n == 0]
             raise UserError(
@@ -74,12 +60,23 @@ class NanoChatConfig(Spec):
                 f"model.window_pattern={self.window_pattern!r} must consist of the letters S (short window) and L "
                 "(full context), such as 'SSSL' or 'L'."
             )
-        for name in ("short_window", "softcap", "rope_base", "qk_scale"):
+        self._check_positive("short_window")
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
             value = getattr(self, name)
             if value is not None and not value > 0:  # NaN too
                 raise UserError(
                     f"model.{name} is {value}, but it must be above 0 (or null where it can be switched off)."
                 )
+
+    def _check_even_heads(self) -> None:
+        if self.head_dim % 2:
+            raise UserError(
+                f"model.n_embd={self.n_embd} over model.n_head={self.n_head} makes heads of {self.head_dim} channels, "
+                f"but the rotary embedding needs an even number. Nearest legal widths for {self.n_head} heads: "
+                f"{nearest_multiples(self.n_embd, self.n_head * 2)}."
+            )
 
     @property
     def head_dim(self) -> int:
@@ -107,15 +104,52 @@ class NanoChatConfig(Spec):
         return (*(min(short, full) if letter == "S" else full for letter in letters), full)
 
     @property
-    def value_embedding_layers(self) -> tuple[int, ...]:
-        """Layers that have a value embedding: every other one, so that the last one has it."""
-        return tuple(range((self.n_layer - 1) % 2, self.n_layer, 2)) if self.value_embeddings else ()
+    def layer_period(self) -> int:
+        """Layers after which their kinds repeat."""
+        return len(self.window_pattern)
 
     @property
     def dtype(self) -> "torch.dtype":
         import torch  # here, so that reading a config costs no import of torch
 
         return getattr(torch, self.compute_dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class NanoChatConfig(ModelConfig):
+    """The nanochat model.
+
+    Attributes:
+        qk_scale: factor of the normalised queries and of the normalised keys.
+        softcap: logits are softcap * tanh(logits / softcap); None: as they come.
+        value_embeddings: add a gated per-token value to attention's values in every other layer (the last included).
+        smear: mix the embedding of the token before into each token.
+        backout: subtract a part of the middle layer's output before the head.
+        scalars: learned scale of the residual stream and of the re-added embedding at each layer.
+    """
+
+    window_pattern: str = "SSSL"
+    rope_base: float = 100_000.0
+    qk_scale: float = 1.2
+    softcap: float | None = 15.0
+    value_embeddings: bool = True
+    smear: bool = True
+    backout: bool = True
+    scalars: bool = True
+
+    def check(self) -> None:
+        super().check()
+        self._check_even_heads()
+        self._check_positive("softcap", "rope_base", "qk_scale")
+
+    @property
+    def layer_period(self) -> int:
+        return math.lcm(len(self.window_pattern), 2 if self.value_embeddings else 1)
+
+    @property
+    def value_embedding_layers(self) -> tuple[int, ...]:
+        """Layers that have a value embedding: every other one, so that the last one has it."""
+        return tuple(range((self.n_layer - 1) % 2, self.n_layer, 2)) if self.value_embeddings else ()
 
 
 def _even_heads(width: int) -> str:

@@ -21,7 +21,8 @@ class KVCache:
         windows: of each layer, tokens before its own that a query sees.
         rows: that are stored.
         capacity: tokens of a row that are stored in layers whose window shows as many.
-        tables: the rotary tables, in the cache's dtype and on its device.
+        like: (head_dim,) or more, of the cache's dtype and on its device.
+        tables: the rotary tables, in that dtype and there; None: the model has none.
         backend: attends where a row begins with several tokens.
 
     Attributes:
@@ -35,11 +36,17 @@ class KVCache:
     _derived: tuple[Tensor, Tensor] | None
 
     def __init__(
-        self, windows: Sequence[int], rows: int, capacity: int, n_kv_head: int, tables: RotaryTables, backend: Backend
+        self,
+        windows: Sequence[int],
+        rows: int,
+        capacity: int,
+        n_kv_head: int,
+        like: Tensor,
+        tables: RotaryTables | None,
+        backend: Backend,
     ):
-        like, _ = tables.rows(0, 1)
         sizes = [min(capacity, window + 1) for window in windows]
-        self.keys = [like.new_zeros(rows, n_kv_head, size, like.size(1)) for size in sizes]
+        self.keys = [like.new_zeros(rows, n_kv_head, size, like.size(-1)) for size in sizes]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.last_ids = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
         self.windows, self.capacity, self.tables, self.backend = windows, capacity, tables, backend
@@ -83,8 +90,24 @@ class KVCache:
         """Tokens of each row."""
         return self._lengths[self._first : self._first + len(self.last_ids)]
 
-    def rotary(self, T: int) -> tuple[Tensor, Tensor]:
-        """Rows of the rotary tables for the next T tokens: (T, D), or (B, 1, 1, D) where the rows' lengths differ."""
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.lengths)
+
+    def positions(self, T: int) -> Tensor:
+        """Where the next T tokens stand: (T,), or (B, 1) where the rows' lengths differ."""
+        if self.start is not None:
+            return torch.arange(self.start, self.start + T, device=self.last_ids.device)
+        return self._positions()[1][:, None]
+
+    def rotary(self, T: int) -> tuple[Tensor, Tensor] | None:
+        """Rows of the rotary tables for the next T tokens: (T, D), or (B, 1, 1, D) where the rows' lengths differ.
+
+        None where there are no tables.
+        """
+        if self.tables is None:
+            return None
         if self.start is not None:
             return self.tables.rows(self.start, T)
         cos, sin = self.tables.rows(0, self.tables.length if self._is_captured else max(self.lengths) + 1)
@@ -155,7 +178,8 @@ class KVCache:
 
     def resized(self, rows: int, capacity: int) -> "KVCache":
         """A copy with more or fewer rows, and a capacity that all of them fit in."""
-        new = KVCache(self.windows, rows, capacity, self.keys[0].size(1), self.tables, self.backend)
+        like = self.keys[0]
+        new = KVCache(self.windows, rows, capacity, like.size(1), like, self.tables, self.backend)
         kept = min(rows, len(self.last_ids))
         for olds, news in ((self.keys, new.keys), (self.values, new.values)):
             for old, to in zip(olds, news):
