@@ -37,11 +37,12 @@ def export_to_hf(loaded: LoadedModel, source: str, out: Path) -> HubFormat:
         The format it was written in.
 
     Raises:
-        UserError: `out` holds something else or cannot be a folder, or the tokenizer cannot be expressed.
+        UserError: there is no format for the model, `out` holds something else or cannot be a folder, or the tokenizer
+            cannot be expressed.
         MachineError: the disk is full or not writable.
     """
     config = loaded.model.config
-    hub_format = next(entry for entry in FORMATS[architecture_of(config)] if entry.fits(config))
+    hub_format = _format_of(config)
     built = build_hf_tokenizer(loaded.tokenizer, loaded.is_chat)
     files = {
         "tokenizer.json": built.to_str(pretty=True),
@@ -70,6 +71,17 @@ def export_to_hf(loaded: LoadedModel, source: str, out: Path) -> HubFormat:
     for name in sorted(files, key="config.json".__eq__):
         write_text(out / name, files[name])
     return hub_format
+
+
+def _format_of(config: Any) -> HubFormat:
+    architecture = architecture_of(config)
+    found = next((entry for entry in FORMATS.get(architecture, ()) if entry.fits(config)), None)
+    if found is None:
+        raise UserError(
+            f"transformers has no model that computes what this {architecture} does (its positions, windows or biases "
+            "are not the published ones), so it cannot be exported."
+        )
+    return found
 
 
 def _prepare(out: Path) -> None:

@@ -35,7 +35,7 @@ class HubFormat:
 
 def _is_first_nanochat(config: NanoChatConfig) -> bool:
     """Whether transformers' own NanoChat computes the same, on texts up to the trained context."""
-    parts = (config.value_embeddings, config.smear, config.backout, config.scalars)
+    parts = (config.value_embeddings, config.smear, config.backout, config.scalars, config.position != "rope")
     return not any(parts) and config.qk_scale == 1 and set(config.windows) == {config.sequence_len - 1}
 
 
@@ -47,7 +47,7 @@ def _shape(config: NanoChatConfig) -> dict[str, Any]:
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.n_kv_head,
-        "max_position_embeddings": config.sequence_len,
+        "max_position_embeddings": max(config.windows) + 1,
         "rms_norm_eps": torch.finfo(config.dtype).eps,
         "final_logit_softcapping": config.softcap,
     }
@@ -80,7 +80,8 @@ def _own_modeling(config: NanoChatConfig) -> dict[str, Any]:
         **_shape(config),
         "sliding_window": short + 1 if short < full else None,
         "layer_types": ["sliding_attention" if window < full else "full_attention" for window in config.windows],
-        "rope_base": config.rope_base,
+        "rope_base": config.rope_base if config.position == "rope" else None,
+        "alibi_slopes": config.slopes,
         "qk_scale": config.qk_scale,
         "value_embeddings": config.value_embeddings,
         "smear": config.smear,
@@ -121,7 +122,8 @@ def _gpt2(config: GPT2Config) -> dict[str, Any]:
 
 def _is_gpt2(config: GPT2Config) -> bool:
     """Whether transformers' GPT2 computes the same."""
-    return config.bias and config.n_kv_head == config.n_head and set(config.windows) == {config.sequence_len - 1}
+    as_published = config.bias and config.position == "learned" and config.n_kv_head == config.n_head
+    return as_published and set(config.windows) == {config.sequence_len - 1}
 
 
 FORMATS: dict[str, tuple[HubFormat, ...]] = {

@@ -199,11 +199,11 @@ class CausalModel(nn.Module):
         """An empty cache on the model's device.
 
         Args:
-            capacity: tokens of a row; where it exceeds the trained context, as many as one likes.
+            capacity: tokens of a row; where it exceeds the longest window, as many as one likes.
         """
         config, backend = self.config, self.attention.for_prompts()
-        like = torch.empty(config.head_dim, dtype=config.dtype, device=self.embedding.weight.device)
-        return KVCache(config.windows, rows, capacity, config.n_kv_head, like, self.rotary_tables(capacity), backend)
+        like = self.embedding.weight.new_empty(config.n_kv_head, config.head_dim, dtype=config.dtype)
+        return KVCache(config.windows, rows, capacity, like, self.rotary_tables(capacity), backend)
 
     def rotary_tables(self, length: int) -> RotaryTables | None:
         """Tables for a cache, of `length` positions to begin with; None: the model has no rotary embedding."""
@@ -222,8 +222,8 @@ class CausalModel(nn.Module):
         Raises:
             UserError: the backend that is asked for does not run there.
         """
-        device = self.embedding.weight.device
-        self.use_attention(choose(self.execution.attention, device, self.config.dtype, self.config.head_dim))
+        config, execution, device = self.config, self.execution, self.embedding.weight.device
+        self.use_attention(choose(execution.attention, device, config.dtype, config.head_dim, config.slopes))
 
     def use_attention(self, backend: Backend) -> None:
         """Let all layers attend with `backend`."""

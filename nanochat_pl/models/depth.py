@@ -2,12 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import ComputeDtype
 from nanochat_pl.core.spec import Spec
-from nanochat_pl.models.config import ModelConfig, NanoChatConfig
+from nanochat_pl.models.config import ROPE_BASE, ModelConfig, NanoChatConfig
 from nanochat_pl.optim.scaling import heads_for_width, width_for_depth
 
 REFERENCE_DEPTH = 12
@@ -23,7 +23,7 @@ class ModelSpec(Spec):
         aspect_ratio: width per layer of depth; the width is rounded up to a multiple of `head_dim`.
         n_embd, n_head, n_kv_head: None follows from depth, aspect_ratio and head_dim.
         sequence_len: the trained context T.
-        window_pattern: see `models.config.ModelConfig`.
+        window_pattern, long_window: see `models.config.ModelConfig`.
     """
 
     depth: int = REFERENCE_DEPTH
@@ -34,6 +34,7 @@ class ModelSpec(Spec):
     n_kv_head: int | None = None
     sequence_len: int = 2048
     window_pattern: str = "SSSL"
+    long_window: int | None = None
 
     config_class: ClassVar[type[ModelConfig]]
 
@@ -74,7 +75,8 @@ class ModelSpec(Spec):
 class NanoChatSpec(ModelSpec):
     """conf/model/nanochat.yaml."""
 
-    rope_base: float = 100000.0
+    position: Literal["rope", "alibi", "none"] = "rope"
+    rope_base: float = ROPE_BASE
     qk_scale: float = 1.2
     softcap: float | None = 15.0
     value_embeddings: bool = True

@@ -28,7 +28,7 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class GPT2Config(ModelConfig):
-    """See `models.config.ModelConfig`; no position beyond `sequence_len` is known.
+    """See `models.config.ModelConfig`; with learned positions none beyond `sequence_len` is known.
 
     Attributes:
         bias: of the linear maps and of LayerNorm.
@@ -36,6 +36,7 @@ class GPT2Config(ModelConfig):
             left whole: fused kernels don't drop any.
     """
 
+    position: Literal["learned", "alibi", "none"] = "learned"
     bias: bool = True
     dropout: float = 0.0
 
@@ -56,6 +57,7 @@ class GPT2Spec(ModelSpec):
     head_dim: int = HEAD_DIM
     sequence_len: int = 1024
     window_pattern: str = "L"
+    position: Literal["learned", "alibi", "none"] = "learned"
     size: Literal["small", "medium", "large", "xl"] | None = None
     bias: bool = True
     dropout: float = 0.0
@@ -127,14 +129,18 @@ class GPT2(CausalModel):
 
     def __init__(self, config: GPT2Config, execution: Execution):
         super().__init__(config, execution)
-        self.dropout, self.longest_text = config.dropout, config.sequence_len
+        self.dropout = config.dropout
         self.embedding = table(config.padded_vocab_size, config.n_embd)
-        self.position = table(config.sequence_len, config.n_embd)
+        if config.position == "learned":
+            self.longest_text = config.sequence_len
+            self.position = table(config.sequence_len, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = LayerNorm(config)
 
     def trunk(self, ids: Tensor, cache: KVCache | None, documents: Tensor | None) -> Tensor:
-        x = self.embedding(ids) + self.position(self.positions(ids, cache))
+        x = self.embedding(ids)
+        if self.config.position == "learned":
+            x = x + self.position(self.positions(ids, cache))
         x = F.dropout(x.to(self.config.dtype), self.dropout, self.training)
         x = self.run_blocks(x, cache, self.seen(ids, cache, documents))
         if cache is not None:

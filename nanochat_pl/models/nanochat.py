@@ -1,4 +1,4 @@
-"""The nanochat model: a GPT with RoPE, QK norm, ReLU squared, value embeddings, smear and backout.
+"""The nanochat model: a GPT with RoPE (or ALiBi), QK norm, ReLU squared, value embeddings, smear and backout.
 
 After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps.
 """
@@ -39,13 +39,17 @@ class Attention(SelfAttention):
         self,
         x: Tensor,
         value_embedding: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
+        rotary: tuple[Tensor, Tensor] | None,
         cache: KVCache | None,
         seen: dict[int, Any],
     ) -> Tensor:
         B, T, _ = x.shape
         D = self.config.head_dim
-        q, k = rotate_and_normalize(self.query(x).view(B, T, -1, D), self.key(x).view(B, T, -1, D), *rotary)
+        q, k = self.query(x).view(B, T, -1, D), self.key(x).view(B, T, -1, D)
+        if rotary is None:
+            q, k = (rms_norm(heads.transpose(1, 2).contiguous()) for heads in (q, k))
+        else:
+            q, k = rotate_and_normalize(q, k, *rotary)
         v = self.value(x).view(B, T, -1, D)
         if self.value_gate is not None and value_embedding is not None:
             gate = torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))
@@ -70,7 +74,7 @@ class Block(nn.Module):
         x0: Tensor,
         scales: Tensor | None,
         value_embedding: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
+        rotary: tuple[Tensor, Tensor] | None,
         cache: KVCache | None,
         seen: dict[int, Any],
     ) -> Tensor:
@@ -109,7 +113,7 @@ class NanoChat(CausalModel):
     def trunk(self, ids: Tensor, cache: KVCache | None, documents: Tensor | None) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
-        rotary = self._tables(ids.size(1)) if cache is None else cache.rotary(ids.size(1))
+        rotary = self._rotary(ids.size(1)) if cache is None else cache.rotary(ids.size(1))
         continued = config.smear and cache is not None and cache.start != 0
         read = torch.cat((cache.last_ids, ids), dim=1) if continued and cache is not None else ids
         x0 = self._fused(NanoChat._embedded)(self, self.embedding(read), continued, documents)
@@ -160,6 +164,9 @@ class NanoChat(CausalModel):
             x = torch.addcmul(x, self.backout_scale.to(x.dtype), middle, value=-1)
         return rms_norm(x)
 
+    def _rotary(self, length: int) -> tuple[Tensor, Tensor] | None:
+        return self._tables(length) if self.config.position == "rope" else None
+
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
         """The rotary tables' first `length` rows, in the compute dtype; beyond the trained context computed anew.
 
@@ -170,8 +177,8 @@ class NanoChat(CausalModel):
             cos, sin = rotary_tables(length, config.head_dim, config.rope_base, cos.device)
         return cos[:length].to(config.dtype), sin[:length].to(config.dtype)
 
-    def rotary_tables(self, length: int) -> RotaryTables:
-        return RotaryTables(self._tables, length)
+    def rotary_tables(self, length: int) -> RotaryTables | None:
+        return RotaryTables(self._tables, length) if self.config.position == "rope" else None
 
     def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
         return NanoChatDecoder(self) if self.embedding.weight.device.type == "cpu" else super().build_decoder()
@@ -194,7 +201,8 @@ class NanoChat(CausalModel):
         """Compute the rotary tables of the trained context on the parameters' device too."""
         super().init_buffers()
         config, device = self.config, self.embedding.weight.device
-        self.cos, self.sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base, device)
+        if config.position == "rope":
+            self.cos, self.sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base, device)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         bound = (3 / self.config.n_embd) ** 0.5  # uniform in +-bound has standard deviation 1 / sqrt(n_embd)

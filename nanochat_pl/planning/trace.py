@@ -59,7 +59,7 @@ def trace(
     execution = Execution(recompute=recompute, streaming=streaming)
     model = build_model(dataclasses.replace(config, n_layer=layers), "meta", None, execution)
     if accelerator != "cpu":  # on "meta" the model has chosen the CPU's attention
-        model.use_attention(_Fused())
+        model.use_attention(_Fused(model.attention.slopes))
     sketches = [sketch for low_rank in model.low_rank.values() for sketch in low_rank]
     for parameter in (*model.parameters(), *sketches):
         if parameter.requires_grad:
