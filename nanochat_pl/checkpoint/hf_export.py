@@ -167,7 +167,7 @@ def _json(content: dict[str, Any]) -> str:
 
 def _is_first_nanochat(config: NanoChatConfig) -> bool:
     """Whether transformers' own NanoChat computes the same, on texts up to the trained context."""
-    parts = (config.value_embeddings, config.smear, config.backout, config.scalars)
+    parts = (config.value_embeddings, config.smear, config.backout, config.scalars, config.position != "rope")
     return not any(parts) and config.qk_scale == 1 and set(config.windows) == {config.sequence_len - 1}
 
 
@@ -179,7 +179,7 @@ def _shape(config: NanoChatConfig) -> dict[str, Any]:
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.n_kv_head,
-        "max_position_embeddings": config.sequence_len,
+        "max_position_embeddings": max(config.windows) + 1,
         "rms_norm_eps": torch.finfo(config.dtype).eps,
         "final_logit_softcapping": config.softcap,
     }
@@ -212,7 +212,8 @@ def _own_modeling(config: NanoChatConfig) -> dict[str, Any]:
         **_shape(config),
         "sliding_window": short + 1 if short < full else None,
         "layer_types": ["sliding_attention" if window < full else "full_attention" for window in config.windows],
-        "rope_base": config.rope_base,
+        "rope_base": config.rope_base if config.position == "rope" else None,
+        "alibi_slopes": config.slopes,
         "qk_scale": config.qk_scale,
         "value_embeddings": config.value_embeddings,
         "smear": config.smear,

@@ -70,14 +70,14 @@ class Engine:
     Args:
         model: a `models.contract.LanguageModel`; its weights must not change while the engine is used.
         max_rows: answers under way at once.
-        cache_tokens: bound on rows times tokens of the cache; None: `max_rows` rows of the trained context, and never
+        cache_tokens: bound on rows times tokens of the cache; None: `max_rows` rows of the longest window, and never
             less than one. Where it is reached, the youngest answers wait and are read again later.
         reuse: keep finished rows, so that a prompt which begins as one of them does is read from there on.
     """
 
     def __init__(self, model: Any, max_rows: int = 32, cache_tokens: int | None = None, reuse: bool = True):
         self.model, self.max_rows, self._reuse = model, max_rows, reuse
-        self._context = model.config.sequence_len
+        self._context = max(model.config.windows) + 1
         self._cache_tokens = max(self._context, cache_tokens or max_rows * self._context)
         with torch.inference_mode():
             # One row more than is used: where two others are exchanged.

@@ -9,6 +9,9 @@ from nanochat_pl.core.spec import Spec
 if TYPE_CHECKING:
     import torch
 
+Position = Literal["rope", "alibi", "none"]
+ROPE_BASE = 100_000.0
+
 
 @dataclasses.dataclass(frozen=True)
 class NanoChatConfig(Spec):
@@ -16,10 +19,14 @@ class NanoChatConfig(Spec):
 
     Attributes:
         sequence_len: tokens of the context that the model is trained on; the short window derives from it.
-        window_pattern: one letter a layer, repeated: L sees the trained context, S the last `short_window` tokens and
-            itself. The last layer is always L.
+        window_pattern: one letter a layer, repeated: L sees the last `long_window` tokens and itself, S the last
+            `short_window`. The last layer is always L.
         short_window: tokens before the current one that an S layer sees; None: a quarter of the context, rounded
             up to 128.
+        long_window: tokens before the current one that an L layer sees in texts longer than the trained context; None:
+            no more than there.
+        position: how tokens know where they stand. "rope": queries and keys are rotated; "alibi": scores fall with the
+            distance, each head's at a slope of its own (arXiv:2108.12409); "none": only by which tokens they see.
         qk_scale: factor of the normalised queries and of the normalised keys.
         softcap: logits are softcap * tanh(logits / softcap); None: as they come.
         value_embeddings: add a gated per-token value to attention's values in every other layer (the last included).
@@ -37,7 +44,9 @@ class NanoChatConfig(Spec):
     n_embd: int
     window_pattern: str = "SSSL"
     short_window: int | None = None
-    rope_base: float = 100_000.0
+    long_window: int | None = None
+    position: Position = "rope"
+    rope_base: float = ROPE_BASE
     qk_scale: float = 1.2
     softcap: float | None = 15.0
     value_embeddings: bool = True
@@ -57,7 +66,7 @@ class NanoChatConfig(Spec):
                 f"{self.n_head} heads: {nearest_multiples(self.n_embd, step)}; heads that divide {self.n_embd} into "
                 f"even parts: {_even_heads(self.n_embd)}."
             )
-        if self.head_dim % 2:
+        if self.position == "rope" and self.head_dim % 2:
             raise UserError(
                 f"model.n_embd={self.n_embd} over model.n_head={self.n_head} makes heads of {self.head_dim} channels, "
                 f"but the rotary embedding needs an even number. Nearest legal widths for {self.n_head} heads: "
@@ -73,6 +82,17 @@ class NanoChatConfig(Spec):
             raise UserError(
                 f"model.window_pattern={self.window_pattern!r} must consist of the letters S (short window) and L "
                 "(full context), such as 'SSSL' or 'L'."
+            )
+        if self.long_window is not None and self.long_window < self.sequence_len - 1:
+            raise UserError(
+                f"model.long_window={self.long_window} is less than what the trained context shows, "
+                f"{self.sequence_len - 1} tokens before the last. Leave it out, or give more, for texts longer than "
+                "that; short windows are model.window_pattern's S."
+            )
+        if self.position != "rope" and self.rope_base != ROPE_BASE:
+            raise UserError(
+                f"model.rope_base={self.rope_base:g} belongs to model.position=rope, and this is model.position="
+                f"{self.position}. Leave one of them out."
             )
         for name in ("short_window", "softcap", "rope_base", "qk_scale"):
             value = getattr(self, name)
@@ -98,13 +118,21 @@ class NanoChatConfig(Spec):
     def windows(self) -> tuple[int, ...]:
         """Each layer's window: tokens before the current one that it sees.
 
-        An L layer sees no further than the trained context, so that a text may go on beyond it: no query ever meets a
-        distance that training has not shown it.
+        Without `long_window` an L layer sees no further than the trained context, so that a text may go on beyond it:
+        no query ever meets a distance that training has not shown it, and a row of the cache stays bounded. So it is
+        with ALiBi too; its authors let it see all, and find that it hardly uses what lies further back (appendix B).
         """
         short = self.short_window or -(-self.sequence_len // 4 // 128) * 128
         letters = [self.window_pattern[i % len(self.window_pattern)] for i in range(self.n_layer - 1)]
-        full = self.sequence_len - 1
+        full = self.long_window or self.sequence_len - 1
         return (*(min(short, full) if letter == "S" else full for letter in letters), full)
+
+    @property
+    def slopes(self) -> tuple[float, ...] | None:
+        """What each head's scores lose for a token of distance; None: nothing."""
+        from nanochat_pl.nn.position import alibi_slopes  # imports torch, as below
+
+        return alibi_slopes(self.n_head) if self.position == "alibi" else None
 
     @property
     def value_embedding_layers(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import ComputeDtype
 from nanochat_pl.core.spec import Spec
-from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.models.config import ROPE_BASE, NanoChatConfig, Position
 from nanochat_pl.optim.scaling import heads_for_width, width_for_depth
 
 REFERENCE_DEPTH = 12
@@ -21,6 +21,7 @@ class NanoChatSpec(Spec):
         aspect_ratio: width per layer of depth; the width is rounded up to a multiple of `head_dim`.
         n_embd, n_head, n_kv_head: None follows from depth, aspect_ratio and head_dim.
         sequence_len: the trained context T.
+        others: as of `NanoChatConfig`.
     """
 
     depth: int = REFERENCE_DEPTH
@@ -31,7 +32,9 @@ class NanoChatSpec(Spec):
     n_kv_head: int | None = None
     sequence_len: int = 2048
     window_pattern: str = "SSSL"
-    rope_base: float = 100000.0
+    long_window: int | None = None
+    position: Position = "rope"
+    rope_base: float = ROPE_BASE
     qk_scale: float = 1.2
     softcap: float | None = 15.0
     value_embeddings: bool = True

@@ -1,4 +1,4 @@
-"""The nanochat model: a GPT with RoPE, QK norm, ReLU squared, value embeddings, smear and backout.
+"""The nanochat model: a GPT with RoPE (or ALiBi), QK norm, ReLU squared, value embeddings, smear and backout.
 
 After karpathy/nanochat (92d63d4), whose formulas and initial values it keeps.
 """
@@ -47,14 +47,17 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         value_embedding: Tensor | None,
-        cos: Tensor,
-        sin: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
         cache: KVCache | None,
         seen: dict[int, Any],
     ) -> Tensor:
         B, T, C = x.shape
         D = self.config.head_dim
-        q, k = rotate_and_normalize(self.query(x).view(B, T, -1, D), self.key(x).view(B, T, -1, D), cos, sin)
+        q, k = self.query(x).view(B, T, -1, D), self.key(x).view(B, T, -1, D)
+        if rotary is None:
+            q, k = (rms_norm(heads.transpose(1, 2).contiguous()) for heads in (q, k))
+        else:
+            q, k = rotate_and_normalize(q, k, *rotary)
         v = self.value(x).view(B, T, -1, D)
         if self.value_gate is not None and value_embedding is not None:
             gate = torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))
@@ -83,8 +86,7 @@ class Block(nn.Module):
         x0: Tensor,
         scales: Tensor | None,
         value_embedding: Tensor | None,
-        cos: Tensor,
-        sin: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
         cache: KVCache | None,
         seen: dict[int, Any],
     ) -> Tensor:
@@ -92,7 +94,7 @@ class Block(nn.Module):
         if scales is not None:
             resid, added = scales.unbind()
             x = torch.addcmul(resid * x, added, x0)
-        x = x + self.attn(rms_norm(x), value_embedding, cos, sin, cache, seen)
+        x = x + self.attn(rms_norm(x), value_embedding, rotary, cache, seen)
         return x + self.mlp(rms_norm(x))
 
 
@@ -195,7 +197,7 @@ class NanoChat(nn.Module):
     def _trunk(self, ids: Tensor, cache: KVCache | None, documents: Tensor | None) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
-        cos, sin = self._tables(ids.size(1)) if cache is None else cache.rotary(ids.size(1))
+        rotary = self._rotary(ids.size(1)) if cache is None else cache.rotary(ids.size(1))
         continued = config.smear and cache is not None and cache.start != 0
         read = torch.cat((cache.last_ids, ids), dim=1) if continued and cache is not None else ids
         x0 = self._fused(NanoChat._embedded)(self, self.embedding(read), continued, documents)
@@ -210,7 +212,7 @@ class NanoChat(nn.Module):
         if self.execution.recompute and torch.is_grad_enabled():
             run = functools.partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
         for layer in range(config.n_layer):
-            x = run(layer, ids, x, x0, scales[layer], cos, sin, cache, seen)
+            x = run(layer, ids, x, x0, scales[layer], rotary, cache, seen)
             if layer == config.n_layer // 2:
                 middle = x
         if cache is not None:
@@ -251,6 +253,9 @@ class NanoChat(nn.Module):
             x = torch.addcmul(x, self.backout_scale.to(x.dtype), middle, value=-1)
         return rms_norm(x)
 
+    def _rotary(self, length: int) -> tuple[Tensor, Tensor] | None:
+        return self._tables(length) if self.config.position == "rope" else None
+
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
         """The rotary tables' first `length` rows, in the compute dtype; beyond the trained context computed anew.
 
@@ -265,11 +270,12 @@ class NanoChat(nn.Module):
         """An empty cache on the model's device.
 
         Args:
-            capacity: tokens of a row; where it exceeds the trained context, as many as one likes.
+            capacity: tokens of a row; where it exceeds the longest window, as many as one likes.
         """
-        tables = RotaryTables(self._tables, capacity)
-        backend = self.attention.for_prompts()
-        return KVCache(self.config.windows, rows, capacity, self.config.n_kv_head, tables, backend)
+        config, backend = self.config, self.attention.for_prompts()
+        like = self.embedding.weight.new_empty(config.n_kv_head, config.head_dim, dtype=config.dtype)
+        tables = RotaryTables(self._tables, capacity) if config.position == "rope" else None
+        return KVCache(config.windows, rows, capacity, like, tables, backend)
 
     def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
         """What continues rows by one token each: (ids (B, 1), cache) -> logits (B, 1, vocab_size).
@@ -302,11 +308,12 @@ class NanoChat(nn.Module):
             UserError: the backend that is asked for does not run there.
         """
         config, device = self.config, self.embedding.weight.device
-        self.attention = choose(self.execution.attention, device, config.dtype, config.head_dim)
+        self.attention = choose(self.execution.attention, device, config.dtype, config.head_dim, config.slopes)
         for module in self.modules():
             if isinstance(module, Attention):
                 module.backend = self.attention
-        self.cos, self.sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base, device)
+        if config.position == "rope":
+            self.cos, self.sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base, device)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

@@ -99,8 +99,9 @@ class Plan:
             UserError: the one that was asked for does not.
         """
         model = self.model
-        kernel = choose(self.hardware.attention, self.hardware.accelerator, model.dtype, model.head_dim)
-        hardware = dataclasses.replace(self.hardware, attention=kernel.name)
+        hardware = self.hardware
+        kernel = choose(hardware.attention, hardware.accelerator, model.dtype, model.head_dim, model.slopes)
+        hardware = dataclasses.replace(hardware, attention=kernel.name)
         note = "; ".join(filter(None, (self.note, advice(kernel, model.windows))))
         return dataclasses.replace(self, hardware=hardware, note=note)
 
