@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from nanochat_pl.cli import chat, checkpoints, data, doctor, eval, experiments, plan, report, sample, tokenizer
+from nanochat_pl.cli import bench, chat, checkpoints, data, doctor, eval, experiments, plan, report, sample, tokenizer
 from nanochat_pl.core.paths import known_error
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app.command("chat")(chat.chat)
 app.command("sample")(sample.sample)
 app.command("eval")(eval.evaluate)
 app.command("plan", context_settings={"ignore_unknown_options": True})(plan.plan)
+app.command("bench", context_settings={"ignore_unknown_options": True})(bench.bench)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.add_typer(checkpoints.app, name="checkpoints")

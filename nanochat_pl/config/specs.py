@@ -9,21 +9,21 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nanochat_pl.checkpoint.parent import Parent
-from nanochat_pl.config.construct import construct
+from nanochat_pl.config.construct import construct, construct_optimizer
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import Sources
-from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.nn.molegrad import DENSE, Streaming
-from nanochat_pl.optim.muon import MuonAdamWSpec
+from nanochat_pl.optim.contract import OptimizerSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
 from nanochat_pl.planning.plan import Plan, make_plan
 from nanochat_pl.planning.speed import training_flops_per_second
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.cache import cached_tokenizer, find_tokenizer
-from nanochat_pl.tokenizers.specs import CharSpec
+from nanochat_pl.tokenizers.specs import TokenizerSpec
 
 SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "streaming", "hw")
 INHERITED = ("total_batch_tokens", "lr_scale", "weight_decay_scale")
@@ -37,10 +37,10 @@ OTHER_KEYS = (
 class Specs:
     """What is trained on what; the trainer's, stage's, callbacks' and loggers' sections are built by `training`."""
 
-    model: NanoChatSpec
-    tokenizer: Any
+    model: ModelSpec
+    tokenizer: TokenizerSpec
     data: Any
-    optim: MuonAdamWSpec
+    optim: OptimizerSpec
     schedule: ScheduleSpec
     horizon: HorizonSpec
     hw: HardwareSpec
@@ -61,7 +61,11 @@ class Specs:
         if not isinstance(config.seed, int) or isinstance(config.seed, bool) or config.seed < 0:
             raise UserError(f"seed is {config.seed!r}, but it must be a whole number, 0 or more.")
         # A run of an earlier version lacks what has come since.
-        sections = {name: construct(config[name], name) for name in SECTIONS if name in config}
+        sections = {
+            name: construct_optimizer(config[name]) if name == "optim" else construct(config[name], name)
+            for name in SECTIONS
+            if name in config
+        }
         return cls(**sections, seed=config.seed)
 
     def plan(
@@ -102,6 +106,7 @@ class Specs:
             epoch_tokens,
             self.data.holds,
             self.streaming,
+            self.optim,
         )
         return dataclasses.replace(plan, note=note, parent=parent.origin() if parent else {})
 
@@ -119,10 +124,7 @@ class Specs:
             )
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:
-        """The tokenizer of this data: the one that made the tokens, from the cache, else trained now.
-
-        Only characters are taken from the held-out documents too: an unknown one could not be validated on.
-        """
+        """The tokenizer of this data: the one that made the tokens, from the cache, else trained now."""
         own = self.data.own_tokenizer()
         if own is not None:
             return own
@@ -135,7 +137,7 @@ class Specs:
 
     def _tokenizer_texts(self, sources: Sources) -> tuple[Sequence[DocumentSource], str]:
         """What the tokenizer is trained on, and its fingerprint."""
-        texts = sources if isinstance(self.tokenizer, CharSpec) else sources[:1]
+        texts = {"nothing": (), "train": sources[:1], "all": sources}[self.tokenizer.reads]
         return texts, "+".join(source.fingerprint for source in texts)
 
     def planned_vocab_size(self) -> int:

@@ -1,6 +1,5 @@
 """What the scaling laws ask for at each depth: tokens, FLOPs, time and cost, as a table and as a picture."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.models.cost import ModelCost
-from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.scaling import HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
@@ -42,7 +41,7 @@ class Row:
 
 def scaling_rows(
     depths: Sequence[int],
-    model: NanoChatSpec,
+    model: ModelSpec,
     horizon: HorizonSpec,
     vocab_size: int,
     hardware: Hardware,
@@ -53,7 +52,7 @@ def scaling_rows(
     laws = HorizonSpec(tokens_per_parameter=horizon.tokens_per_parameter)
     rows = []
     for depth in depths:
-        config = _of_depth(model, depth).config(vocab_size, hardware.compute_dtype)
+        config = model.of_depth(depth).config(vocab_size, hardware.compute_dtype)
         cost = ModelCost(config)
         resolved = resolve_horizon(
             laws,
@@ -82,12 +81,12 @@ def scaling_rows(
     return rows
 
 
-def largest_depth(model: NanoChatSpec, vocab_size: int, hardware: Hardware, streaming: Streaming = DENSE) -> int | None:
+def largest_depth(model: ModelSpec, vocab_size: int, hardware: Hardware, streaming: Streaming = DENSE) -> int | None:
     """The deepest model whose training fits on the hardware, one row at a time; None: none does."""
     low, high = 0, DEEPEST
     while low < high:
         depth = (low + high + 1) // 2
-        config = _of_depth(model, depth).config(vocab_size, hardware.compute_dtype)
+        config = model.of_depth(depth).config(vocab_size, hardware.compute_dtype)
         memory = memory_bytes(config, ModelCost(config), hardware, 1, 1, streaming=streaming)
         low, high = (depth, high) if fits(memory, hardware) else (low, depth - 1)
     return low or None
@@ -164,7 +163,3 @@ def draw_scaling(rows: Sequence[Row], hardware: Hardware, path: Path) -> None:
     figure.suptitle(f"By the scaling laws, on {hardware.world_size} x {hardware.chip.name}, {hardware.precision}")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-def _of_depth(model: NanoChatSpec, depth: int) -> NanoChatSpec:
-    return dataclasses.replace(model, depth=depth, n_embd=None, n_head=None, n_kv_head=None)
