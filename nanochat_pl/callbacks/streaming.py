@@ -55,8 +55,9 @@ class StreamingTelemetry(Callback):
         self._shadow.remove()
         energy, cosine = [], []
         for name, gradient in self._shadow.gradients.items():
-            gradient = trainer.strategy.reduce(gradient, reduce_op="mean")
-            change = self._weights[name] - stage.model.low_rank[name].weight
+            gradient, matrix = trainer.strategy.reduce(gradient, reduce_op="mean"), stage.model.low_rank[name]
+            gradient = gradient.mT if matrix.transposed else gradient
+            change = self._weights[name] - matrix.weight
             energy.append(((gradient @ self._bases[name]).norm() / gradient.norm()).square())
             cosine.append(torch.cosine_similarity(change.flatten(), gradient.flatten(), dim=0))
         matrices, state = stage.model.low_rank, trainer.optimizers[0].state

@@ -33,7 +33,8 @@ def test_the_shadow_adds_up_the_gradients_of_a_dense_layer(target: str) -> None:
             model(micro_batch[:, :-1], micro_batch[:, 1:]).backward()
     for name, gradient in shadow.gradients.items():
         torch.testing.assert_close(gradient, dense.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
-        _, left, right = streamed.low_rank[name]
+        _, left, right = matrix = streamed.low_rank[name]
+        gradient = gradient.mT if matrix.transposed else gradient
         torch.testing.assert_close(left.grad, gradient @ right, rtol=1e-4, atol=1e-6)
     before = {name: gradient.clone() for name, gradient in shadow.gradients.items()}
     shadow.remove()

@@ -56,9 +56,12 @@ def test_outputs_and_input_gradients_are_those_of_dense_matrices(target: Any, po
     names["all"] = names["ffn_only"] | names["attention"]
     assert low_rank.keys() == {f"{name}.weight" for name in names[target]}
     full = dict(dense.named_parameters())
-    for name, (weight, left, right) in low_rank.items():
+    for name, matrix in low_rank.items():
+        weight, left, right = matrix
         gradient = full[name].grad
         assert gradient is not None and weight.grad is None
+        assert matrix.transposed == (name == "mlp.proj.weight")
+        gradient = gradient.mT if matrix.transposed else gradient
         torch.testing.assert_close(left.grad, gradient @ right, rtol=1e-4, atol=1e-7)
         if power_iters and "mlp" in name:
             torch.testing.assert_close(right.grad, gradient.mT @ left, rtol=1e-4, atol=1e-7)
@@ -74,10 +77,12 @@ def test_with_all_directions_the_gradient_is_whole() -> None:
     gradients(dense, x)
     low_rank = stream(streamed, Streaming(True, WIDTH, 1, "all", min_size=16))
     gradients(streamed, x)
-    for name, parameter in dense.named_parameters():
-        if name in low_rank and parameter.size(1) == WIDTH:
-            _, left, right = low_rank[name]
-            torch.testing.assert_close(left.grad @ right.mT, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert len(low_rank) == 3
+    for name, matrix in low_rank.items():
+        assert matrix.left.grad is not None
+        gradient = matrix.left.grad @ matrix.right.mT
+        gradient = gradient.mT if matrix.transposed else gradient
+        torch.testing.assert_close(gradient, dense.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
 
 
 def test_micro_batches_add_up() -> None:

@@ -124,7 +124,7 @@ def test_streaming_saves_what_the_plan_says() -> None:
     matrices = 2 * 2 * 4 * 256 * 256 * 4  # of the feed-forward layers, float32
     sketches = 2 * 2 * (256 + 4 * 256) * 8 * 4
     assert dense.memory_bytes["gradients"] - low.memory_bytes["gradients"] == matrices - sketches
-    lefts = 2 * (256 + 4 * 256) * 8 * 4
+    lefts = 2 * 2 * 4 * 256 * 8 * 4  # the momentum's shape, too
     assert dense.memory_bytes["optimizer"] - low.memory_bytes["optimizer"] == matrices - sketches - lefts
     # A dense layer keeps two activations, four times as wide, for the backward pass.
     assert dense.memory_bytes["activations"] - low.memory_bytes["activations"] >= 2 * 2 * 4 * 256 * 512 * 4
