@@ -62,7 +62,7 @@ def test_an_experiment_that_is_a_whole_pipeline(tmp_path: Path, cache: dict[str,
     assert code == 0, output
     for stage in ("base", "mid", "sft"):
         assert summary(tmp_path, stage)["status"] == "finished"
-        assert "low-rank gradients (k=8, ffn_only;" in (tmp_path / "test" / stage / "plan.txt").read_text()
+        assert "low-rank gradients (k=8, 4 of " in (tmp_path / "test" / stage / "plan.txt").read_text()
     assert f"Report: {tmp_path / 'test/report.html'}" in output
     assert (tmp_path / "test/report.html").stat().st_size > 10_000
     dense = ("stage=mid", "streaming.enabled=false", "run.fresh=true")

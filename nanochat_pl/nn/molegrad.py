@@ -81,7 +81,7 @@ def stream(model: nn.Module, options: Streaming) -> dict[str, LowRank]:
                 f"{layer.in_features} has {size} directions; {size // 8} or less would save much."
             )
         streamed[name] = _sketched(name, layer.weight.requires_grad_(False), options.rank_k)
-        layer.in_training = (StreamedLinear(streamed[name], layer.bias),)
+        layer.in_training = (StreamedLinear(streamed[name]),)
     for name, part in model.named_modules():
         if isinstance(part, MLP) and f"{name}.fc" in chosen:
             fc, proj = (_sketched(f"{name}.{own}", part.get_parameter(f"{own}.weight"), options.rank_k, own == "proj")
@@ -127,14 +127,12 @@ def _orthonormal(rows: int, rank: int, generator: torch.Generator, weight: Tenso
 class StreamedLinear(nn.Module):
     """A linear map that keeps only A Q (tokens, k) of its inputs for the backward pass."""
 
-    def __init__(self, low_rank: LowRank, bias: Tensor | None = None):
+    def __init__(self, low_rank: LowRank):
         super().__init__()
         self.weight, self.left, self.right = low_rank
-        self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _StreamedLinear.apply(x, self.weight, self.left, self.right)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return _StreamedLinear.apply(x, self.weight, self.left, self.right)
 
 
 class StreamedMLP(nn.Module):

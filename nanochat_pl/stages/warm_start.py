@@ -15,7 +15,7 @@ from nanochat_pl.core.spec import Spec
 
 OWN_MODEL = ("model.", "model=", "tokenizer.", "tokenizer=")
 """Overrides by which a run has another model than its recipe's run."""
-OF_EVERY_STAGE = ("recipe=", "experiment=", "hw.", "hw=", "seed=", "run.name=")
+OF_EVERY_STAGE = ("recipe=", "experiment=", "hw.", "hw=", "streaming.", "seed=", "run.name=")
 
 
 @dataclass(frozen=True)
