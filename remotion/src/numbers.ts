@@ -28,11 +28,13 @@ export function significant(value: number, digits: number): string {
 /** 2.5e12 -> "2.5 · 10¹²". */
 export function scientific(value: number): string {
   const [mantissa, exponent] = value.toExponential(1).split("e");
-  const power = Number(exponent)
-    .toString()
-    .replace("-", "⁻")
-    .replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(digit)]);
+  const power = raised(String(Number(exponent)));
   return mantissa === "1.0" ? `10${power}` : `${Number(mantissa)} · 10${power}`;
+}
+
+/** A number as an exponent: "−0.5" -> "⁻⁰·⁵". */
+export function raised(number: string): string {
+  return number.replace(/[\d.−-]/g, (sign) => ({ ".": "·", "−": "⁻", "-": "⁻" })[sign] ?? "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(sign)]);
 }
 
 export function percent(share: number): string {

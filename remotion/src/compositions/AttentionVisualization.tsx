@@ -58,7 +58,7 @@ export function Drawing({ scene }: { scene: Figures }) {
       </Text>
       <Sentence left={RIGHT.left} right={RIGHT.right} top={TOP + 40} tokens={scene.tokens} query={query} weights={layer.heads[now.head][query]} />
       <g opacity={1 - ending}>
-        <AllHeads left={RIGHT.left} right={RIGHT.right} top={TOP + 206} bottom={BOTTOM} scene={scene} current={now} frame={frame} />
+        <AllHeads left={RIGHT.left} right={RIGHT.right} top={TOP + 172} bottom={BOTTOM} scene={scene} current={now} frame={frame} />
       </g>
       <g opacity={ending}>
         <Next scene={scene} shown={ending} />
@@ -91,21 +91,21 @@ function Next({ scene, shown }: { scene: Figures; shown: number }) {
 }
 
 function said({ layer, head, does, share }: Shown): string {
-  const who = `Layer ${layer + 1}, head ${head + 1}`;
+  const who = `layer ${layer + 1}, head ${head + 1}`;
   const part = share === undefined ? "" : percent(share);
   switch (does) {
     case "previous":
-      return `${who} looks at the token before more than any other head does: ${part} of its attention.`;
+      return `Of all heads, ${who} looks the most at the token before: ${part} of its attention goes there.`;
     case "sink":
-      return `${who} rests on the very first token: ${part} of its attention, most of all heads. Such a place is called a sink.`;
+      return `Of all heads, ${who} rests the most on the very first token: ${part} of its attention. Such a place is called a sink.`;
     case "self":
-      return `${who} looks at the token itself the most: ${part} of its attention.`;
+      return `Of all heads, ${who} looks the most at the token itself: ${part} of its attention.`;
     case "far":
-      return `${who} looks back the furthest: ${part} of its attention goes to tokens 4 or more before, the first one left out.`;
+      return `Of all heads, ${who} looks back the most: ${part} of its attention is 4 or more tokens away, the first one left out.`;
     case "broad":
-      return `${who} spreads the most evenly: over ${part} of the tokens that it could see, as entropy counts them.`;
+      return `Of all heads, ${who} spreads the most evenly: as if over ${part} of the tokens that it can see.`;
     default:
-      return `${who}: each row is a token, each column one that it may read.`;
+      return `This is ${who}.`;
   }
 }
 

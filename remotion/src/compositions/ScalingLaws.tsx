@@ -4,7 +4,7 @@ import { Axes, type Box, path } from "../components/Axes";
 import { Stage } from "../components/Stage";
 import { clipped, Text } from "../components/Text";
 import { grown, passed } from "../motion";
-import { logarithmic, logTicks, type Scale, scientific, short, significant } from "../numbers";
+import { logarithmic, logTicks, type Scale, raised, scientific, short, significant } from "../numbers";
 import type { Scene } from "../schema";
 import { BOTTOM, color, MARGIN, series, size, TOP } from "../theme";
 
@@ -112,7 +112,7 @@ function Sizes({ scene, frame }: { scene: Figures; frame: number }) {
     <g opacity={grown(frame, 15, 35)}>
       <rect x={left} y={TOP} width={width} height={height * scene.jobs.length + 66} rx={14} fill={color.panel} />
       <Text x={left + 52} y={TOP + 30} fill={color.quiet} fontSize={size.small}>
-        parameters*
+        parameters
       </Text>
       <Text x={left + width / 2 + 60} y={TOP + 30} fill={color.quiet} anchor="end" fontSize={size.small}>
         tokens
@@ -137,6 +137,9 @@ function Sizes({ scene, frame }: { scene: Figures; frame: number }) {
           </g>
         );
       })}
+      <Text x={left + 22} y={TOP + 84 + height * scene.jobs.length} fill={color.quiet} fontSize={size.small}>
+        parameters: of matrices and head
+      </Text>
     </g>
   );
 }
@@ -191,7 +194,7 @@ function captions(scene: Figures): Caption[] {
   const ratios = scene.jobs.map((job) => job.tokens / job.scaling_parameters);
   const said = law
     ? `The rings are what no cheaper moment undercuts. A law through them: loss = ${significant(law.floor, 3)} + ` +
-      `${significant(law.scale, 3)} × (C / ${scientific(law.unit)})^−${significant(law.exponent, 3)}.` +
+      `${significant(law.scale, 3)} × (C / ${scientific(law.unit)})${raised(`−${significant(law.exponent, 3)}`)}.` +
       (law.is_determined ? "" : " So few points do not determine it.")
     : `The rings are what no cheaper moment undercuts. ${scene.why_no_law}`;
   return [

@@ -53,8 +53,9 @@ export function Drawing({ scene }: { scene: Figures }) {
           x={[]}
           y={shownTicks.map((value) => ({ at: y(value), label: significant(value, 3) }))}
           xLabel=""
-          yLabel={losses.length ? "loss, nats per token" : ""}
+          yLabel={losses.length ? "loss, nats per token" : "share"}
         />
+        <Legend />
         {parts.map((part) => (
           <SegmentFrame key={part.figures.stage} part={part} />
         ))}
@@ -72,6 +73,22 @@ function subtitle(scene: Figures): string {
   const names = scene.stages.map((stage) => stage.stage).join(", ");
   const parameters = scene.parameters ? `, ${short(scene.parameters)} parameters` : "";
   return clipped(`${scene.name}: ${names}${parameters}`, 90);
+}
+
+function Legend() {
+  const y = PLOT.top - 22;
+  return (
+    <g>
+      <line x1={PLOT.right - 252} x2={PLOT.right - 222} y1={y} y2={y} stroke={color.quiet} strokeWidth={3} />
+      <Text x={PLOT.right - 214} y={y} fill={color.quiet} fontSize={size.small}>
+        training
+      </Text>
+      <circle cx={PLOT.right - 100} cy={y} r={6} stroke={color.ink} strokeWidth={2.5} fill={color.ground} />
+      <Text x={PLOT.right - 86} y={y} fill={color.quiet} fontSize={size.small}>
+        held out
+      </Text>
+    </g>
+  );
 }
 
 function SegmentFrame({ part }: { part: Segment }) {

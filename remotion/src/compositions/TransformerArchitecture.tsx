@@ -49,7 +49,7 @@ export function Drawing({ scene }: { scene: Figures }) {
   const placed = passed(frame, ...LAYERS) * count;
   const opened = Math.min(count - 1, Math.floor(placed));
   const subtitle = clipped(
-    `${scene.name}, ${scene.stage}: a ${scene.architecture} of ${count} layers, ${short(scene.parameters)} parameters`,
+    `${scene.name}: ${scene.architecture}, ${count} layers, ${short(scene.parameters)} parameters`,
     90,
   );
   return (
