@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_trace import GpuTrace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
-from timeline import GpuTrace, Timeline
 from timing import parent
 
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.callbacks.summary import peak_memory_bytes
+from nanochat_pl.callbacks.timeline import Timeline
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.models.cost import ModelCost
 

@@ -3,8 +3,9 @@
     with HubServer(folder) as hub, hub_client(hub, tmp_path):      # tests.hub_client; `hub_environment` for a process
         load_dataset("org/name", streaming=True)
 
-It answers what `datasets` and `huggingface_hub` ask of a data-set repository: its information, tree, paths and refs
-under /api/datasets/, its files under /datasets/.../resolve/ with ETag, X-Repo-Commit, LFS size and sha256, and ranges.
+It answers what `datasets` and `huggingface_hub` ask of a repository, of data or of a model: its information, tree,
+paths and refs under /api/datasets/ or /api/models/, its files under .../resolve/ with ETag, X-Repo-Commit, LFS size and
+sha256, and ranges.
 """
 
 import contextlib
@@ -29,8 +30,10 @@ HTML_PAGE = b"<!DOCTYPE html>\n<html><body><h1>502 Bad Gateway</h1><p>The mirror
 _OTHER_BYTES = bytes(255 - byte for byte in range(256))
 _CHUNK_BYTES = 1 << 16
 
-_FILE = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-_API = re.compile(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info|refs|commits)(?:/([^/]+)(?:/(.+))?)?)?/?")
+_FILE = re.compile(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_API = re.compile(
+    r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info|refs|commits)(?:/([^/]+)(?:/(.+))?)?)?/?"
+)
 
 Query = dict[str, list[str]]
 

@@ -17,7 +17,7 @@ LEVELS = {
     "video": 5,
     "training": 6, "cli": 6, "demo": 6,
 }  # fmt: skip
-WITHIN_A_LEVEL = {("data", "tasks"), ("stages", "callbacks")}
+WITHIN_A_LEVEL = {("data", "tasks"), ("stages", "callbacks"), ("cli", "training")}
 ONLY_IN = {
     "lightning": {"stages", "callbacks", "data"},
     "hydra": {"config"},

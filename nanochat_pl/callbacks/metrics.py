@@ -43,7 +43,7 @@ class LogMetrics(Callback):
     def on_train_start(self, trainer: Trainer, stage: Any) -> None:
         self._since = (trainer.global_step, time.perf_counter())
         self._waited = getattr(trainer.datamodule, "waited_seconds", None)  # type: ignore[attr-defined]
-        if stage.counts_tokens and (peak := _peak_flops(trainer, stage)):
+        if stage.counts_tokens and (peak := peak_flops(trainer, stage)):
             self._peak_tokens_per_second = peak / ModelCost(stage.blueprint.model).training_flops_per_token
 
     def leave_out(self, seconds: float) -> None:
@@ -115,7 +115,7 @@ def logs_after(trainer: Trainer, step: int) -> bool:
     return any(isinstance(callback, LogMetrics) and callback.due(trainer, step) for callback in callbacks)
 
 
-def _peak_flops(trainer: Trainer, stage: Any) -> float | None:
+def peak_flops(trainer: Trainer, stage: Any) -> float | None:
     """Of all devices together, per second; None: unknown."""
     accelerator = trainer.strategy.root_device.type
     chip = None if accelerator == "cpu" else find_chip(device_name(accelerator))

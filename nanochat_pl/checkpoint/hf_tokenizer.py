@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.tokenizers.base import BOS, SPECIAL_TOKENS, Tokenizer
 from nanochat_pl.tokenizers.bpe import BPETokenizer
-from nanochat_pl.tokenizers.byte import ByteTokenizer
+from nanochat_pl.tokenizers.byte import ByteTokenizer, byte_characters
 from nanochat_pl.tokenizers.char import CharTokenizer
 from nanochat_pl.tokenizers.samples import SAMPLES
 
@@ -64,7 +64,7 @@ def _build(tokenizer: Tokenizer) -> "tokenizers.Tokenizer":
         return built
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     if isinstance(tokenizer, ByteTokenizer):
-        vocabulary = {character: byte for byte, character in enumerate(_byte_characters())}
+        vocabulary = {character: byte for byte, character in enumerate(byte_characters())}
         built = Built(models.BPE(vocabulary, []))
         built.pre_tokenizer = byte_level
     elif isinstance(tokenizer, BPETokenizer):
@@ -88,7 +88,7 @@ def _bpe(ranks: dict[bytes, int]) -> "tokenizers.models.BPE":
     """
     from tokenizers import models
 
-    character = _byte_characters()
+    character = byte_characters()
 
     def spelled(token: bytes) -> str:
         return "".join([character[byte] for byte in token])
@@ -109,13 +109,6 @@ def last_pair(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | No
         best = min(known, key=lambda i: ranks[joined[i]])
         parts[best : best + 2] = [joined[best]]
     return parts[0], parts[1]
-
-
-def _byte_characters() -> list[str]:
-    """The character that stands for each byte in a byte-level vocabulary, as GPT-2 chose them."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def _regex(pattern: str) -> "tokenizers.Regex":

@@ -78,12 +78,12 @@ def pieces(tokenizer: "Tokenizer", rendered: "Rendered") -> list[Piece]:
     found, waiting = [], []
     pairs = list(zip(rendered.ids, rendered.mask))
     for i, (token, mask) in enumerate(pairs):
-        if token >= tokenizer.n_ordinary:
+        if not tokenizer.is_text(token):
             found.append(Piece(tokenizer.decode([token]), bool(mask), special=True))
             continue
         waiting.append(token)
         follower = pairs[i + 1] if i + 1 < len(pairs) else (tokenizer.bos_id, mask)
-        is_end = follower[1] != mask or follower[0] >= tokenizer.n_ordinary
+        is_end = follower[1] != mask or not tokenizer.is_text(follower[0])
         if is_end or _is_text(tokenizer.decode_bytes(waiting)):
             found.append(Piece(tokenizer.decode(waiting), bool(mask), special=False))
             waiting = []

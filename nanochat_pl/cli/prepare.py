@@ -53,10 +53,14 @@ def prepare(
         int | None, _tokens("Stop at so many held-out tokens; the default is all, or 1% of --max-tokens.")
     ] = None,
     shard_tokens: Annotated[int, _tokens("About so many tokens in a file.")] = 1 << 28,
+    bins: Annotated[
+        bool, typer.Option("--bins", help="Write nanoGPT's train.bin and val.bin beside them (and meta.pkl for chars).")
+    ] = False,
 ) -> None:
     """Tokenize a data set into memory-mapped shards, to train from with data=tokens data.path=DIR."""
     from nanochat_pl.cli.data_source import specs_for
     from nanochat_pl.core.errors import EXIT_SIGINT, Interrupted
+    from nanochat_pl.data.tokens.bins import write_bins
     from nanochat_pl.data.tokens.prepare import Preparation
 
     specs = specs_for(source, overrides)
@@ -80,6 +84,9 @@ def prepare(
         raise Interrupted(
             f"Interrupted. The finished files in {out} are kept: run the same command again to go on.", EXIT_SIGINT
         ) from error
+    if bins:
+        for name, count in write_bins(index, out, preparation.tokenizer).items():
+            print(f"{out / name}: {count:,} ids of {preparation.tokenizer.dtype().itemsize} bytes, for nanoGPT.")
     print(_summary(index, out, preparation.tokenizer, specs))
 
 

@@ -14,7 +14,7 @@ from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import Sources
-from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
@@ -23,7 +23,7 @@ from nanochat_pl.planning.plan import Plan, make_plan
 from nanochat_pl.planning.speed import training_flops_per_second
 from nanochat_pl.tokenizers.base import Tokenizer
 from nanochat_pl.tokenizers.cache import cached_tokenizer, find_tokenizer
-from nanochat_pl.tokenizers.specs import CharSpec
+from nanochat_pl.tokenizers.specs import TokenizerSpec
 
 SECTIONS = ("model", "tokenizer", "data", "optim", "schedule", "horizon", "streaming", "hw")
 INHERITED = ("total_batch_tokens", "lr_scale", "weight_decay_scale")
@@ -37,8 +37,8 @@ OTHER_KEYS = (
 class Specs:
     """What is trained on what; the trainer's, stage's, callbacks' and loggers' sections are built by `training`."""
 
-    model: NanoChatSpec
-    tokenizer: Any
+    model: ModelSpec
+    tokenizer: TokenizerSpec
     data: Any
     optim: MuonAdamWSpec
     schedule: ScheduleSpec
@@ -119,10 +119,7 @@ class Specs:
             )
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:
-        """The tokenizer of this data: the one that made the tokens, from the cache, else trained now.
-
-        Only characters are taken from the held-out documents too: an unknown one could not be validated on.
-        """
+        """The tokenizer of this data: the one that made the tokens, from the cache, else trained now."""
         own = self.data.own_tokenizer()
         if own is not None:
             return own
@@ -135,7 +132,7 @@ class Specs:
 
     def _tokenizer_texts(self, sources: Sources) -> tuple[Sequence[DocumentSource], str]:
         """What the tokenizer is trained on, and its fingerprint."""
-        texts = sources if isinstance(self.tokenizer, CharSpec) else sources[:1]
+        texts = {"nothing": (), "train": sources[:1], "all": sources}[self.tokenizer.reads]
         return texts, "+".join(source.fingerprint for source in texts)
 
     def planned_vocab_size(self) -> int:

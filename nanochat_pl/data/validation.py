@@ -71,7 +71,7 @@ def _finish(
         rows += [np.full_like(rows[0], IGNORE_INDEX)] * (-len(rows) % multiple)
         block = np.stack(rows)
         inputs, targets = inputs_and_targets(block, marked=source.marks_learned, padding_id=tokenizer.bos_id)
-        if ((targets >= 0) & (targets < tokenizer.n_ordinary)).any():
+        if tokenizer.token_bytes()[targets[targets >= 0]].any():
             return inputs, targets
     raise UserError(source.nothing_held_out)
 

@@ -20,11 +20,15 @@ class Branches:
     def __init__(self, prefixes: KVCache, count: int):
         assert prefixes.start, "the rows of prefixes must be of the same length, and not empty"
         self._prefixes, self._count = prefixes, count
-        self.start = prefixes.start
+        self.start = self.longest = prefixes.start
         self.last_ids = prefixes.last_ids.repeat_interleave(count, dim=0)
 
-    def rotary(self, T: int) -> tuple[Tensor, Tensor]:
-        """Rows (T, D) of the rotary tables for the tokens after the prefix."""
+    def positions(self, T: int) -> Tensor:
+        """(T,) where the tokens after the prefix stand."""
+        return self._prefixes.positions(T)
+
+    def rotary(self, T: int) -> tuple[Tensor, Tensor] | None:
+        """Rows (T, D) of the rotary tables for the tokens after the prefix; None where there are none."""
         return self._prefixes.rotary(T)
 
     def advance(self, ids: Tensor) -> None:
@@ -59,7 +63,10 @@ class Branches:
             first, start + T, device=q.device
         )
         unseen = (distance < 0) | (distance > window)  # (T, P + T)
-        scores = scores.float().mul_(scale).view(E, H_kv, -1, T, P + T).masked_fill_(unseen, -torch.inf)
+        scores = scores.float().mul_(scale).view(E, H_kv, K, -1, T, P + T)
+        if self._prefixes.backend.slopes is not None:
+            scores -= self._prefixes.backend.slopes.view(H_kv, 1, -1, 1, 1) * distance
+        scores = scores.masked_fill_(unseen, -torch.inf)
         p = torch.softmax(scores, dim=-1).to(v.dtype).view(E, H_kv, -1, P + T)
 
         own_p = p[..., P:].reshape(E, H_kv, K, -1, T).transpose(1, 2).reshape(E * K, H_kv, -1, T)

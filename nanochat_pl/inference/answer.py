@@ -68,9 +68,10 @@ class AnswerStream:
             parts = self.end()
             self._begin(self._kind_after[token_id])
             return parts
-        if self._tokenizer.n_ordinary <= token_id < self._tokenizer.vocab_size:
+        text = self._tokenizer.decode_bytes([token_id])
+        if not self._tokenizer.is_text(token_id):
             return []
-        return self._show(self._decoder.decode(self._tokenizer.decode_bytes([token_id])), final=False)
+        return self._show(self._decoder.decode(text), final=False)
 
     def end(self) -> list[Part]:
         """What was held back; a character that stayed incomplete is U+FFFD."""

@@ -27,7 +27,7 @@ class CapturedDecoder:
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         cache.rotary(1)  # tables long enough, before they are captured
-        storage = (cache.storage, cache.tables.length)
+        storage = (cache.storage, cache.tables and cache.tables.length)
         if storage != self._storage:
             self._graphs, self._storage = {}, storage
         if len(ids) not in self._graphs:

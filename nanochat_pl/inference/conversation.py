@@ -56,4 +56,5 @@ def max_prompt_tokens(context_tokens: int, max_new_tokens: int) -> int:
 
 def stop_ids(tokenizer: Tokenizer, is_chat: bool) -> tuple[int, ...]:
     """The tokens that end an answer: a new document, and for a model that knows conversations the end of its turn."""
-    return (tokenizer.special_tokens["<|assistant_end|>"], tokenizer.bos_id) if is_chat else (tokenizer.bos_id,)
+    end_of_turn = (tokenizer.special_tokens["<|assistant_end|>"],) if is_chat else ()
+    return (*end_of_turn, *tokenizer.end_ids)

@@ -69,9 +69,9 @@ class NanoChatDecoder:
         ids = ids.squeeze(1)
         B, D, heads = ids.size(0), config.head_dim, config.n_head + config.n_kv_head
         scale = config.qk_scale**2 / D**0.5
-        cos, sin = cache.rotary(1)  # (1, D), or (B, 1, 1, D)
-        if cos.ndim == 4:
-            cos, sin = cos.squeeze(1), sin.squeeze(1)
+        rotary = cache.rotary(1)  # (1, D) each, or (B, 1, 1, D)
+        if rotary is not None and rotary[0].ndim == 4:
+            rotary = rotary[0].squeeze(1), rotary[1].squeeze(1)
         if config.smear:
             pair = rms_norm(
                 F.embedding(torch.stack((cache.last_ids.squeeze(1), ids)), model.embedding.weight).to(config.dtype)
@@ -90,7 +90,8 @@ class NanoChatDecoder:
             normed = rms_norm(x)
             qkv = product(normed, layer.qkv).view(B, heads + config.n_kv_head, D)
             qk, v = qkv.split((heads, config.n_kv_head), dim=1)
-            q, k = rotate_and_normalize_heads(qk, cos, sin)[0].unsqueeze(2).split((config.n_head, config.n_kv_head), 1)
+            qk = rms_norm(qk) if rotary is None else rotate_and_normalize_heads(qk, *rotary)[0]
+            q, k = qk.unsqueeze(2).split((config.n_head, config.n_kv_head), 1)
             if layer.value_gate is not None and layer.value_embedding is not None:
                 gate = torch.sigmoid(normed.narrow(1, 0, layer.value_gate.size(0)).mm(layer.value_gate))
                 value_embedding = F.embedding(ids, layer.value_embedding).to(config.dtype).view_as(v)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat_pl.nn.attention.backend import Backend
+from nanochat_pl.nn.attention.backend import Backend, falling
 from nanochat_pl.nn.position import RotaryTables
 
 
@@ -21,8 +21,9 @@ class KVCache:
         windows: of each layer, tokens before its own that a query sees.
         rows: that are stored.
         capacity: tokens of a row that are stored in layers whose window shows as many.
-        tables: the rotary tables, in the cache's dtype and on its device.
-        backend: attends where a row begins with several tokens.
+        like: (H_kv, D), a token's keys in the cache's dtype and on its device.
+        tables: the rotary tables, in that dtype and there; None: the model has none.
+        backend: attends where a row begins with several tokens; its slopes hold for all tokens.
 
     Attributes:
         storage: the same object for all parts of one storage.
@@ -35,11 +36,16 @@ class KVCache:
     _derived: tuple[Tensor, Tensor] | None
 
     def __init__(
-        self, windows: Sequence[int], rows: int, capacity: int, n_kv_head: int, tables: RotaryTables, backend: Backend
+        self,
+        windows: Sequence[int],
+        rows: int,
+        capacity: int,
+        like: Tensor,
+        tables: RotaryTables | None,
+        backend: Backend,
     ):
-        like, _ = tables.rows(0, 1)
         sizes = [min(capacity, window + 1) for window in windows]
-        self.keys = [like.new_zeros(rows, n_kv_head, size, like.size(1)) for size in sizes]
+        self.keys = [like.new_zeros(rows, like.size(0), size, like.size(1)) for size in sizes]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.last_ids = torch.zeros(rows, 1, dtype=torch.int64, device=like.device)
         self.windows, self.capacity, self.tables, self.backend = windows, capacity, tables, backend
@@ -83,8 +89,24 @@ class KVCache:
         """Tokens of each row."""
         return self._lengths[self._first : self._first + len(self.last_ids)]
 
-    def rotary(self, T: int) -> tuple[Tensor, Tensor]:
-        """Rows of the rotary tables for the next T tokens: (T, D), or (B, 1, 1, D) where the rows' lengths differ."""
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.lengths)
+
+    def positions(self, T: int) -> Tensor:
+        """Where the next T tokens stand: (T,), or (B, 1) where the rows' lengths differ."""
+        if self.start is not None:
+            return torch.arange(self.start, self.start + T, device=self.last_ids.device)
+        return self._positions()[1][:, None]
+
+    def rotary(self, T: int) -> tuple[Tensor, Tensor] | None:
+        """Rows of the rotary tables for the next T tokens: (T, D), or (B, 1, 1, D) where the rows' lengths differ.
+
+        None where there are no tables.
+        """
+        if self.tables is None:
+            return None
         if self.start is not None:
             return self.tables.rows(self.start, T)
         cos, sin = self.tables.rows(0, self.tables.length if self._is_captured else max(self.lengths) + 1)
@@ -120,6 +142,8 @@ class KVCache:
                 first, start + T, device=k.device
             )
             seen = (distance >= 0) & (distance <= window)
+            if self.backend.slopes is not None:
+                seen = falling(distance, seen, self.backend.slopes, q.dtype)
             y = F.scaled_dot_product_attention(q, keys, values, seen, scale=scale, enable_gqa=gqa)
         self._store(layer, start, k, v)
         return y
@@ -155,7 +179,7 @@ class KVCache:
 
     def resized(self, rows: int, capacity: int) -> "KVCache":
         """A copy with more or fewer rows, and a capacity that all of them fit in."""
-        new = KVCache(self.windows, rows, capacity, self.keys[0].size(1), self.tables, self.backend)
+        new = KVCache(self.windows, rows, capacity, self.keys[0][0, :, 0], self.tables, self.backend)
         kept = min(rows, len(self.last_ids))
         for olds, news in ((self.keys, new.keys), (self.values, new.values)):
             for old, to in zip(olds, news):
@@ -184,15 +208,31 @@ class KVCache:
             place, held = self._start % size, min(self._start + 1, size)
             keys.narrow(2, place, 1).copy_(k)
             values.narrow(2, place, 1).copy_(v)
-            return keys.narrow(2, 0, held), values.narrow(2, 0, held), None
+            return keys.narrow(2, 0, held), values.narrow(2, 0, held), self._mask_of_equal_rows(size, held)
         numbers, position = self._positions()
         if size not in self._places:
             longest = size if self._is_captured else min(size, max(self.lengths) + 1)
-            mask = torch.arange(longest, device=position.device) <= position[:, None]
-            self._places[size] = position % size, mask[:, None, None]
+            self._places[size] = position % size, self._mask(size, longest, position)
         places, mask = self._places[size]
         keys[numbers, :, places], values[numbers, :, places] = k.squeeze(2), v.squeeze(2)
         return keys.narrow(2, 0, mask.size(-1)), values.narrow(2, 0, mask.size(-1)), mask
+
+    def _mask_of_equal_rows(self, size: int, held: int) -> Tensor | None:
+        if self.backend.slopes is None:
+            return None
+        if size not in self._places:
+            position = torch.tensor([self._start], device=self.last_ids.device)
+            self._places[size] = position, self._mask(size, held, position)
+        return self._places[size][1]
+
+    def _mask(self, size: int, held: int, position: Tensor) -> Tensor:
+        """(B, 1 or H, 1, held): how the next token of each row, at `position` (B,), sees the first places of a ring."""
+        places = torch.arange(held, device=position.device)
+        seen = (places <= position[:, None])[:, None]
+        if self.backend.slopes is None:
+            return seen.unsqueeze(1)
+        distance = (position[:, None] - places) % size
+        return falling(distance[:, None], seen, self.backend.slopes, self.keys[0].dtype)
 
     def _positions(self) -> tuple[Tensor, Tensor]:
         """(B,) numbers of the rows, and (B,) where the next token of each goes."""

@@ -1,4 +1,6 @@
-"""Rotary position embedding (RoFormer, arXiv:2104.09864), halves of a head paired, as nanochat rotates."""
+"""What tells attention where tokens stand: ALiBi's slopes (Press et al., arXiv:2108.12409), and rotary embedding
+(RoFormer, arXiv:2104.09864), halves of a head paired, as nanochat rotates.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +9,18 @@ import torch
 from torch import Tensor
 
 from nanochat_pl.nn.layers import inverse_rms
+
+
+def alibi_slopes(n_head: int) -> tuple[float, ...]:
+    """What each head's scores lose for a token of distance, as in the paper's code.
+
+    2^(-8/n), 2^(-16/n), ..., 2^-8 for n heads; where their number is no power of two, those of the power below it, and
+    then every other one of the power above.
+    """
+    power = 1 << (n_head.bit_length() - 1)
+    below = [2 ** (-8 * i / power) for i in range(1, power + 1)]
+    between = [2 ** (-4 * i / power) for i in range(1, 2 * power, 2)]
+    return (*below, *between[: n_head - power])
 
 
 def rotary_tables(length: int, head_dim: int, base: float, device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,7 @@ class MuonAdamWSpec(Spec):
     resid_scalar: AdamWRow = AdamWRow(0.005, 0.8, 0.95, 0.05)
     x0_scalar: AdamWRow = AdamWRow(0.5, 0.96, 0.95, 0.0)
     gate: AdamWRow = AdamWRow(0.2, 0.8, 0.95, 0.0)
+    vector: AdamWRow = AdamWRow(0.01, 0.8, 0.95, 0.0)
     eps: float = 1e-10
     grad_clip: float | None = None
     param_clip: float | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import Hardware
+from nanochat_pl.models.contract import architecture_of
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.nn.attention.choose import advice, choose
 from nanochat_pl.nn.molegrad import DENSE, Streaming
@@ -99,8 +100,9 @@ class Plan:
             UserError: the one that was asked for does not.
         """
         model = self.model
-        kernel = choose(self.hardware.attention, self.hardware.accelerator, model.dtype, model.head_dim)
-        hardware = dataclasses.replace(self.hardware, attention=kernel.name)
+        hardware = self.hardware
+        kernel = choose(hardware.attention, hardware.accelerator, model.dtype, model.head_dim, model.slopes)
+        hardware = dataclasses.replace(hardware, attention=kernel.name)
         note = "; ".join(filter(None, (self.note, advice(kernel, model.windows))))
         return dataclasses.replace(self, hardware=hardware, note=note)
 
@@ -119,6 +121,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """The automatic decisions, for resolved.json."""
         return {
+            "architecture": architecture_of(self.model),
             "model": self.model.as_dict(),
             "hardware": dataclasses.asdict(self.hardware),
             "total_batch_tokens": self.horizon.total_batch_tokens,

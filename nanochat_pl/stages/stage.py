@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,10 @@ class Stage(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
+        if self.model.dropout:  # the same after a resume, and on each rank its own
+            micro_batch = batch_idx % self.blueprint.accumulation
+            place = (self.blueprint.seed, self.trainer.global_step, micro_batch, self.global_rank)
+            torch.manual_seed(zlib.crc32(repr(place).encode()))
         loss = self.loss(batch)
         self._step_loss_sum = self._step_loss_sum + loss.detach()
         if not self.every_target_counts:

@@ -34,8 +34,9 @@ HEADER_FILE = "tokenizer.json"
 class Tokenizer(ABC):
     """Text to token ids and back.
 
-    Ids below `n_ordinary` come from text, the special tokens follow them. Text never becomes a special token:
-    a text that contains the characters `<|bos|>` is encoded as those characters.
+    Ids below `n_ordinary` come from text, the special tokens follow them; only a foreign vocabulary (hf.py) may have
+    some among them. Text never becomes a special token: a text that contains the characters `<|bos|>` is encoded as
+    those characters.
     """
 
     kind: ClassVar[str]
@@ -55,6 +56,15 @@ class Tokenizer(ABC):
     def bos_id(self) -> int:
         """The id that begins every document."""
         return self.n_ordinary
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids of which each ends a document: what a model that has said all goes on with."""
+        return (self.bos_id,)
+
+    def is_text(self, token: int) -> bool:
+        """Whether an id stands for text; no special token does."""
+        return 0 <= token < self.n_ordinary
 
     @property
     def dtype(self) -> type[np.unsignedinteger]:
@@ -121,6 +131,14 @@ class Tokenizer(ABC):
 def without_surrogates(text: str) -> str:
     """`text` as UTF-8 can hold it: surrogate pairs joined, lone surrogates replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def bytes_of(ids: Sequence[int] | np.ndarray, table: Sequence[bytes]) -> bytes:
+    """The bytes of all `ids`, those of each id from the table; raises `UserError` for an id outside of it."""
+    ids = [int(i) for i in ids]
+    if any(not 0 <= i < len(table) for i in ids):
+        raise unknown_id(ids, len(table))
+    return b"".join([table[i] for i in ids])
 
 
 def unknown_id(ids: Sequence[int], vocab_size: int) -> UserError:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nanochat_pl.tokenizers.base import Tokenizer, unknown_id, without_surrogates
+from nanochat_pl.tokenizers.base import Tokenizer, bytes_of, without_surrogates
 
 
 class ByteTokenizer(Tokenizer):
@@ -23,10 +23,7 @@ class ByteTokenizer(Tokenizer):
         return [np.frombuffer(_utf8(text), dtype=np.uint8).astype(self.dtype) for text in texts]
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        ids = [int(i) for i in ids]
-        if any(not 0 <= i < self.vocab_size for i in ids):
-            raise unknown_id(ids, self.vocab_size)
-        return b"".join([self._bytes[i] for i in ids])
+        return bytes_of(ids, self._bytes)
 
     def token_bytes(self) -> np.ndarray:
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
@@ -36,3 +33,10 @@ class ByteTokenizer(Tokenizer):
 
 def _utf8(text: str) -> bytes:
     return (text if text.isascii() else without_surrogates(text)).encode()
+
+
+def byte_characters() -> list[str]:
+    """The character that stands for each byte in a byte-level vocabulary, as GPT-2 chose them."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.tokenizers.base import Tokenizer, unknown_id, without_surrogates
+from nanochat_pl.tokenizers.base import Tokenizer, bytes_of, without_surrogates
 
 UNKNOWN = np.iinfo(np.uint32).max
 
@@ -53,10 +53,7 @@ class CharTokenizer(Tokenizer):
         )
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        ids = [int(i) for i in ids]
-        if any(not 0 <= i < self.vocab_size for i in ids):
-            raise unknown_id(ids, self.vocab_size)
-        return b"".join([self._bytes[i] for i in ids])
+        return bytes_of(ids, self._bytes)
 
     def token_bytes(self) -> np.ndarray:
         lengths = [len(c) for c in self._bytes[: self.n_ordinary]]

@@ -11,6 +11,7 @@ from nanochat_pl.tokenizers.base import FORMAT, FORMAT_VERSION, HEADER_FILE, SPE
 from nanochat_pl.tokenizers.bpe import MERGES_FILE, BPETokenizer
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.char import CharTokenizer
+from nanochat_pl.tokenizers.hf import VOCABULARY_FILE, HFTokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -40,7 +41,9 @@ def _build(header: dict[str, Any], folder: Path) -> Tokenizer:
         return ByteTokenizer()
     if kind == CharTokenizer.kind:
         return CharTokenizer(header["characters"])
-    raise UserError(f"{folder / HEADER_FILE} is of kind {kind!r}; known kinds: bpe, byte, char.")
+    if kind == HFTokenizer.kind:
+        return HFTokenizer((folder / VOCABULARY_FILE).read_text(encoding="utf-8"), header["bos"], header["eos"])
+    raise UserError(f"{folder / HEADER_FILE} is of kind {kind!r}; known kinds: bpe, byte, char, hf.")
 
 
 def _read_header(folder: Path) -> dict[str, Any]:

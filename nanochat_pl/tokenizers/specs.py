@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
@@ -9,13 +10,29 @@ from nanochat_pl.tokenizers.base import SPECIAL_TOKENS, Tokenizer
 from nanochat_pl.tokenizers.bpe import N_BYTES, train_bpe
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.char import train_char
+from nanochat_pl.tokenizers.hf_files import content_hash, find_hf_tokenizer
+from nanochat_pl.tokenizers.openai import N_ORDINARY, check_encoding, openai_tokenizer
 
 SMALLEST_BPE = N_BYTES + len(SPECIAL_TOKENS)
 LARGEST_BPE = 1 << 20
 
 
+class TokenizerSpec(Spec):
+    """A section `tokenizer` of the configuration.
+
+    Attributes:
+        reads: which text decides what it becomes: what is trained on, or the held-out documents too.
+    """
+
+    reads: ClassVar[Literal["nothing", "train", "all"]] = "train"
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """The tokenizer of these texts."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class BPESpec(Spec):
+class BPESpec(TokenizerSpec):
     """BPE with `vocab_size` tokens, the nine special ones included, trained on the first `max_chars` characters."""
 
     vocab_size: int = 1024
@@ -39,8 +56,10 @@ class BPESpec(Spec):
 
 
 @dataclass(frozen=True)
-class ByteSpec(Spec):
+class ByteSpec(TokenizerSpec):
     """Bytes as tokens; needs no text."""
+
+    reads = "nothing"
 
     def build(self, texts: Iterable[str] = ()) -> Tokenizer:
         """The byte tokenizer, whatever the text."""
@@ -48,12 +67,55 @@ class ByteSpec(Spec):
 
 
 @dataclass(frozen=True)
-class CharSpec(Spec):
-    """Characters as tokens: those that occur in the text, all of it."""
+class CharSpec(TokenizerSpec):
+    """Characters as tokens: those that occur in the text, all of it; an unknown one could not be validated on."""
+
+    reads = "all"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """Read all texts; raises `UserError` where there are none."""
         return train_char(texts)
 
 
-TokenizerSpec = BPESpec | ByteSpec | CharSpec
+@dataclass(frozen=True)
+class TiktokenSpec(TokenizerSpec):
+    """One of OpenAI's encodings; tiktoken fetches it once."""
+
+    encoding: str = "gpt2"
+
+    reads = "nothing"
+
+    def check(self) -> None:
+        check_encoding(self.encoding, "tokenizer.encoding")
+
+    @property
+    def vocab_size(self) -> int:
+        """Known before it is fetched."""
+        return N_ORDINARY[self.encoding] + len(SPECIAL_TOKENS)
+
+    def build(self, texts: Iterable[str] = ()) -> Tokenizer:
+        """The encoding, whatever the text; raises `MachineError` where it cannot be fetched."""
+        return openai_tokenizer(self.encoding)
+
+
+@dataclass(frozen=True)
+class HFSpec(TokenizerSpec):
+    """Any tokenizer of Hugging Face.
+
+    Attributes:
+        name: a repository on the hub, a folder, or a tokenizer.json.
+        bos: its token that begins a document; None: what it says itself.
+    """
+
+    name: str = "gpt2"
+    bos: str | None = None
+
+    reads = "nothing"
+
+    def as_dict(self) -> dict[str, Any]:
+        """With a hash of the files where they are local: others may lie there another time."""
+        return super().as_dict() | {"content": content_hash(self.name)}
+
+    def build(self, texts: Iterable[str] = ()) -> Tokenizer:
+        """Find it, whatever the text; raises `UserError` or `MachineError` where that fails."""
+        return find_hf_tokenizer(self.name, self.bos)

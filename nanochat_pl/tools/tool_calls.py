@@ -19,10 +19,10 @@ MAX_OUTPUT_CHARACTERS = 1024
 class ToolTokenizer(Protocol):
     """What a tokenizer must offer; `nanochat_pl.tokenizers.base.Tokenizer` does."""
 
-    n_ordinary: int
-
     @property
     def special_tokens(self) -> dict[str, int]: ...
+
+    def is_text(self, token: int) -> bool: ...
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -75,7 +75,7 @@ class ToolCalls:
             if token == self.python_start_id:
                 self._call = []
             return []
-        if 0 <= token < self._tokenizer.n_ordinary and len(self._call) < self._max_call_tokens:
+        if self._tokenizer.is_text(token) and len(self._call) < self._max_call_tokens:
             self._call.append(token)
             return []
         call, self._call = self._call, None

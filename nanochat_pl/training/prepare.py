@@ -55,7 +55,7 @@ def prepare(
         callbacks: of which `Checks` looks at the machine when the plan is made.
     """
     earlier = processes.decided_by_first(lambda: find_earlier(job.run, job.config))
-    hardware = _set_up(job, processes, earlier)
+    hardware = set_up(job, processes, earlier)
     with processes.one_by_node():
         sources = job.specs.data.build_sources()
     for source in sources:
@@ -79,7 +79,7 @@ def prepare(
     data = _build_data(job, processes, plan, tokenizer, sources)
     if not earlier:
         data.check_length()
-    stage = _build_stage(job, plan, tokenizer, parent, resume_from)
+    stage = build_stage(job, plan, tokenizer, parent, resume_from)
     prepared = Prepared(plan, stage, data, resume_from)
     processes.check_alike(
         {"tokenizer": tokenizer.fingerprint, "checkpoint": prepared.resumed_step, "parent": parent and parent.origin()}
@@ -87,7 +87,8 @@ def prepare(
     return prepared
 
 
-def _set_up(job: Job, processes: Processes, earlier: Earlier | None) -> Hardware:
+def set_up(job: Job, processes: Processes, earlier: Earlier | None) -> Hardware:
+    """The hardware to train on, as far as an earlier invocation has decided as it did; torch is told of it."""
     hardware = job.specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
     if hardware.precision == "float8":
         check_float8(hardware.accelerator)
@@ -125,7 +126,8 @@ def _build_data(job: Job, processes: Processes, plan: Plan, tokenizer: Any, sour
     )
 
 
-def _build_stage(job: Job, plan: Plan, tokenizer: Any, parent: Parent | None, resume_from: Path | None) -> Any:
+def build_stage(job: Job, plan: Plan, tokenizer: Any, parent: Parent | None, resume_from: Path | None) -> Any:
+    """The LightningModule, whose weights begin with those of `parent`, where there is one."""
     momentum_from = parent.last_checkpoint() if parent and job.stage_spec.momentum and not resume_from else None
     if momentum_from and not is_sound(momentum_from):
         log.warning("%s is damaged; this stage begins without the optimizer's momentum.", momentum_from)

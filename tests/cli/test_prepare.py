@@ -1,10 +1,12 @@
 """`data prepare` as a user calls it."""
 
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +14,7 @@ from nanochat_pl.cli import app
 from nanochat_pl.core.errors import Interrupted, UserError
 from nanochat_pl.data.sources import TinySource, read_documents
 from nanochat_pl.data.tokens.folder import TokenIndex
+from nanochat_pl.data.tokens.specs import TokenDataSpec
 from nanochat_pl.tiny_world import document
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.load import load_tokenizer
@@ -44,6 +47,32 @@ def test_a_data_set_by_name_with_a_tokenizer_by_name(tmp_path: Path) -> None:
     assert output.endswith(f"python train.py data=tokens data.path='{out}'\n")
     again = prepare("tiny", *SMALL_TINY, "--tokenizer", "bpe_1k", "tokenizer.vocab_size=300", "--out", str(out))
     assert again == output
+
+
+def test_bins_of_characters_are_nanogpt_s(tmp_path: Path) -> None:
+    text = "\n\n".join(document(i) for i in range(40)) + "\nend"
+    (tmp_path / "input.txt").write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    prepare("shakespeare", f"data.path={tmp_path}/input.txt", "--tokenizer", "char", "--bins", "--out", str(out))
+    stoi = {character: i for i, character in enumerate(sorted(set(text)))}
+    ids = [stoi[character] for character in text]
+    cut = int(0.9 * len(text))
+    for name, part in (("train.bin", ids[:cut]), ("val.bin", ids[cut:])):
+        assert (out / name).read_bytes() == np.array(part, dtype="<u2").tobytes()
+    meta = pickle.loads((out / "meta.pkl").read_bytes())
+    assert meta == {"vocab_size": len(stoi), "stoi": stoi, "itos": {i: c for c, i in stoi.items()}}
+
+
+def test_bins_of_documents_are_read_back(tmp_path: Path) -> None:
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    prepare("tiny", *SMALL_TINY, "--tokenizer", "byte", "--bins", "--out", str(out))
+    alone.mkdir()
+    for name in ("train.bin", "val.bin", "tokenizer"):
+        (out / name).rename(alone / name)
+    train, val = TokenDataSpec(path=str(alone), separator=256).build_sources()
+    tokenizer = load_tokenizer(alone / "tokenizer")
+    assert [tokenizer.decode(ids) for ids in read_documents(train)] == [document(i) for i in range(300)]
+    assert len(list(read_documents(val))) == 40
 
 
 def test_files_with_a_tokenizer_in_a_folder(tmp_path: Path) -> None:

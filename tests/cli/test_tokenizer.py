@@ -9,11 +9,13 @@ import pytest
 import tiktoken
 from typer.testing import CliRunner
 
-from nanochat_pl.cli.tokenizer import app, load_from, tokenizer_of
+from nanochat_pl.checkpoint.hf_tokenizer import build_hf_tokenizer
+from nanochat_pl.cli.tokenizer import app, load_from
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.data.sources import TinySource
 from nanochat_pl.tiny_world import KINDS, document
 from nanochat_pl.tokenizers.load import load_tokenizer
+from nanochat_pl.tokenizers.openai import tokenizer_of
 from nanochat_pl.tokenizers.specs import BPESpec, CharSpec
 from tests.forks import run_program
 from tests.hub_client import hub_client
@@ -169,12 +171,21 @@ def test_an_encoding_of_openai_becomes_a_tokenizer(tmp_path: Path) -> None:
 
 
 def test_an_encoding_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="no encoding 'gpt3'; did you mean 'gpt2'"):
+    with pytest.raises(UserError, match="is 'gpt3'; did you mean 'gpt2'"):
         run("import", "gpt3", "--out", str(tmp_path / "out"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers there
     with pytest.raises(MachineError, match=r"could not fetch the encoding gpt2.*TIKTOKEN_CACHE_DIR"):
         run("import", "gpt2", "--out", str(tmp_path / "out"))
+
+
+def test_a_hugging_face_tokenizer_becomes_one_of_ours(tmp_path: Path) -> None:
+    trained = BPESpec(400).build([TEXT])
+    theirs = build_hf_tokenizer(trained, is_chat=False)
+    theirs.save(str(tmp_path / "theirs.json"))
+    assert "400 tokens" in run("import", f"hf:{tmp_path}/theirs.json", "--out", str(tmp_path / "ours"))
+    assert load_tokenizer(tmp_path / "ours").encode(TEXT) == trained.encode(TEXT)
+    assert "hf, 400 tokens" in run("eval", str(tmp_path / "ours"))
 
 
 @pytest.mark.slow

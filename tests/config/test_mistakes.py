@@ -26,6 +26,11 @@ MISTAKES = [
     (["model.n_head=3"], "model.n_head=3"),
     (["model.n_kv_head=3"], "legal values: 1, 2, 4."),
     (["model.window_pattern=XL"], "model.window_pattern"),
+    (["model.position=alibbi"], "legal values: 'rope', 'alibi', 'none'."),
+    (
+        ["model.position=alibi", "hw=cpu", "hw.attention=sdpa"],
+        "hw.attention=sdpa has no kernel for model.position=alibi",
+    ),
     (["horizon.total_batch_tokens=1000"], "Nearest legal values: 896 or 1024."),
     (["horizon.steps=0"], "horizon.steps is 0"),
     (["horizon.flops=1e15"], "horizon.steps and horizon.flops are both set"),

@@ -19,7 +19,7 @@ def numbers(*shape, seed=0):
     return torch.randint(TINY.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("switch", ["as nanochat", "no window", "one key head", "all heads", "no smear"])
+@pytest.mark.parametrize("switch", ["as nanochat", "no window", "one key head", "no smear", "alibi"])
 @pytest.mark.parametrize(("prefix", "more"), [(1, 4), (4, 1), (5, 6), (17, 5), (30, 9)])
 def test_branches_give_what_whole_rows_give(switch, prefix, more):
     model = randomized(dataclasses.replace(TINY, **SWITCHES[switch]))

@@ -53,8 +53,9 @@ def test_thirty_two_prompts_at_once_some_longer_than_the_windows_and_the_context
     assert generate(model, prompts, greedy(8)) == expected
 
 
-def test_generation_goes_beyond_the_trained_context_and_leaves_the_model_trainable():
-    model = randomized(TINY)
+@pytest.mark.parametrize("switch", ["as nanochat", "alibi", "alibi of six odd heads that see further"])
+def test_generation_goes_beyond_the_trained_context_and_leaves_the_model_trainable(switch):
+    model = randomized(dataclasses.replace(TINY, **SWITCHES[switch]))
     new_tokens = 2 * TINY.sequence_len + 5
     assert generate(model, PROMPTS[:2], greedy(new_tokens)) == [
         greedy_from_scratch(model, prompt, new_tokens) for prompt in PROMPTS[:2]
@@ -249,8 +250,9 @@ def test_forced_tokens_are_read_and_marked():
 
 
 @pytest.mark.parametrize("pieces", [[5, 7], [1, 4, 7], [11, 1], [3, 3, 3, 3], [12]])
-def test_a_sequence_fed_in_pieces_gives_the_same_logits(pieces):
-    model = randomized(TINY)
+@pytest.mark.parametrize("switch", ["as nanochat", "alibi"])
+def test_a_sequence_fed_in_pieces_gives_the_same_logits(pieces, switch):
+    model = randomized(dataclasses.replace(TINY, **SWITCHES[switch]))
     ids = torch.randint(TINY.vocab_size, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         cache = model.build_cache(2, 12)
@@ -258,8 +260,9 @@ def test_a_sequence_fed_in_pieces_gives_the_same_logits(pieces):
         torch.testing.assert_close(logits, model(ids), rtol=1e-4, atol=1e-5)
 
 
-def test_rows_of_different_lengths_go_on_together():
-    model = randomized(TINY)
+@pytest.mark.parametrize("switch", ["as nanochat", "alibi", "no positions"])
+def test_rows_of_different_lengths_go_on_together(switch):
+    model = randomized(dataclasses.replace(TINY, **SWITCHES[switch]))
     rows = [[1, 2, 3, 4, 5, 6], [7, 8], [9] * 11]
     with torch.no_grad():
         for decode in (lambda ids, cache: model(ids, cache=cache), model.build_decoder()):
@@ -276,7 +279,7 @@ def test_rows_of_different_lengths_go_on_together():
             rows = [row[:-2] for row in rows]
 
 
-@pytest.mark.parametrize("switch", ["as nanochat", "no window", "no smear"])
+@pytest.mark.parametrize("switch", ["as nanochat", "no window", "no smear", "alibi", "no positions"])
 def test_work_that_can_be_captured_gives_the_same_logits(switch):
     """Without a GPU: the same tensors' work again and again, with only positions and ids changed in place."""
     model = randomized(dataclasses.replace(TINY, **SWITCHES[switch]))

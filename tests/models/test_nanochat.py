@@ -28,6 +28,15 @@ SWITCHES = {
     "one key head": {"n_kv_head": 1},
     "one layer": {"n_layer": 1},
     "three layers": {"n_layer": 3},
+    "alibi": {"position": "alibi"},
+    "alibi of six odd heads that see further": {
+        "position": "alibi",
+        "n_embd": 30,
+        "n_head": 6,
+        "n_kv_head": 2,
+        "long_window": 60,
+    },
+    "no positions": {"position": "none"},
     "the first nanochat": {
         "value_embeddings": False,
         "smear": False,
@@ -235,6 +244,7 @@ def test_windows_come_from_the_trained_context():
     assert config.windows == (512, 512, 512, 2047, 512, 2047)
     assert dataclasses.replace(config, sequence_len=2052).windows[0] == 640
     assert dataclasses.replace(config, short_window=100, window_pattern="S").windows == (100,) * 5 + (2047,)
+    assert dataclasses.replace(config, long_window=8191).windows == (512, 512, 512, 8191, 512, 8191)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +257,9 @@ def test_windows_come_from_the_trained_context():
         ({"window_pattern": ""}, ["window_pattern", "'SSSL'"]),
         ({"n_layer": 0}, ["n_layer", "at least 1"]),
         ({"softcap": -1.0}, ["softcap", "above 0"]),
+        ({"position": "alibbi"}, ["position", "alibi"]),
+        ({"position": "none", "rope_base": 5e5}, ["rope_base=500000", "position=rope", "position=none"]),
+        ({"long_window": 22}, ["long_window=22", "23 tokens", "short windows"]),
         ({"compute_dtype": "int8"}, ["int8", "bfloat16"]),
         ({"windw_pattern": "L"}, ["windw_pattern", "did you mean 'window_pattern'"]),
     ],

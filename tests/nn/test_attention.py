@@ -47,17 +47,26 @@ def numbered(lengths: list[tuple[int, ...]]) -> Tensor:
     return torch.stack([row - row[-1] * n for n, row in enumerate(rows)])
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float | None, documents: Tensor | None) -> Tensor:
+def plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | None,
+    scale: float | None,
+    documents: Tensor | None,
+    slopes: Tensor | None = None,
+) -> Tensor:
     """Each document by itself."""
+    slope = 0.0 if slopes is None else slopes[:, None, None]
     group, scale = q.size(1) // k.size(1), q.size(-1) ** -0.5 if scale is None else scale
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     if documents is None:
-        return plain_softmax_attention(q, k, v, window, scale)
+        return plain_softmax_attention(q, k, v, window, scale, slope)
     rows = []
     for b, row in enumerate(documents.tolist()):
         lengths = [len(list(document)) for _, document in itertools.groupby(row)]
         parts = zip(*(x[b].split(lengths, dim=1) for x in (q, k, v)))
-        rows.append(torch.cat([plain_softmax_attention(*part, window, scale) for part in parts], dim=1))
+        rows.append(torch.cat([plain_softmax_attention(*part, window, scale, slope) for part in parts], dim=1))
     return torch.stack(rows)
 
 
@@ -69,7 +78,8 @@ def assert_plain(
     exact = [x.double().requires_grad_() for x in given[:3]]
     ours, tolerance = [x.requires_grad_() for x in ours], TOLERANCES[dy.dtype]
     y = backend(*ours, window, scale, None if documents is None else documents.to(DEVICE))
-    expected = plain(*exact, window, scale, documents)
+    slopes = None if backend.slopes is None else backend.slopes.cpu()
+    expected = plain(*exact, window, scale, documents, slopes)
     assert y.shape == expected.shape and y.dtype == dy.dtype
     torch.testing.assert_close(y.double().cpu(), expected, rtol=tolerance, atol=tolerance)
     y.backward(dy)

@@ -60,18 +60,31 @@ def plain_attention(weights, config, layer: int, x: Tensor, ids: Tensor, D: int)
         kv_head = head // (config.n_head // config.n_kv_head)
         q_head = q[:, :, head * D : (head + 1) * D]
         k_head = k[:, :, kv_head * D : (kv_head + 1) * D]
-        q_head = config.qk_scale * normalized(turned(q_head, config.rope_base))
-        k_head = config.qk_scale * normalized(turned(k_head, config.rope_base))
-        outputs.append(
-            plain_softmax_attention(q_head, k_head, values[kv_head], window_of(config, layer), 1 / math.sqrt(D))
-        )
+        if config.position == "rope":
+            q_head, k_head = (turned(x, config.rope_base) for x in (q_head, k_head))
+        q_head, k_head = (config.qk_scale * normalized(x) for x in (q_head, k_head))
+        slope = slopes_of(config.n_head)[head] if config.position == "alibi" else 0.0
+        window = window_of(config, layer)
+        outputs.append(plain_softmax_attention(q_head, k_head, values[kv_head], window, 1 / math.sqrt(D), slope))
     return torch.cat(outputs, dim=-1)
 
 
-def plain_softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
-    """(..., T, D) attention with the whole matrix of scores and a mask."""
+def slopes_of(heads: int) -> list[float]:
+    """ALiBi's: a geometric row for a power of two, else that of the power below and parts of that of the one above."""
+    power = 2 ** math.floor(math.log2(heads))
+    if heads == power:
+        return [2 ** (-8 / heads * (i + 1)) for i in range(heads)]
+    return slopes_of(power) + slopes_of(2 * power)[::2][: heads - power]
+
+
+def plain_softmax_attention(
+    q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float, slope: float | Tensor = 0.0
+) -> Tensor:
+    """(..., T, D) attention with the whole matrix of scores and a mask; a token of distance costs a score `slope`."""
     scores = q @ k.transpose(-1, -2) * scale
     T = q.shape[-2]
+    places = torch.arange(T)
+    scores = scores - slope * (places[:, None] - places)
     for row in range(T):
         scores[..., row, row + 1 :] = -math.inf
         if window is not None and row - window > 0:
@@ -82,7 +95,7 @@ def plain_softmax_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None,
 def window_of(config, layer: int) -> int:
     """A quarter of the context rounded up to 128 for S layers; the last layer and L layers see the trained context."""
     if layer == config.n_layer - 1 or config.window_pattern[layer % len(config.window_pattern)] == "L":
-        return config.sequence_len - 1
+        return config.sequence_len - 1 if config.long_window is None else config.long_window
     if config.short_window is not None:
         return config.short_window
     quarter = math.ceil(config.sequence_len / 4)

@@ -7,11 +7,13 @@ import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import ByteLevelBPETokenizer
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.tiny_world import document
 from nanochat_pl.tokenizers.base import SPECIAL_TOKENS, Tokenizer
 from nanochat_pl.tokenizers.bpe import BPETokenizer
+from nanochat_pl.tokenizers.hf import HFTokenizer
 from nanochat_pl.tokenizers.specs import BPESpec, ByteSpec, CharSpec
 
 NANOCHAT_PATTERN = (
@@ -22,9 +24,12 @@ BPE = BPESpec(700).build(DOCUMENTS)
 assert isinstance(BPE, BPETokenizer)
 PUBLISHED = tiktoken.Encoding("published", pat_str=NANOCHAT_PATTERN, mergeable_ranks=BPE.ranks, special_tokens={})
 BYTE = ByteSpec().build()
+LIBRARY = ByteLevelBPETokenizer()
+LIBRARY.train_from_iterator(DOCUMENTS, 600)
+HF = HFTokenizer(LIBRARY.to_str())
 CHAR = CharSpec().build(["abc xyz\näß€😀", "".join(SPECIAL_TOKENS)])
-OF_ANY_TEXT = pytest.mark.parametrize("tokenizer", [BPE, BYTE], ids=["bpe", "byte"])
-OF_EVERY_KIND = pytest.mark.parametrize("tokenizer", [BPE, BYTE, CHAR], ids=["bpe", "byte", "char"])
+OF_ANY_TEXT = pytest.mark.parametrize("tokenizer", [BPE, BYTE, HF], ids=["bpe", "byte", "hf"])
+OF_EVERY_KIND = pytest.mark.parametrize("tokenizer", [BPE, BYTE, CHAR, HF], ids=["bpe", "byte", "char", "hf"])
 TRICKY = st.text(alphabet=st.sampled_from(list(" \t\n\r\u00a0'’sStTdDmMlLvVrReE<|bos>_a1٣ß.,!😀\u0301")))
 """Texts full of the characters that split patterns treat specially."""
 

@@ -1,8 +1,9 @@
 """A language model that was trained by nanochat-pl, for transformers. It needs this file, torch and transformers.
 
-A GPT with rotary positions, RMSNorm without parameters, normalised queries and keys, and ReLU squared. What else it
-has, the config says: layers with a sliding window, value embeddings, smear, backout, learned scalars on the residual
-stream, a softcap on the logits. The formulas are those of nanochat (github.com/karpathy/nanochat).
+A GPT with RMSNorm without parameters, normalised queries and keys, and ReLU squared. What else it has, the config says:
+rotary positions or ALiBi (arXiv:2108.12409), layers with a sliding window, value embeddings, smear, backout, learned
+scalars on the residual stream, a softcap on the logits. The formulas are those of nanochat
+(github.com/karpathy/nanochat).
 """
 
 import functools
@@ -24,11 +25,12 @@ class NanoChatPLConfig(PretrainedConfig):
     """The shape of the model.
 
     Args:
-        max_position_embeddings: tokens of the context that it was trained on. No layer sees further back than that, so
-            that a text may go on beyond it.
+        max_position_embeddings: tokens that a "full_attention" layer sees, the current one included: those of the
+            context that it was trained on, or more. No layer sees further back, so that a text may go on beyond it.
         sliding_window: tokens that a "sliding_attention" layer sees, the current one included.
         layer_types: "sliding_attention" or "full_attention" for each layer.
-        rope_base: of the rotary frequencies.
+        rope_base: of the rotary frequencies; None: it has none.
+        alibi_slopes: what the scores of each head lose for a token of distance; None: nothing.
         rms_norm_eps: machine epsilon of the dtype that it was trained in.
         qk_scale: factor of the normalised queries and of the normalised keys.
         final_logit_softcapping: logits are cap * tanh(logits / cap); None: as they come.
@@ -51,7 +53,8 @@ class NanoChatPLConfig(PretrainedConfig):
         max_position_embeddings: int = 2048,
         sliding_window: int | None = None,
         layer_types: list[str] | None = None,
-        rope_base: float = 100_000.0,
+        rope_base: float | None = 100_000.0,
+        alibi_slopes: list[float] | None = None,
         rms_norm_eps: float = 2.0**-23,
         qk_scale: float = 1.2,
         final_logit_softcapping: float | None = 15.0,
@@ -73,6 +76,7 @@ class NanoChatPLConfig(PretrainedConfig):
         self.sliding_window = sliding_window
         self.layer_types = layer_types or ["full_attention"] * num_hidden_layers
         self.rope_base = rope_base
+        self.alibi_slopes = alibi_slopes
         self.rms_norm_eps = rms_norm_eps
         self.qk_scale = qk_scale
         self.final_logit_softcapping = final_logit_softcapping
@@ -106,7 +110,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         value_embedding: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
+        rotary: tuple[Tensor, Tensor] | None,
         seen: Callable[[int, int], Tensor],
         cache: Cache | None,
     ) -> Tensor:
@@ -118,7 +122,9 @@ class Attention(nn.Module):
             gate = 3 * torch.sigmoid(self.value_gate(x[..., : self.value_gate.in_features]))
             v = v + gate.unsqueeze(-1) * value_embedding.view(heads)
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # (B, heads, T, head_dim)
-        q, k = (rms_norm(rotate(heads, *rotary), config.rms_norm_eps) for heads in (q, k))
+        if rotary is not None:
+            q, k = (rotate(heads, *rotary) for heads in (q, k))
+        q, k = (rms_norm(heads, config.rms_norm_eps) for heads in (q, k))
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
         mask = seen(k.size(2), self.width)
@@ -221,8 +227,12 @@ class NanoChatPLForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if position_ids is None:
             position_ids = self._positions(T, tokens, attention_mask)
-        rotary = rotary_factors(position_ids, config, self.dtype)
-        seen = functools.cache(lambda keys, width: seen_keys(T, keys, width, attention_mask, input_ids.device))
+        rotary = rotary_factors(position_ids, config, self.dtype) if config.rope_base else None
+
+        @functools.cache
+        def seen(keys: int, width: int) -> Tensor:
+            mask = seen_keys(T, keys, width, attention_mask, input_ids.device)
+            return mask if config.alibi_slopes is None else falling_scores(mask, config.alibi_slopes, self.dtype)
 
         x = rms_norm(self.embedding(input_ids), config.rms_norm_eps)
         if config.smear:
@@ -285,6 +295,7 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 def rotary_factors(position_ids: Tensor, config: NanoChatPLConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine (B, 1, T, head_dim / 2) of the positions times base^(-2i / head_dim)."""
     channels = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=position_ids.device)
+    assert config.rope_base is not None
     angles = position_ids[:, None, :, None].float() * config.rope_base ** (-channels / config.head_dim)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -308,3 +319,11 @@ def seen_keys(queries: int, keys: int, width: int, attention_mask: Tensor | None
     if attention_mask is None:
         return seen
     return (seen & attention_mask[:, None, None, -keys:].bool()) | (distance == 0)
+
+
+def falling_scores(seen: Tensor, slopes: list[float], dtype: torch.dtype) -> Tensor:
+    """(heads, queries, keys) or (B, heads, queries, keys) to add to the scores, from what `seen_keys` returns."""
+    queries, keys = seen.shape[-2:]
+    distance = torch.arange(keys - queries, keys, device=seen.device)[:, None] - torch.arange(keys, device=seen.device)
+    cost = torch.tensor(slopes, device=seen.device)[:, None, None] * distance
+    return torch.where(seen, -cost, -torch.inf).to(dtype)

@@ -2,13 +2,18 @@
 
 import functools
 import hashlib
+import pickle
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.sources import DocumentSource
+from nanochat_pl.core.paths import replacing
+from nanochat_pl.data.sources import DocumentSource, read_documents
+from nanochat_pl.data.tokens.folder import SPLITS, TokenIndex
+from nanochat_pl.tokenizers.base import BOS, Tokenizer
+from nanochat_pl.tokenizers.char import CharTokenizer
 
 BLOCK_TOKENS = 1 << 18
 """A chunk holds the documents that begin in so many tokens."""
@@ -110,3 +115,33 @@ class BinSource(DocumentSource):
                 return int(found[0])
             place += BLOCK_TOKENS
         return len(self._tokens)
+
+
+def write_bins(index: TokenIndex, folder: Path, tokenizer: Tokenizer) -> dict[str, int]:
+    """Write prepared tokens as nanoGPT has them: train.bin, val.bin and, for characters, the pickle meta.pkl.
+
+    A split of several documents has BOS behind each: GPT-2's <|endoftext|> in its encoding.
+
+    Returns:
+        The ids in each file.
+
+    Raises:
+        MachineError: the disk is full.
+    """
+    counts = {}
+    for split in SPLITS:
+        end = [tokenizer.bos_id] if index.splits[split]["documents"] > 1 else []
+        path, count = folder / f"{split}.bin", 0
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            for ids in read_documents(index.open(folder, split)):
+                ids = np.concatenate([ids, end]).astype(np.dtype(tokenizer.dtype).newbyteorder("<"))
+                file.write(ids.tobytes())
+                count += len(ids)
+        counts[path.name] = count
+    if isinstance(tokenizer, CharTokenizer):
+        separated = any(index.splits[split]["documents"] > 1 for split in SPLITS)
+        itos = dict(enumerate([*tokenizer.characters, *([BOS] if separated else [])]))
+        meta = {"vocab_size": len(itos), "itos": itos, "stoi": {name: i for i, name in itos.items()}}
+        with replacing(folder / "meta.pkl") as temporary:
+            temporary.write_bytes(pickle.dumps(meta))
+    return counts

@@ -15,13 +15,22 @@ class Backend:
 
     A forward pass says once what is seen (`see`), outside of what is compiled, and attends in every layer (`attend`).
 
+    Args:
+        slopes: (H,) float32, what each head's scores lose for a token of distance (`position.alibi_slopes`).
+
     Attributes:
         name: as `hw.attention` calls it.
         has_fast_windows: False where a window costs as much as the whole row, or more.
+        takes_slopes: whether scores can lose by distance in memory that grows with T, not T x T.
     """
 
     name: AttentionBackend
     has_fast_windows = True
+    takes_slopes = True
+
+    def __init__(self, slopes: Tensor | None = None):
+        assert slopes is None or self.takes_slopes
+        self.slopes = slopes
 
     def why_not(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
         """Why it does not run on a device with heads of this kind, in words that go on after a colon; None: it does.
@@ -92,6 +101,20 @@ def first_seen(T: int, window: int, documents: Tensor | None, device: torch.devi
     """(B, T) or, without documents, (1, T): the place of the first token that each token sees."""
     first = (torch.arange(T, device=device) - window).clamp_min(0)[None]
     return first if documents is None else torch.maximum(first, document_starts(documents))
+
+
+def falling(distance: Tensor, seen: Tensor, slopes: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores that fall with the distance, -inf where a key is not seen.
+
+    Args:
+        distance, seen: (..., T, keys).
+        slopes: (H,).
+
+    Returns:
+        (..., H, T, keys)
+    """
+    cost = slopes[:, None, None].to(torch.promote_types(dtype, slopes.dtype)) * distance.unsqueeze(-3)
+    return torch.where(seen.unsqueeze(-3), -cost, -torch.inf).to(dtype)
 
 
 def share_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat_pl.nn.attention.backend import Backend, document_starts, share_heads
+from nanochat_pl.nn.attention.backend import Backend, document_starts, falling, share_heads
 
 BLOCK_TOKENS = 128
 """Queries of one block: wide enough for the matrix products, narrow enough for little masked work."""
@@ -30,7 +30,7 @@ class Blocked(Backend):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, seen: Tensor | None) -> Tensor:
         B, H, T, D = q.shape
         q, k, v = (x.reshape(B * H, T, D) for x in (q, *share_heads(q, k, v)))
-        return _BlockedAttention.apply(q, k, v, min(window, T - 1), scale, seen).view(B, H, T, D)
+        return _BlockedAttention.apply(q, k, v, min(window, T - 1), scale, seen, self.slopes).view(B, H, T, D)
 
 
 class _BlockedAttention(torch.autograd.Function):
@@ -40,25 +40,34 @@ class _BlockedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, starts: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        window: int,
+        scale: float,
+        starts: Tensor | None,
+        slopes: Tensor | None,
+    ) -> Tensor:
         keep = any(ctx.needs_input_grad) and min(q.size(1), window + BLOCK_TOKENS) <= KEPT_WIDTHS * q.size(2)
-        buffer, band, kept = None if keep else _score_buffer(q, window), _band(q, window), []
+        buffer, band, kept = None if keep else _score_buffer(q, window), _band(q, window, slopes), []
         y = torch.empty_like(q)
         for rows, keys in _blocks(q.size(1), window):
             probabilities = _probabilities(q, k, rows, keys, band, starts, scale, buffer)
             y[:, rows] = torch.bmm(probabilities, v[:, keys])
             if keep:
                 kept.append(probabilities)
-        ctx.save_for_backward(q, k, v, starts, *kept)
+        ctx.save_for_backward(q, k, v, starts, slopes, *kept)
         ctx.window, ctx.scale = window, scale
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, starts, *kept = ctx.saved_tensors
+        q, k, v, starts, slopes, *kept = ctx.saved_tensors
         dy = dy.contiguous()
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        band, d_buffer = _band(q, ctx.window), _score_buffer(q, ctx.window)
+        band, d_buffer = _band(q, ctx.window, slopes), _score_buffer(q, ctx.window)
         buffer = None if kept else _score_buffer(q, ctx.window)
         for block, (rows, keys) in enumerate(_blocks(q.size(1), ctx.window)):
             probabilities = kept[block] if kept else _probabilities(q, k, rows, keys, band, starts, ctx.scale, buffer)
@@ -68,7 +77,7 @@ class _BlockedAttention(torch.autograd.Function):
             torch._softmax_backward_data(d_scores, probabilities, -1, q.dtype, grad_input=d_scores)
             dq[:, rows] = torch.bmm(d_scores, k[:, keys]).mul_(ctx.scale)
             dk[:, keys].baddbmm_(d_scores.transpose(1, 2), q[:, rows], alpha=ctx.scale)
-        return dq, dk, dv, None, None, None
+        return dq, dk, dv, None, None, None, None
 
 
 def _blocks(T: int, window: int) -> Iterator[tuple[slice, slice]]:
@@ -89,23 +98,29 @@ def _probabilities(
     buffer: Tensor | None,
 ) -> Tensor:
     """(N, rows, keys) attention probabilities of one block, in `buffer` if it is given."""
-    N, R, K, columns = q.size(0), rows.stop - rows.start, keys.stop - keys.start, band.size(1)
+    N, R, K = q.size(0), rows.stop - rows.start, keys.stop - keys.start
+    H, full, columns = band.shape
     scores = q.new_empty(N, R, K) if buffer is None else buffer[: N * R * K].view(N, R, K)
-    bias = band[:R, columns - band.size(0) + R - K : columns - band.size(0) + R]  # ends with a full block's keys
+    bias = band[:, :R, columns - full + R - K : columns - full + R]  # ends with a full block's keys
     if starts is None:
-        scores.copy_(bias)
+        scores.view(-1, H, R, K).copy_(bias)
     else:
         before = torch.arange(keys.start, keys.stop, device=q.device) < starts[:, rows, None]
-        scores.view(len(starts), -1, R, K).copy_(torch.where(before, -torch.inf, bias)[:, None])
+        scores.view(len(starts), -1, R, K).copy_(torch.where(before[:, None], -torch.inf, bias))
     scores.baddbmm_(q[:, rows], k[:, keys].transpose(1, 2), alpha=scale)
     return torch.softmax(scores, dim=-1, out=scores)
 
 
-def _band(q: Tensor, window: int) -> Tensor:
-    """(R, window + R): 0 where a block's query sees a key, from `window` before the block to its end, else -inf."""
+def _band(q: Tensor, window: int, slopes: Tensor | None) -> Tensor:
+    """(1 or H, R, window + R): what is added to the scores of a block's queries and the keys from `window` before the
+    block to its end: -inf where one is not seen, else 0, or what its distance costs.
+    """
     R = min(q.size(1), BLOCK_TOKENS)
-    unseen = q.new_full((R, window + R), -torch.inf)
-    return unseen.triu(window + 1) + unseen.tril(-1)
+    if slopes is None:
+        unseen = q.new_full((R, window + R), -torch.inf)
+        return (unseen.triu(window + 1) + unseen.tril(-1))[None]
+    distance = torch.arange(window, window + R, device=q.device)[:, None] - torch.arange(window + R, device=q.device)
+    return falling(distance, (distance >= 0) & (distance <= window), slopes, q.dtype)
 
 
 def _score_buffer(q: Tensor, window: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Which attention backend runs on a machine: the one that is asked for, or the fastest."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -19,27 +20,41 @@ BACKENDS: dict[AttentionBackend, type[Backend]] = {
 
 
 def choose(
-    name: AttentionBackend | None, device: torch.device | str, dtype: torch.dtype, head_dim: int = 128
+    name: AttentionBackend | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    head_dim: int = 128,
+    slopes: Sequence[float] | None = None,
 ) -> Backend:
     """The backend of this name, or (None) the first that runs with such heads on the device.
 
     On "meta", where nothing is computed, it is always the CPU's.
 
+    Args:
+        slopes: of each head, for ALiBi.
+
     Raises:
-        UserError: the named one does not run here.
+        UserError: the named one does not run here, or cannot have slopes.
     """
     device = torch.device(device)
+    falling = None if slopes is None else torch.tensor(slopes, dtype=torch.float32, device=device)
     if device.type == "meta" or (device.type == "cpu" and name is None):
-        return Blocked()
+        return Blocked(falling)
     if name is None:
-        backends = (kind() for kind in BACKENDS.values())
+        backends = (kind(falling) for kind in BACKENDS.values() if kind.takes_slopes or falling is None)
         return next(backend for backend in backends if backend.why_not(device, dtype, head_dim) is None)
-    backend = BACKENDS[name]()
-    if reason := backend.why_not(device, dtype, head_dim):
-        best = choose(None, device, dtype, head_dim).name
+    best = functools.partial(choose, None, device, dtype, head_dim, slopes)
+    if falling is not None and not BACKENDS[name].takes_slopes:
+        able = ", ".join(other for other, kind in BACKENDS.items() if kind.takes_slopes)
         raise UserError(
-            f"hw.attention={name} does not run here: {reason}. The fastest that does is hw.attention={best}, which "
-            "hw.attention=null takes by itself."
+            f"hw.attention={name} has no kernel for model.position=alibi, whose scores fall with the distance; {able} "
+            f"have. The fastest of them that runs here is hw.attention={best().name}, which hw.attention=null takes."
+        )
+    backend = BACKENDS[name](falling)
+    if reason := backend.why_not(device, dtype, head_dim):
+        raise UserError(
+            f"hw.attention={name} does not run here: {reason}. The fastest that does is hw.attention={best().name}, "
+            "which hw.attention=null takes by itself."
         )
     return backend
 

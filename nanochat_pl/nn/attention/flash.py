@@ -21,6 +21,7 @@ class Flash(Backend):
     """
 
     name: AttentionBackend = "flash"
+    takes_slopes = False
     kernels: ClassVar[str] = "torch's FlashAttention"
     module: ClassVar[str] = "torch.nn.attention.varlen"
     package: ClassVar[str] = "a newer torch"

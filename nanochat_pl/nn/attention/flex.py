@@ -1,13 +1,14 @@
 """FlexAttention: torch compiles a kernel that skips the blocks of keys that nobody in a block of queries sees."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from nanochat_pl.nn.attention.backend import Backend, first_seen
+from nanochat_pl.nn.attention.blocked import Blocked
 from nanochat_pl.nn.attention.sdpa import SDPA
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ class Flex(Backend):
     """
 
     name = "flex"
+
+    def __init__(self, slopes: Tensor | None = None):
+        super().__init__(slopes)
+        self._changed_score = None if slopes is None else _less_by_distance(slopes)
 
     def why_not(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
         from torch.utils._triton import has_triton
@@ -48,10 +53,20 @@ class Flex(Backend):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, seen: "BlockMask") -> Tensor:
         gqa = k.size(1) != q.size(1)
-        return _kernel(q.device.type)(q, k, v, block_mask=seen, scale=scale, enable_gqa=gqa)
+        kernel = _kernel(q.device.type)
+        return kernel(q, k, v, score_mod=self._changed_score, block_mask=seen, scale=scale, enable_gqa=gqa)
 
     def for_prompts(self) -> Backend:
-        return SDPA()
+        return SDPA() if self.slopes is None else Blocked(self.slopes)
+
+
+def _less_by_distance(slopes: Tensor) -> Callable[..., Tensor]:
+    """FlexAttention's `score_mod` for ALiBi."""
+
+    def less(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return score - slopes[h] * (query - key)
+
+    return less
 
 
 def block_mask(first: Tensor) -> "BlockMask":

@@ -14,6 +14,7 @@ class SDPA(Backend):
 
     name = "sdpa"
     has_fast_windows = False
+    takes_slopes = False  # its mask would be T x T for each head
 
     def see(
         self, B: int, T: int, windows: Iterable[int], documents: Tensor | None, device: torch.device
