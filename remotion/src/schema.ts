@@ -33,8 +33,9 @@ export const architecture = scene("architecture", {
   heads: count,
   kv_heads: count,
   head_width: count,
-  softcap: z.number().nullable(),
-  switches: z.strictObject({ smear: z.boolean(), backout: z.boolean(), scalars: z.boolean() }),
+  /** Of the MLP inside. */
+  mlp_width: count,
+  position: z.enum(["rope", "learned", "alibi", "none"]),
   /** The first one first. window: tokens before its own that a token sees; the others are counts of parameters. */
   layers: z.array(z.strictObject({ window: count, attention: count, mlp: count, value_embedding: count })).min(1),
   /** Parameters outside of the layers. */

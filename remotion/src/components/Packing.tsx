@@ -28,13 +28,13 @@ export function Packing({ scene, frame, framesOfChoice }: Props) {
       <Text x={MARGIN} y={TOP + 8} fill={color.quiet}>
         {`${choice.waiting.length} waiting documents, each as high as it is long`}
       </Text>
+      <Text x={WIDTH - MARGIN} y={TOP + 8} anchor="end" bold>
+        {`- - -  room in the row: ${choice.room}`}
+      </Text>
       {choice.waiting.map((length, i) => (
         <rect key={i} x={MARGIN + i * pitch} y={bottom - height(length)} width={pitch - 3} height={height(length)} rx={2} fill={i === taken ? "none" : length <= choice.room ? series[0] : color.line} stroke={i === taken ? color.accent : "none"} strokeWidth={2} />
       ))}
       <line x1={MARGIN} x2={WIDTH - MARGIN} y1={line} y2={line} stroke={color.ink} strokeWidth={2} strokeDasharray="7 6" />
-      <Text x={MARGIN} y={Math.min(bottom - 16, Math.max(line - 16, TOP + 34))} bold>
-        {`room: ${choice.room}`}
-      </Text>
       <rect x={MARGIN} y={ROW.top} width={width} height={ROW.height} rx={6} fill={color.panel} stroke={color.line} />
       <Text x={MARGIN} y={ROW.top - 20} fill={color.quiet}>
         {`the row: ${scene.row_tokens} places`}

@@ -11,6 +11,8 @@ export function Rows({ scene, frame }: { scene: Scene<"DataPipeline">; frame: nu
   const left = MARGIN + 74;
   const right = WIDTH - MARGIN - BEYOND;
   const unit = (right - left) / scene.row_tokens;
+  const most = Math.max(1, ...scene.rows.flat().map((piece) => piece.of - piece.tokens));
+  const unitBeyond = Math.min(unit, (BEYOND - 60) / most);
   const pitch = (BOTTOM - TOP - 34) / scene.rows.length;
   let number = 0;
   return (
@@ -34,7 +36,7 @@ export function Rows({ scene, frame }: { scene: Scene<"DataPipeline">; frame: nu
               const at = x;
               x += width;
               const tint = series[number++ % series.length];
-              const missing = Math.min(BEYOND - 50, (of - tokens) * unit);
+              const missing = (of - tokens) * unitBeyond;
               return (
                 <g key={j}>
                   <rect x={at + 1} y={y} width={Math.max(1, width - 2)} height={pitch - 6} rx={4} fill={tint} />

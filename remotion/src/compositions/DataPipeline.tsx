@@ -67,7 +67,7 @@ function Reading({ text, frame }: { text: string; frame: number }) {
   const shown = Math.ceil(grown(frame, 5, 60) * text.length);
   return (
     <foreignObject x={MARGIN} y={TOP + 10} width={WIDTH - 2 * MARGIN} height={BOTTOM - TOP}>
-      <div style={{ fontFamily: mono, fontSize: 32, lineHeight: 1.55, color: color.ink, whiteSpace: "pre-wrap" }}>
+      <div style={{ fontFamily: mono, fontSize: 36, lineHeight: 1.5, color: color.ink, whiteSpace: "pre-wrap" }}>
         {text.slice(0, shown)}
         <span style={{ opacity: 0 }}>{text.slice(shown)}</span>
       </div>
@@ -152,7 +152,7 @@ function captions(scene: Figures): Caption[] {
   const kept = pieces.reduce((sum, piece) => sum + piece.tokens, 0);
   const ratio = significant(scene.bytes / scene.tokens.length, 3);
   const said: Caption[] = [
-    { from: 0, text: "A document as this run has read it. A model knows no letters, only numbers: the text must be cut into tokens." },
+    { from: 0, text: "The beginning of a document that this run has read. A model knows only numbers: the text must be cut into tokens." },
     { from: tokens[0], text: `${scene.bytes} bytes become ${scene.tokens.length} tokens, ${ratio} bytes each. The numbers are all that the model gets.` },
     { from: pack[0], text: `Rows have ${scene.row_tokens} places. Of ${first.waiting.length} waiting documents the longest that fits comes next: first one of ${first.length}.` },
     { from: batch[0], text: `${scene.rows.length} of the ${scene.rows_per_step} rows of step ${whole(scene.step)}. No place is empty; ${whole(cut)} tokens were cut off (${percent(cut / (cut + kept))}), to the right of the line.` },

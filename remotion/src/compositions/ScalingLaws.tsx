@@ -110,7 +110,7 @@ function Sizes({ scene, frame }: { scene: Figures; frame: number }) {
   const left = RIGHT.left - 82;
   return (
     <g opacity={grown(frame, 15, 35)}>
-      <rect x={left} y={TOP} width={width} height={height * scene.jobs.length + 66} rx={14} fill={color.panel} />
+      <rect x={left} y={TOP} width={width} height={height * scene.jobs.length + 110} rx={14} fill={color.panel} />
       <Text x={left + 52} y={TOP + 30} fill={color.quiet} fontSize={size.small}>
         parameters
       </Text>
@@ -149,7 +149,7 @@ function Ratios({ scene, frame }: { scene: Figures; frame: number }) {
   const sizes = scene.jobs.map((job) => job.scaling_parameters);
   const [lowX, highX] = spanOf(sizes, 0.15);
   const tokens = scene.jobs.map((job) => job.tokens);
-  const [lowY, highY] = spanOf([...tokens, OWN_RATIO * Math.min(...sizes), CHINCHILLA_RATIO * Math.max(...sizes)], 0.06);
+  const [lowY, highY] = spanOf([...tokens, OWN_RATIO * lowX, CHINCHILLA_RATIO * highX], 0.04);
   const x = logarithmic([lowX, highX], [RIGHT.left, RIGHT.right]);
   const y = logarithmic([lowY, highY], [RIGHT.bottom, RIGHT.top]);
   return (
@@ -191,6 +191,7 @@ function RatioLine({ ratio, label, tint, x, y, span, shown, above }: LineProps) 
 
 function captions(scene: Figures): Caption[] {
   const { law } = scene;
+  const isOfSizes = new Set(scene.jobs.map((job) => job.scaling_parameters)).size > 1;
   const ratios = scene.jobs.map((job) => job.tokens / job.scaling_parameters);
   const said = law
     ? `The rings are what no cheaper moment undercuts. A law through them: loss = ${significant(law.floor, 3)} + ` +
@@ -199,12 +200,14 @@ function captions(scene: Figures): Caption[] {
     : `The rings are what no cheaper moment undercuts. ${scene.why_no_law}`;
   return [
     { from: 0, text: "Each line is one training. It moves right as it spends compute, and down as it learns." },
-    { from: 110, text: "Small models learn fast and then stop; large ones cost more at first, and get further." },
+    { from: 110, text: isOfSizes ? "A small model learns fast at first; a large one pays more for each step, and gets further." : "All have one size, and differ in other settings." },
     { from: LAW, text: said },
     { from: RATIOS, text: "For given compute, how large a model on how many tokens? Hoffmann et al. found about 20 tokens a parameter, nanochat takes 12." },
     {
       from: END,
-      text: `These trainings have ${significant(Math.min(...ratios), 2)} to ${significant(Math.max(...ratios), 2)} tokens a parameter: below the lines a model is fed too little for its size.`,
+      text:
+        `These trainings have ${significant(Math.min(...ratios), 2)} to ${significant(Math.max(...ratios), 2)} tokens a parameter. ` +
+        "Below the lines a smaller model on more text would be better for the same compute, above them a larger one.",
     },
   ];
 }

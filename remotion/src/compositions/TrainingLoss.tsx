@@ -13,7 +13,7 @@ type StageFigures = Figures["stages"][number];
 
 const PLAY: readonly [number, number] = [50, 400];
 const PLOT: Box = { left: MARGIN + 56, right: 860, top: TOP + 44, bottom: BOTTOM - 46 };
-const SIDE = 910;
+const SIDE = 930;
 const LEAST_SHARE = 0.14;
 const FINDING_FRAMES = 50;
 
@@ -103,6 +103,17 @@ function SegmentFrame({ part }: { part: Segment }) {
       <Text x={middle} y={PLOT.bottom + 49} anchor="middle" fill={color.quiet} fontSize={size.small}>
         {whole(part.figures.steps)} {part.right - part.left > 120 ? "steps" : ""}
       </Text>
+      {part.figures.reward.length > 0 && (
+        <Text x={part.right + 8} y={PLOT.top - 22} fill={tint} fontSize={size.small}>
+          reward
+        </Text>
+      )}
+      {part.figures.reward.length > 0 &&
+        [0, 0.5, 1].map((share) => (
+          <Text key={share} x={part.right + 8} y={PLOT.bottom + (PLOT.top - PLOT.bottom) * share} fill={tint} fontSize={size.small}>
+            {percent(share)}
+          </Text>
+        ))}
       <line x1={part.right} x2={part.right} y1={PLOT.top} y2={PLOT.bottom} stroke={color.line} strokeDasharray="3 5" />
     </g>
   );
@@ -170,7 +181,7 @@ function Counters(props: { scene: Figures; stage: StageFigures; step: number; op
     rows.push(["tokens read", whole(step * stage.tokens_per_step)]);
   }
   if (loss !== undefined) {
-    rows.push(["loss", significant(loss, 3)], ["as unsure as among", `${significant(Math.exp(loss), 3)} tokens`]);
+    rows.push(["loss", significant(loss, 3)], ["as unsure as among", `${unsure(Math.exp(loss))} tokens`]);
   }
   if (bpb !== undefined) {
     rows.push(["bits per byte", bpb.toFixed(3)]);
@@ -202,6 +213,11 @@ function Counters(props: { scene: Figures; stage: StageFigures; step: number; op
       ))}
     </g>
   );
+}
+
+/** How many tokens, with two places where there are few. */
+function unsure(count: number): string {
+  return count < 10 ? count.toFixed(2) : significant(count, 3);
 }
 
 const SAID: Record<string, string> = {

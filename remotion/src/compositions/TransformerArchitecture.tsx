@@ -27,7 +27,7 @@ export const NAMES: Record<Part, string> = {
   mlp: "MLP",
   value_embedding: "value embeddings",
   head: "head",
-  scalars: "scalars and gates",
+  scalars: "all others",
 };
 
 /** Parameters of each part of the model; all of them together are `parameters`. */
@@ -187,9 +187,9 @@ function captions(scene: Figures): Caption[] {
       from: Math.round(from + 2 * third),
       text: values
         ? `In ${values} of ${count} layers (violet) a second table adds to what attention reads: parameters that cost hardly any time.`
-        : `The MLP is four times as wide inside: ${whole(width)} numbers become ${whole(4 * width)}, and ${whole(width)} again.`,
+        : `The MLP is wider inside: ${whole(width)} numbers become ${whole(scene.mlp_width)}, and ${whole(width)} again.`,
     },
     { from: HEAD, text: `The head makes a score for each of the ${whole(vocabulary)} tokens out of the last vector: the likelier, the higher.` },
-    { from: END, text: `${whole(scene.parameters)} parameters in all, ${percent(all[biggest] / scene.parameters)} of them in ${biggest === "mlp" ? "the MLPs" : NAMES[biggest]}. Every one was learned from text.` },
+    { from: END, text: `${whole(scene.parameters)} parameters in all, ${percent(all[biggest] / scene.parameters)} of them in ${biggest === "mlp" ? "the MLPs" : NAMES[biggest]}. All of them were learned from text.` },
   ];
 }
