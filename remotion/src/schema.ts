@@ -63,9 +63,7 @@ export const loss = scene("loss", {
         /** (step, share); of rl. */
         reward: points,
         passed: points,
-        findings: z.array(
-          z.strictObject({ step: count, kind: z.string(), message: z.string(), severity: z.string() }),
-        ),
+        findings: z.array(z.strictObject({ step: count, kind: z.string(), message: z.string(), severity: z.string() })),
       }),
     )
     .min(1),
@@ -158,8 +156,12 @@ export type Scene<N extends Name> = z.infer<(typeof schemas)[N]>;
 export function read<N extends Name>(name: N, content: unknown): Scene<N> {
   const result = schemas[name].safeParse(content);
   if (!result.success) {
-    const faults = result.error.issues.slice(0, 5).map((issue) => `${issue.path.join(".") || "file"}: ${issue.message}`);
-    throw new Error(`These are not the figures that ${name} draws (${FORMAT}, version ${VERSION}). ${faults.join("; ")}`);
+    const faults = result.error.issues
+      .slice(0, 5)
+      .map((issue) => `${issue.path.join(".") || "file"}: ${issue.message}`);
+    throw new Error(
+      `These are not the figures that ${name} draws (${FORMAT}, version ${VERSION}). ${faults.join("; ")}`,
+    );
   }
   return result.data as Scene<N>;
 }

@@ -1,5 +1,6 @@
 """`video` as a user calls it: mistakes, the JSON, stills of all compositions, and what stands in their pages."""
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -82,6 +83,15 @@ def test_flat_pictures_need_no_node(
     pixels = imread(f"{name}.png")[..., :3]
     assert min(pixels.shape[:2]) > 200 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
     assert "attention and pipeline" in refusal("loss", "test", "--flat")
+
+
+def test_a_report_shows_the_flat_pictures_of_its_run(small_run: Path, tmp_path: Path) -> None:
+    assert call("pipeline", "test", "--flat", "--out", str(small_run / "pipeline.png")).exit_code == 0
+    assert CliRunner().invoke(app, ["report", "test", "--out", str(tmp_path)]).exit_code == 0
+    data = base64.b64encode((small_run / "pipeline.png").read_bytes()).decode()
+    assert f'src="data:image/png;base64,{data}"' in (tmp_path / "report.html").read_text()
+    assert "/pipeline.png)" in (tmp_path / "report.md").read_text()
+    (small_run / "pipeline.png").unlink()
 
 
 def test_what_is_missing_is_named(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,11 @@ export function Layer({ scene, index }: { scene: Scene<"TransformerArchitecture"
       <Sight window={layer.window} context={scene.context} />
       <Mlp width={scene.width} inside={scene.mlp_width} />
       <Text x={LEFT + 22} y={BOTTOM - 24} fontSize={size.small} fill={values ? role.value_embedding : color.quiet}>
-        {values ? `+ value embedding ${whole(layer.value_embedding)}` : hasValues ? "no value embedding here" : POSITIONS[scene.position]}
+        {values
+          ? `+ value embedding ${whole(layer.value_embedding)}`
+          : hasValues
+            ? "no value embedding here"
+            : POSITIONS[scene.position]}
       </Text>
     </g>
   );
@@ -49,7 +53,16 @@ function Heads({ scene }: { scene: Scene<"TransformerArchitecture"> }) {
         {`${scene.heads} heads × ${scene.head_width}${group > 1 ? `, ${scene.kv_heads} of keys and values` : ""}`}
       </Text>
       {Array.from({ length: shown }, (_, i) => (
-        <rect key={i} x={LEFT + 22 + i * width} y={y + 24} width={width - 5} height={40} rx={6} fill={role.attention} opacity={Math.floor(i / group) % 2 && group > 1 ? 0.65 : 1} />
+        <rect
+          key={i}
+          x={LEFT + 22 + i * width}
+          y={y + 24}
+          width={width - 5}
+          height={40}
+          rx={6}
+          fill={role.attention}
+          opacity={Math.floor(i / group) % 2 && group > 1 ? 0.65 : 1}
+        />
       ))}
     </g>
   );
@@ -66,7 +79,15 @@ function Sight({ window, context }: { window: number; context: number }) {
     for (let column = 0; column < TOKENS; column++) {
       const isSeen = column <= row && row - column < reach;
       cells.push(
-        <rect key={`${row} ${column}`} x={LEFT + 22 + column * cell} y={y + row * cell} width={cell - 1.5} height={cell - 1.5} fill={isSeen ? role.attention : color.line} opacity={isSeen ? 1 : 0.5} />,
+        <rect
+          key={`${row} ${column}`}
+          x={LEFT + 22 + column * cell}
+          y={y + row * cell}
+          width={cell - 1.5}
+          height={cell - 1.5}
+          fill={isSeen ? role.attention : color.line}
+          opacity={isSeen ? 1 : 0.5}
+        />,
       );
     }
   }

@@ -38,7 +38,7 @@ export function Drawing({ scene }: { scene: Figures }) {
   return (
     <Stage
       title="Where the model looks"
-      subtitle={clipped(`${scene.name}: attention weights for “${scene.prompt.replace(/\n/g, " ")}”`, 92)}
+      subtitle={clipped(`${scene.name}: attention in “${scene.prompt.replace(/\n/g, " ")}”`, 96)}
       captions={captions(scene, stops)}
     >
       <Heatmap
@@ -56,9 +56,24 @@ export function Drawing({ scene }: { scene: Figures }) {
       <Text x={RIGHT.right} y={TOP + 12} fontSize={size.small} fill={color.quiet} anchor="end">
         {`what “${visible(scene.tokens[query])}” looks at`}
       </Text>
-      <Sentence left={RIGHT.left} right={RIGHT.right} top={TOP + 40} tokens={scene.tokens} query={query} weights={layer.heads[now.head][query]} />
+      <Sentence
+        left={RIGHT.left}
+        right={RIGHT.right}
+        top={TOP + 40}
+        tokens={scene.tokens}
+        query={query}
+        weights={layer.heads[now.head][query]}
+      />
       <g opacity={1 - ending}>
-        <AllHeads left={RIGHT.left} right={RIGHT.right} top={TOP + 172} bottom={BOTTOM} scene={scene} current={now} frame={frame} />
+        <AllHeads
+          left={RIGHT.left}
+          right={RIGHT.right}
+          top={TOP + 172}
+          bottom={BOTTOM}
+          scene={scene}
+          current={now}
+          frame={frame}
+        />
       </g>
       <g opacity={ending}>
         <Next scene={scene} shown={ending} />
@@ -79,7 +94,15 @@ function Next({ scene, shown }: { scene: Figures; shown: number }) {
         const y = TOP + 250 + i * 41;
         return (
           <g key={i}>
-            <rect x={RIGHT.left} y={y} width={Math.max(3, (width - 250) * probability * shown)} height={30} rx={5} fill={color.accent} opacity={i ? 0.55 : 1} />
+            <rect
+              x={RIGHT.left}
+              y={y}
+              width={Math.max(3, (width - 250) * probability * shown)}
+              height={30}
+              rx={5}
+              fill={color.accent}
+              opacity={i ? 0.55 : 1}
+            />
             <Text x={RIGHT.left + Math.max(3, (width - 250) * probability * shown) + 12} y={y + 15}>
               {`${percent(probability)}  ${clipped(visible(token), 14)}`}
             </Text>
@@ -117,13 +140,16 @@ function captions(scene: Figures, stops: Shown[]): Caption[] {
   const [best] = scene.next;
   const heads = scene.layers.reduce((sum, layer) => sum + layer.heads.length, 0);
   return [
-    { from: 0, text: "Each row is a token, each column one that it may read: the brighter, the more. A row sums to 100%." },
+    {
+      from: 0,
+      text: "Each row is a token, each column one that it may read: the brighter, the more. A row sums to 100%.",
+    },
     { from: WALK[0] + 50, text: sight },
     ...stops.map((stop, i) => ({ from: WALK[1] + i * HEAD_FRAMES, text: said(stop) })),
     {
       from: WALK[1] + HEAD_FRAMES * stops.length,
       text: best
-        ? `From all ${heads} heads together it reads that “${visible(best.token)}” comes next, with ${percent(best.probability)}.`
+        ? `From all ${heads} heads together it reads that “${visible(best.token)}” comes next, with a probability of ${percent(best.probability)}.`
         : `These are all ${heads} heads of the model.`,
     },
   ];

@@ -110,7 +110,13 @@ function SegmentFrame({ part }: { part: Segment }) {
       )}
       {part.figures.reward.length > 0 &&
         [0, 0.5, 1].map((share) => (
-          <Text key={share} x={part.right + 8} y={PLOT.bottom + (PLOT.top - PLOT.bottom) * share} fill={tint} fontSize={size.small}>
+          <Text
+            key={share}
+            x={part.right + 8}
+            y={PLOT.bottom + (PLOT.top - PLOT.bottom) * share}
+            fill={tint}
+            fontSize={size.small}
+          >
             {percent(share)}
           </Text>
         ))}
@@ -159,7 +165,15 @@ function Findings({ part, step, y }: { part: Segment; step: number; y: (value: n
       })}
       {latest && frames !== undefined && frames <= FINDING_FRAMES && (
         <g>
-          <rect x={PLOT.left + 90} y={PLOT.top - 4} width={PLOT.right - PLOT.left - 90} height={40} rx={8} fill={color.panel} stroke={color.accent} />
+          <rect
+            x={PLOT.left + 90}
+            y={PLOT.top - 4}
+            width={PLOT.right - PLOT.left - 90}
+            height={40}
+            rx={8}
+            fill={color.panel}
+            stroke={color.accent}
+          />
           <Text x={PLOT.left + 106} y={PLOT.top + 16} fontSize={size.small} fill={color.accent}>
             {clipped(`step ${whole(latest.step)}: ${latest.message}`, 66)}
           </Text>
@@ -232,7 +246,10 @@ function captions(scene: Figures, parts: Segment[]): Caption[] {
     ? `Untrained, each of the ${whole(scene.vocabulary)} tokens is as likely as any other: a loss of ` +
       `ln ${whole(scene.vocabulary)} = ${Math.log(scene.vocabulary).toFixed(2)} nats.`
     : "Each step, the model guesses the next token everywhere in a batch, and is changed to guess better.";
-  const said = parts.map((part) => ({ from: Math.round(part.start), text: SAID[part.figures.stage] ?? part.figures.stage }));
+  const said = parts.map((part) => ({
+    from: Math.round(part.start),
+    text: SAID[part.figures.stage] ?? part.figures.stage,
+  }));
   return [{ from: 0, text: first }, ...said, { from: PLAY[1] + 5, text: ending(scene) }];
 }
 
