@@ -52,7 +52,7 @@ def draw_lengths(found: Found, out: Path) -> None:
     from matplotlib.ticker import NullLocator
 
     with rc_context({"text.parse_math": False}):  # a name with two dollars is no formula
-        figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+        figure = Figure(figsize=(6.5, 3.6 + 0.1 * len(found)), dpi=100, layout="constrained")
         axes: Any = figure.add_subplot()
         for name, values in zip(_apart(list(found)), found.values()):
             axes.plot(list(values), list(values.values()), marker="o", markersize=4, linewidth=1.6, label=name)
@@ -62,6 +62,6 @@ def draw_lengths(found: Found, out: Path) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         with replacing(out) as temporary:
             figure.savefig(temporary, format="png")
