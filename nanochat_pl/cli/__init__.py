@@ -5,6 +5,7 @@ import sys
 import typer
 
 from nanochat_pl.cli import bench, chat, checkpoints, data, doctor, eval, experiments, plan, report, sample, tokenizer
+from nanochat_pl.core.imported import find_own_modules
 from nanochat_pl.core.paths import known_error
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one paragraph and its exit code."""
+    find_own_modules()
     try:
         app()
     except Exception as error:
