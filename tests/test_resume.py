@@ -58,8 +58,17 @@ def assert_same_training(one: Path, other: Path) -> None:
         (("callbacks.checkpoints.every_n_steps=5",), (8, 16)),
         (SAMPLES, (13,)),
         ((*STREAMED, *ACCUMULATE), (4 * 13 + 2,)),
+        (("optim=torch_muon", "schedule=cosine", "schedule.warmup_steps=5"), (13,)),
     ],
-    ids=["mid-accumulation", "epochs-twice", "all-at-once", "own-cadence", "with-samples", "streamed"],
+    ids=[
+        "mid-accumulation",
+        "epochs-twice",
+        "all-at-once",
+        "own-cadence",
+        "with-samples",
+        "streamed",
+        "torchs-optimizers",
+    ],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path, whole: Callable[..., Path], options: tuple[str, ...], kills: tuple[int, ...]

@@ -1,13 +1,16 @@
 """Sections of the configuration made into objects, every argument checked."""
 
+import pkgutil
 import typing
 from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
 
-from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.spec import call_checked
+from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.spec import call_checked, checked, checked_arguments
+from nanochat_pl.optim.foreign import ForeignSpec, Part
 
 
 def construct(section: DictConfig, name: str) -> Any:
@@ -18,13 +21,62 @@ def construct(section: DictConfig, name: str) -> Any:
     Raises:
         UserError: an unknown key or a wrong type, named as the user spells it.
     """
-    values = typing.cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
-    path = values.pop("_target_")
-    try:
-        target = get_object(path)
-    except ImportError as error:
-        raise UserError(f"{name}._target_ is {path!r}, which cannot be imported: {error}") from error
+    target, values = _target(section, name)
     return call_checked(target, values, name)
+
+
+def construct_optimizer(section: DictConfig) -> Any:
+    """The section `optim`; a class of optimizers, as torch.optim has them, is trained with as it stands.
+
+    Beside its own arguments it may have `grad_clip`, and under `others` a second one, for what is no matrix.
+
+    Raises:
+        UserError: as `construct`, or the class cannot train with these arguments.
+    """
+    target, values = _target(section, "optim")
+    if not _is_optimizer(target):
+        return call_checked(target, values, "optim")
+    values.pop("others", None)
+    grad_clip = checked(values.pop("grad_clip", None), float | None, "optim.grad_clip")
+    first = Part(section._target_, target, checked_arguments(target, values, "optim", given=("params",)))
+    if section.get("others") is None:
+        return ForeignSpec(first, grad_clip=grad_clip)
+    target, values = _target(section.others, "optim.others")
+    if not _is_optimizer(target):
+        raise UserError("optim.others._target_ is no class of optimizers; choose one such as torch.optim.AdamW.")
+    arguments = checked_arguments(target, values, "optim.others", given=("params",))
+    return ForeignSpec(first, Part(section.others._target_, target, arguments), grad_clip)
+
+
+def _is_optimizer(target: Any) -> bool:
+    return isinstance(target, type) and issubclass(target, Optimizer)
+
+
+def _target(section: DictConfig, name: str) -> tuple[Any, dict[str, Any]]:
+    """What the section's `_target_` names, and its other keys."""
+    values = typing.cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
+    path = str(values.pop("_target_", ""))
+    try:
+        return get_object(path), values
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{name}._target_ is {path!r}, {_why_not(path, error)}") from error
+
+
+def _why_not(path: str, error: Exception) -> str:
+    """What of a path cannot be found, and the nearest that can."""
+    words = path.split(".")
+    for end in range(len(words) - 1, 0, -1):
+        parent = ".".join(words[:end])
+        try:
+            found = get_object(parent)
+        except (ImportError, ValueError):
+            continue
+        names = {*dir(found), *(module.name for module in pkgutil.iter_modules(getattr(found, "__path__", ())))}
+        if words[end] not in names:  # else it is there, and cannot be imported itself
+            end_of_sentence = nearest(words[end], sorted(names)).replace("'", f"'{parent}.", 1)
+            return f"but there is no '{words[end]}' in {parent}{end_of_sentence}"
+        break
+    return f"which cannot be imported: {error}"
 
 
 def construct_all(sections: DictConfig | None, name: str) -> list[Any]:

@@ -101,14 +101,18 @@ def finished_message(run: RunFolder, overrides: Sequence[str]) -> str:
 def next_steps(run: RunFolder, overrides: Sequence[str]) -> str:
     """What a finished run has made, and the next commands."""
     summary, path = run.read_summary(), os.path.relpath(run.path)
+    trained = (
+        f"\nTrained {summary['step']:,} steps{_tokens(summary)} in {summary['wall_seconds']:.0f} s"
+        f"{_bits_per_byte(summary)}.\n"
+    )
+    if not run.model.exists():
+        return trained
     if summary.get("stage") == "base":
         try_it = shlex.join(["python", "-m", "nanochat_pl", "sample", path, "--prompt", "One sunny morning,"])
     else:
         try_it = shlex.join(["python", "-m", "nanochat_pl", "chat", path])
     return (
-        f"\nTrained {summary['step']:,} steps{_tokens(summary)} in {summary['wall_seconds']:.0f} s"
-        f"{_bits_per_byte(summary)}.\n"
-        f"  {path}/model      the portable model\n"
+        f"{trained}  {path}/model      the portable model\n"
         f"  {path}/loss.png   the loss curve (numbers in metrics.csv, samples in samples.txt)\n\n"
         f"Next:\n  {try_it}\n  {_longer(run, overrides)}   (train it longer)" + _next_stage(run, overrides)
     )

@@ -9,14 +9,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nanochat_pl.checkpoint.parent import Parent
-from nanochat_pl.config.construct import construct
+from nanochat_pl.config.construct import construct, construct_optimizer
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import Sources
-from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.nn.molegrad import DENSE, Streaming
-from nanochat_pl.optim.muon import MuonAdamWSpec
+from nanochat_pl.optim.contract import OptimizerSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.optim.schedules import ScheduleSpec
 from nanochat_pl.planning.plan import Plan, make_plan
@@ -37,10 +37,10 @@ OTHER_KEYS = (
 class Specs:
     """What is trained on what; the trainer's, stage's, callbacks' and loggers' sections are built by `training`."""
 
-    model: NanoChatSpec
+    model: ModelSpec
     tokenizer: TokenizerSpec
     data: Any
-    optim: MuonAdamWSpec
+    optim: OptimizerSpec
     schedule: ScheduleSpec
     horizon: HorizonSpec
     hw: HardwareSpec
@@ -61,7 +61,11 @@ class Specs:
         if not isinstance(config.seed, int) or isinstance(config.seed, bool) or config.seed < 0:
             raise UserError(f"seed is {config.seed!r}, but it must be a whole number, 0 or more.")
         # A run of an earlier version lacks what has come since.
-        sections = {name: construct(config[name], name) for name in SECTIONS if name in config}
+        sections = {
+            name: construct_optimizer(config[name]) if name == "optim" else construct(config[name], name)
+            for name in SECTIONS
+            if name in config
+        }
         return cls(**sections, seed=config.seed)
 
     def plan(
@@ -102,6 +106,7 @@ class Specs:
             epoch_tokens,
             self.data.holds,
             self.streaming,
+            self.optim,
         )
         return dataclasses.replace(plan, note=note, parent=parent.origin() if parent else {})
 

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, Union
 
 from nanochat_pl.core.errors import UserError, nearest
@@ -40,7 +40,27 @@ def call_checked(target: Callable[..., Any], values: dict[str, Any], where: str)
     Raises:
         UserError: an unknown, missing or wrong argument.
     """
-    parameters = inspect.signature(target).parameters
+    arguments = checked_arguments(target, values, where)
+    try:
+        return target(**arguments)
+    except UserError as error:
+        # A part that stands in several places names itself by its class: here its place is known.
+        raise UserError(str(error).replace(f"{target.__name__}.", f"{where}.")) from error
+
+
+def checked_arguments(
+    target: Callable[..., Any], values: dict[str, Any], where: str, given: Collection[str] = ()
+) -> dict[str, Any]:
+    """`values` as the annotations of `target` want them.
+
+    Args:
+        where: the section's name as the user spells it.
+        given: arguments that come from elsewhere.
+
+    Raises:
+        UserError: an unknown, missing or wrong argument.
+    """
+    parameters = {name: each for name, each in inspect.signature(target).parameters.items() if name not in given}
     for key in values:
         if key not in parameters:
             legal = ", ".join(parameters)
@@ -49,12 +69,7 @@ def call_checked(target: Callable[..., Any], values: dict[str, Any], where: str)
         if key not in values and parameter.default is parameter.empty:
             raise UserError(f"The option {where}.{key} is missing.")
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    arguments = {key: checked(value, hints.get(key, Any), f"{where}.{key}") for key, value in values.items()}
-    try:
-        return target(**arguments)
-    except UserError as error:
-        # A part that stands in several places names itself by its class: here its place is known.
-        raise UserError(str(error).replace(f"{target.__name__}.", f"{where}.")) from error
+    return {key: checked(value, hints.get(key, Any), f"{where}.{key}") for key, value in values.items()}
 
 
 def checked(value: Any, hint: Any, where: str) -> Any:

@@ -12,9 +12,9 @@ from nanochat_pl.core.main_memory import available_memory_bytes
 from nanochat_pl.core.paths import is_out_of_memory
 from nanochat_pl.core.run_folder import RunFolder, as_object, parse_object, read_object
 from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, size
-from nanochat_pl.models.contract import ARCHITECTURES, build_config
+from nanochat_pl.models.contract import build_config
 from nanochat_pl.models.cost import ModelCost
-from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.planning.memory import MARGIN
 from nanochat_pl.planning.out_of_memory import command_that_fits
@@ -32,7 +32,7 @@ HALF_FULL = 0.5
 """A process that was killed without a word, with less than this share, was hardly killed for its memory."""
 
 
-def diagnose(run: RunFolder, spec: Callable[[], NanoChatSpec]) -> Diagnosis:
+def diagnose(run: RunFolder, spec: Callable[[], ModelSpec]) -> Diagnosis:
     """Of a run, by what it planned (resolved.json), what it held, and how it ended.
 
     Args:
@@ -61,7 +61,7 @@ def diagnose(run: RunFolder, spec: Callable[[], NanoChatSpec]) -> Diagnosis:
     return diagnosis
 
 
-def diagnose_plan(plan: Plan, spec: NanoChatSpec, overrides: Sequence[str]) -> Diagnosis:
+def diagnose_plan(plan: Plan, spec: ModelSpec, overrides: Sequence[str]) -> Diagnosis:
     """Of a command that is yet to train."""
     diagnosis = Diagnosis("oom", " ".join(["train.py", *overrides]))
     _judge(diagnosis, plan, None, was_full=False, fitted=False)
@@ -81,7 +81,7 @@ def planned(run: RunFolder) -> Plan:
     facts = dict(resolved["hardware"])
     chip = dict(facts.pop("chip"))
     chip["profiles"] = tuple((int(count), str(name)) for count, name in chip.get("profiles", ()))
-    model = build_config(next(iter(ARCHITECTURES)), resolved["model"])
+    model = build_config(resolved.get("architecture", "nanochat"), resolved["model"])
     horizon = Horizon(
         int(resolved["steps"]), int(resolved["total_batch_tokens"]), 0, resolved["lr_scale"],
         resolved["weight_decay_scale"],
@@ -171,7 +171,7 @@ def _how_it_ended(diagnosis: Diagnosis, run: RunFolder, perhaps_full: bool) -> b
 def _print_settings(
     diagnosis: Diagnosis,
     plan: Plan,
-    spec: NanoChatSpec,
+    spec: ModelSpec,
     overrides: Sequence[str],
     factor: float = 1.0,
     was_full: bool = False,

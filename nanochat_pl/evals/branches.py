@@ -20,8 +20,12 @@ class Branches:
     def __init__(self, prefixes: KVCache, count: int):
         assert prefixes.start, "the rows of prefixes must be of the same length, and not empty"
         self._prefixes, self._count = prefixes, count
-        self.start = prefixes.start
+        self.start = self.longest = prefixes.start
         self.last_ids = prefixes.last_ids.repeat_interleave(count, dim=0)
+
+    def positions(self, T: int) -> Tensor:
+        """(T,) where the tokens after the prefix stand."""
+        return self._prefixes.positions(T)
 
     def rotary(self, T: int) -> tuple[Tensor, Tensor] | None:
         """Rows (T, D) of the rotary tables for the tokens after the prefix; None where there are none."""

@@ -40,7 +40,8 @@ class Token(NamedTuple):
         id: None where the answer ends without one.
         forced: it was not sampled.
         logprob: of a sampled token, where it was asked for.
-        finish: "stop" at a stop token (which is not part of the answer), "length" after max_new_tokens.
+        finish: "stop" at a stop token (which is not part of the answer), "length" after max_new_tokens, or where the
+            model knows no further position.
         stop_id: that stop token.
     """
 
@@ -109,10 +110,15 @@ class Engine:
             tools: one for each answer.
 
         Raises:
-            UserError: an empty prompt, ids that the model does not know, no answers.
+            UserError: an empty prompt, one beyond the longest text, ids that the model does not know, no answers.
         """
         if not prompt:
             raise UserError("A prompt has no tokens; begin it at least with the BOS token.")
+        longest = self.model.longest_text
+        if longest is not None and len(prompt) > longest:
+            raise UserError(
+                f"A prompt has {len(prompt)} tokens, but the model knows the positions of {longest} only. Shorten it."
+            )
         vocab_size = self.model.config.vocab_size
         if not 0 <= min(prompt) <= max(prompt) < vocab_size:
             raise UserError(
@@ -298,7 +304,8 @@ class Engine:
         row.sampled += 1
         forced = list(row.tool.feed(token)) if row.tool else []
         row.tokens += forced
-        finish = "length" if row.sampled >= sampling.max_new_tokens else None
+        full = self.model.longest_text is not None and len(row.tokens) > self.model.longest_text
+        finish = "length" if full or row.sampled >= sampling.max_new_tokens else None
         tokens = [Token(row.request, token, False, logprob), *(Token(row.request, id, True) for id in forced)]
         if finish:
             tokens[-1] = tokens[-1]._replace(finish=finish)

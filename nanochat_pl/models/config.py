@@ -1,7 +1,8 @@
-"""The shape of the nanochat model and its switches."""
+"""What every model's config holds, and the nanochat model's with its switches."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.spec import Spec
@@ -9,12 +10,12 @@ from nanochat_pl.core.spec import Spec
 if TYPE_CHECKING:
     import torch
 
-Position = Literal["rope", "alibi", "none"]
+Position = Literal["rope", "learned", "alibi", "none"]
 ROPE_BASE = 100_000.0
 
 
 @dataclasses.dataclass(frozen=True)
-class NanoChatConfig(Spec):
+class ModelConfig(Spec):
     """Everything that `model.json` must hold to build the model again; `models.contract.build_model` builds it.
 
     Attributes:
@@ -25,16 +26,15 @@ class NanoChatConfig(Spec):
             up to 128.
         long_window: tokens before the current one that an L layer sees in texts longer than the trained context; None:
             no more than there.
-        position: how tokens know where they stand. "rope": queries and keys are rotated; "alibi": scores fall with the
-            distance, each head's at a slope of its own (arXiv:2108.12409); "none": only by which tokens they see.
-        qk_scale: factor of the normalised queries and of the normalised keys.
-        softcap: logits are softcap * tanh(logits / softcap); None: as they come.
-        value_embeddings: add a gated per-token value to attention's values in every other layer (the last included).
-        smear: mix the embedding of the token before into each token.
-        backout: subtract a part of the middle layer's output before the head.
-        scalars: learned scale of the residual stream and of the re-added embedding at each layer.
+        position: how tokens know where they stand. "rope": queries and keys are rotated; "learned": a vector of its own
+            is added for each place; "alibi": scores fall with the distance, each head's at a slope of its own
+            (arXiv:2108.12409); "none": only by which tokens they see. An architecture has some of these.
         compute_dtype: of activations and embeddings; matrices are kept in float32 and cast when used.
+        network: the model's class, where `models.contract.ARCHITECTURES` does not know it; called with the config and
+            an `Execution`.
     """
+
+    network: ClassVar[Any] = None
 
     vocab_size: int
     sequence_len: int
@@ -42,17 +42,10 @@ class NanoChatConfig(Spec):
     n_head: int
     n_kv_head: int
     n_embd: int
-    window_pattern: str = "SSSL"
+    window_pattern: str = "L"
     short_window: int | None = None
     long_window: int | None = None
     position: Position = "rope"
-    rope_base: float = ROPE_BASE
-    qk_scale: float = 1.2
-    softcap: float | None = 15.0
-    value_embeddings: bool = True
-    smear: bool = True
-    backout: bool = True
-    scalars: bool = True
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def check(self) -> None:
@@ -65,12 +58,6 @@ class NanoChatConfig(Spec):
                 f"model.n_embd={self.n_embd} is not divisible by model.n_head={self.n_head}. Nearest legal widths for "
                 f"{self.n_head} heads: {nearest_multiples(self.n_embd, step)}; heads that divide {self.n_embd} into "
                 f"even parts: {_even_heads(self.n_embd)}."
-            )
-        if self.position == "rope" and self.head_dim % 2:
-            raise UserError(
-                f"model.n_embd={self.n_embd} over model.n_head={self.n_head} makes heads of {self.head_dim} channels, "
-                f"but the rotary embedding needs an even number. Nearest legal widths for {self.n_head} heads: "
-                f"{nearest_multiples(self.n_embd, self.n_head * 2)}."
             )
         if self.n_head % self.n_kv_head:
             legal = [n for n in range(1, self.n_head + 1) if self.n_head % n == 0]
@@ -89,12 +76,16 @@ class NanoChatConfig(Spec):
                 f"{self.sequence_len - 1} tokens before the last. Leave it out, or give more, for texts longer than "
                 "that; short windows are model.window_pattern's S."
             )
-        if self.position != "rope" and self.rope_base != ROPE_BASE:
+        if self.position == "rope" and self.head_dim % 2:
             raise UserError(
-                f"model.rope_base={self.rope_base:g} belongs to model.position=rope, and this is model.position="
-                f"{self.position}. Leave one of them out."
+                f"model.n_embd={self.n_embd} over model.n_head={self.n_head} makes heads of {self.head_dim} channels, "
+                f"but the rotary embedding needs an even number. Nearest legal widths for {self.n_head} heads: "
+                f"{nearest_multiples(self.n_embd, self.n_head * 2)}."
             )
-        for name in ("short_window", "softcap", "rope_base", "qk_scale"):
+        self._check_positive("short_window")
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
             value = getattr(self, name)
             if value is not None and not value > 0:  # NaN too
                 raise UserError(
@@ -135,15 +126,57 @@ class NanoChatConfig(Spec):
         return alibi_slopes(self.n_head) if self.position == "alibi" else None
 
     @property
-    def value_embedding_layers(self) -> tuple[int, ...]:
-        """Layers that have a value embedding: every other one, so that the last one has it."""
-        return tuple(range((self.n_layer - 1) % 2, self.n_layer, 2)) if self.value_embeddings else ()
+    def layer_period(self) -> int:
+        """Layers after which their kinds repeat."""
+        return len(self.window_pattern)
 
     @property
     def dtype(self) -> "torch.dtype":
         import torch  # here, so that reading a config costs no import of torch
 
         return getattr(torch, self.compute_dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class NanoChatConfig(ModelConfig):
+    """The nanochat model.
+
+    Attributes:
+        qk_scale: factor of the normalised queries and of the normalised keys.
+        softcap: logits are softcap * tanh(logits / softcap); None: as they come.
+        value_embeddings: add a gated per-token value to attention's values in every other layer (the last included).
+        smear: mix the embedding of the token before into each token.
+        backout: subtract a part of the middle layer's output before the head.
+        scalars: learned scale of the residual stream and of the re-added embedding at each layer.
+    """
+
+    window_pattern: str = "SSSL"
+    position: Literal["rope", "alibi", "none"] = "rope"
+    rope_base: float = ROPE_BASE
+    qk_scale: float = 1.2
+    softcap: float | None = 15.0
+    value_embeddings: bool = True
+    smear: bool = True
+    backout: bool = True
+    scalars: bool = True
+
+    def check(self) -> None:
+        super().check()
+        if self.position != "rope" and self.rope_base != ROPE_BASE:
+            raise UserError(
+                f"model.rope_base={self.rope_base:g} belongs to model.position=rope, and this is model.position="
+                f"{self.position}. Leave one of them out."
+            )
+        self._check_positive("softcap", "rope_base", "qk_scale")
+
+    @property
+    def layer_period(self) -> int:
+        return math.lcm(len(self.window_pattern), 2 if self.value_embeddings else 1)
+
+    @property
+    def value_embedding_layers(self) -> tuple[int, ...]:
+        """Layers that have a value embedding: every other one, so that the last one has it."""
+        return tuple(range((self.n_layer - 1) % 2, self.n_layer, 2)) if self.value_embeddings else ()
 
 
 def _even_heads(width: int) -> str:

@@ -1,5 +1,6 @@
 """What a language model must offer to the stages, the engine and the optimizer, and how one is built by name."""
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -8,18 +9,28 @@ from torch import Tensor
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.types import LowRank
-from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.models.causal import CausalModel
+from nanochat_pl.models.config import ModelConfig, NanoChatConfig
 from nanochat_pl.models.execution import Execution
+from nanochat_pl.models.gpt2 import GPT2, GPT2Config
 from nanochat_pl.models.nanochat import NanoChat
 from nanochat_pl.nn.float8 import use_float8
 from nanochat_pl.nn.kv_cache import KVCache
 from nanochat_pl.nn.molegrad import stream
 
-ROLES = ("matrix", "embedding", "value_embedding", "unembedding", "resid_scalar", "x0_scalar", "gate")
-"""What a parameter is for; the optimizer's recipe has a row for each."""
+ROLES = ("matrix", "embedding", "value_embedding", "unembedding", "resid_scalar", "x0_scalar", "gate", "vector")
+"""What a parameter is for; the optimizer's recipe has a row for each.
 
-ARCHITECTURES: dict[str, tuple[type[NanoChatConfig], type[NanoChat]]] = {"nanochat": (NanoChatConfig, NanoChat)}
-"""The config and the model of each architecture."""
+Vectors are biases, norms' gains and learned positions.
+"""
+
+ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[CausalModel]]] = {
+    "nanochat": (NanoChatConfig, NanoChat),
+    "gpt2": (GPT2Config, GPT2),
+}
+"""The config and the model of each architecture. A config from elsewhere goes by its path, MODULE.CLASS, and names its
+model by `network`.
+"""
 
 
 class LanguageModel(Protocol):
@@ -28,9 +39,13 @@ class LanguageModel(Protocol):
     Attributes:
         low_rank: by name, the weights that get no gradient but sketches of it (nn/molegrad.py). The matrices of a block
             stand under its parts `attn` and `mlp`.
+        longest_text: tokens that a text may have; None: any number.
+        dropout: that is drawn in training from torch's own generator.
     """
 
     config: Any
+    longest_text: int | None
+    dropout: float
     low_rank: Mapping[str, LowRank]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -69,18 +84,13 @@ class LanguageModel(Protocol):
         """What continues rows that aren't empty by a token each: (ids (B, 1), cache) -> logits (B, 1, vocab_size)."""
 
 
-def build_config(architecture: str, values: dict[str, Any]) -> NanoChatConfig:
+def build_config(architecture: str, values: dict[str, Any]) -> ModelConfig:
     """The config of an architecture from plain values, as `model.json` holds them.
 
     Raises:
         UserError: an unknown architecture or key, or values that don't fit.
     """
-    if architecture not in ARCHITECTURES:
-        names = tuple(ARCHITECTURES)
-        raise UserError(
-            f"Unknown model architecture {architecture!r}; known: {', '.join(names)}{nearest(architecture, names)}"
-        )
-    kind, _ = ARCHITECTURES[architecture]
+    kind = ARCHITECTURES[architecture][0] if architecture in ARCHITECTURES else _config_of_path(architecture)
     fields = tuple(kind.__dataclass_fields__)
     for key in values:
         if key not in fields:
@@ -93,14 +103,15 @@ def build_config(architecture: str, values: dict[str, Any]) -> NanoChatConfig:
         raise UserError(f"The {architecture} model's config is incomplete: {error}.") from error
 
 
-def architecture_of(config: NanoChatConfig) -> str:
+def architecture_of(config: ModelConfig) -> str:
     """The name under which `build_config` makes this kind of config."""
-    return next(name for name, (kind, _) in ARCHITECTURES.items() if type(config) is kind)
+    own = (name for name, (kind, _) in ARCHITECTURES.items() if type(config) is kind)
+    return next(own, f"{type(config).__module__}.{type(config).__qualname__}")
 
 
 def build_model(
-    config: NanoChatConfig, device: torch.device | str, seed: int | None, execution: Execution | None = None
-) -> NanoChat:
+    config: ModelConfig, device: torch.device | str, seed: int | None, execution: Execution | None = None
+) -> CausalModel:
     """The model on `device` without a second copy on the way: meta, to_empty, init_weights.
 
     Args:
@@ -109,13 +120,33 @@ def build_model(
         execution: None: as is best for a model that is not trained.
     """
     with torch.device("meta"):
-        model = ARCHITECTURES[architecture_of(config)][1](config, execution or Execution())
+        known = ARCHITECTURES.get(architecture_of(config))
+        model = (known[1] if known else config.network)(config, execution or Execution())
     model.to_empty(device=device)
     model.init_buffers()
     if seed is not None:
         model.init_weights(seed)
     if model.execution.streaming.enabled:
         model.low_rank = stream(model, model.execution.streaming)
-    if model.execution.float8 and not model.head.weight.is_meta:
+    if model.execution.float8 and not model.head_weight.is_meta:
         use_float8(model.blocks)
     return model
+
+
+def _config_of_path(path: str) -> type[ModelConfig]:
+    """The config class of a model that is not ours.
+
+    Raises:
+        UserError: there is none.
+    """
+    module, _, name = path.rpartition(".")
+    names, reason = tuple(ARCHITECTURES), ""
+    if module:
+        try:
+            kind = getattr(importlib.import_module(module), name)
+            if isinstance(kind, type) and issubclass(kind, ModelConfig):
+                return kind
+            reason = f" {path} is no class that inherits from nanochat_pl.models.config.ModelConfig."
+        except (ImportError, AttributeError) as error:
+            reason = f" {path} cannot be imported: {error}. Is its folder on PYTHONPATH?"
+    raise UserError(f"Unknown model architecture {path!r}; known: {', '.join(names)}{nearest(path, names)}{reason}")

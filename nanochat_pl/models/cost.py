@@ -2,7 +2,7 @@
 
 import functools
 
-from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.models.config import ModelConfig
 from nanochat_pl.models.contract import ROLES, build_model
 
 
@@ -18,7 +18,7 @@ class ModelCost:
         kv_bytes_per_token: keys and values that the cache keeps of one token.
     """
 
-    def __init__(self, config: NanoChatConfig):
+    def __init__(self, config: ModelConfig):
         model = build_model(config, device="meta", seed=None)
         roles = model.param_roles()
         self.config = config
@@ -28,8 +28,10 @@ class ModelCost:
         self.parameters = sum(self.parameters_by_role.values())
         self.scaling_parameters = self.parameters_by_role["matrix"] + self.parameters_by_role["unembedding"]
         self.weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
-        self._trunk_products = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim == 2) - sum(
-            self.parameters_by_role[role] for role in ("embedding", "value_embedding", "unembedding")
+        self._trunk_products = sum(
+            parameter.numel()
+            for name, parameter in model.named_parameters()
+            if parameter.ndim == 2 and roles[name] in ("matrix", "gate")
         )
         self._head_products = config.vocab_size * config.n_embd
         self.kv_bytes_per_token = config.n_layer * self._layer_kv_bytes

@@ -46,7 +46,9 @@ def use_float8(model: nn.Module) -> list[str]:
     for name, layer in model.named_modules():
         if isinstance(layer, Linear) and _gains(layer):
             config: Any = Float8LinearConfig(emulate=layer.weight.device.type == "cpu")
-            layer.in_training = (_WhereItFits(convert_to_float8_training(layer, config=config)),)
+            fast = convert_to_float8_training(layer, config=config)
+            fast.bias = None  # which `layer` adds
+            layer.in_training = (_WhereItFits(fast),)
             converted.append(name)
     return converted
 

@@ -89,6 +89,17 @@ class KVCache:
         """Tokens of each row."""
         return self._lengths[self._first : self._first + len(self.last_ids)]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.lengths)
+
+    def positions(self, T: int) -> Tensor:
+        """Where the next T tokens stand: (T,), or (B, 1) where the rows' lengths differ."""
+        if self.start is not None:
+            return torch.arange(self.start, self.start + T, device=self.last_ids.device)
+        return self._positions()[1][:, None]
+
     def rotary(self, T: int) -> tuple[Tensor, Tensor] | None:
         """Rows of the rotary tables for the next T tokens: (T, D), or (B, 1, 1, D) where the rows' lengths differ.
 

@@ -17,19 +17,23 @@ _WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 
 
 class Linear(nn.Linear):
-    """A linear map without bias whose weight is cast to the input's dtype, so that masters stay float32.
+    """A linear map whose weight is cast to the input's dtype, so that masters stay float32.
 
     Attributes:
         in_training: a layer with the same weight that takes its place where gradients are wanted (`nn.float8`,
-            `nn.molegrad`); in a tuple, so that it is no part of this one.
+            `nn.molegrad`), but adds no bias; in a tuple, so that it is no part of this one.
     """
 
     in_training: tuple[nn.Module, ...] = ()
 
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__(in_features, out_features, bias=False)
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+        super().__init__(in_features, out_features, bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        y = self._product(x)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _product(self, x: Tensor) -> Tensor:
         if self.in_training and self.training and torch.is_grad_enabled():
             return self.in_training[0](x)
         weight = self.weight if self.weight.dtype == x.dtype else self.weight.to(x.dtype)

@@ -1,6 +1,6 @@
 """From named parameters and their roles to the optimizer's parameter groups."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import nn
@@ -84,3 +84,35 @@ def build_param_groups(
         values["lr"] *= batch_lr_scale
         groups.append({"role": role, "params": params, **values})
     return groups
+
+
+def in_own_order(param_groups: Sequence[Mapping[str, Any]], state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """`state_dict` of an optimizer with groups and indices as in `param_groups`, matched by the parameters' names.
+
+    Raises:
+        UserError: it is of another model or another optimizer.
+    """
+    saved = state_dict["param_groups"]
+    names = {index: name for group in saved for index, name in zip(group["params"], group["param_names"])}
+    own = [name for group in param_groups for name in group["param_names"]]
+    if sorted(names.values()) != sorted(own):
+        differing = sorted(set(own) ^ set(names.values()))
+        raise UserError(
+            f"The saved optimizer state belongs to another model: it differs in {', '.join(differing[:5])}. Resume "
+            "with the model's options of the saved run, or start a fresh run."
+        )
+    by_role = {group["role"]: group for group in saved}
+    if {group["role"]: group.get("optimizer") for group in param_groups} != {
+        role: group.get("optimizer") for role, group in by_role.items()
+    }:
+        raise UserError(
+            "The saved optimizer state belongs to another optimizer. Go on with the optim= of the saved run, or begin "
+            "without it: stage.momentum=false, or run.fresh=true."
+        )
+    positions = {name: position for position, name in enumerate(own)}
+    groups = []
+    for group in param_groups:
+        indices = [positions[name] for name in group["param_names"]]
+        groups.append({**by_role[group["role"]], "params": indices, "param_names": group["param_names"]})
+    state = {positions[names[index]]: values for index, values in state_dict["state"].items()}
+    return {**state_dict, "state": state, "param_groups": groups}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.spec import Spec
 from nanochat_pl.core.types import LowRank
-from nanochat_pl.optim.groups import LOW_RANK, MATRIX, build_param_groups
+from nanochat_pl.optim.clipping import clip_, grads_of
+from nanochat_pl.optim.groups import LOW_RANK, MATRIX, build_param_groups, in_own_order
 from nanochat_pl.optim.low_rank import LowRankMatrices
 from nanochat_pl.optim.orthogonalize import POLAR_EXPRESS
 from nanochat_pl.optim.sharding import Sharding
@@ -77,9 +78,12 @@ class MuonAdamWSpec(Spec):
     resid_scalar: AdamWRow = AdamWRow(0.005, 0.8, 0.95, 0.05)
     x0_scalar: AdamWRow = AdamWRow(0.5, 0.96, 0.95, 0.0)
     gate: AdamWRow = AdamWRow(0.2, 0.8, 0.95, 0.0)
+    vector: AdamWRow = AdamWRow(0.01, 0.8, 0.95, 0.0)
     eps: float = 1e-10
     grad_clip: float | None = None
     param_clip: float | None = None
+
+    is_sharded: ClassVar[bool] = True
 
     def check(self) -> None:
         _check_ranges(self, ("lr", "weight_decay"), ("momentum", "beta2"))
@@ -109,19 +113,23 @@ class MuonAdamWSpec(Spec):
         *,
         width: int,
         batch_lr_scale: float = 1.0,
-        weight_decay: float | None = None,
+        weight_decay_scale: float = 1.0,
         process_group: "dist.ProcessGroup | None" = None,
         low_rank: Mapping[str, LowRank] | None = None,
         low_rank_values: Mapping[str, Any] | None = None,
     ) -> "MuonAdamW":
-        """The optimizer; the arguments are those of `build_param_groups` and MuonAdamW."""
+        """The optimizer; the arguments are those of `build_param_groups` and MuonAdamW.
+
+        Args:
+            weight_decay_scale: multiplies the matrices' weight decay.
+        """
         groups = build_param_groups(
             named_parameters,
             roles,
             self,
             width=width,
             batch_lr_scale=batch_lr_scale,
-            weight_decay=weight_decay,
+            weight_decay=weight_decay_scale * self.weight_decay,
             low_rank=low_rank,
             low_rank_values=low_rank_values,
         )
@@ -132,6 +140,14 @@ class MuonAdamWSpec(Spec):
             process_group=process_group,
             low_rank=(low_rank or {}).values(),
         )
+
+    def state_bytes(self, parameters_by_role: Mapping[str, int], world_size: int) -> int:
+        """That each of the processes keeps: float32 momentum of the matrices, two moments of the rest."""
+        matrices = parameters_by_role[MATRIX]
+        return (4 * matrices + 8 * (sum(parameters_by_role.values()) - matrices)) // world_size
+
+
+NANOCHAT = MuonAdamWSpec()
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -154,6 +170,8 @@ class MuonAdamW(torch.optim.Optimizer):
         low_rank: what the tensors of the group of role `low_rank` belong to. Each rank has its own sketches, which are
             averaged here, since DDP does not know them.
     """
+
+    momentum_follows_schedule = True
 
     def __init__(
         self,
@@ -182,8 +200,8 @@ class MuonAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._consolidated = None
-        self._sharding.average([grad for sketches in self._low_rank.sketches() for grad in _grads(list(sketches))])
-        self._clip()
+        self._sharding.average([grad for sketches in self._low_rank.sketches() for grad in grads_of(sketches)])
+        clip_(grads_of(self._params()), self.grad_clip, self.param_clip)
         for group in reversed(self.param_groups):  # the matrices last: what takes long hides the tables' gathering
             if group["role"] == LOW_RANK:
                 self._low_rank.step(group, self.state, self._sharding)
@@ -200,7 +218,7 @@ class MuonAdamW(torch.optim.Optimizer):
         The moments keep their float32 (torch's own casts them to the parameter's dtype), and are copied: of a complete
         state, this rank's part.
         """
-        saved = self._in_own_order(state_dict)
+        saved = in_own_order(self.param_groups, state_dict)
         super().load_state_dict({**saved, "state": {}})
         params = self._params()
         for index, values in saved["state"].items():
@@ -228,44 +246,6 @@ class MuonAdamW(torch.optim.Optimizer):
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _in_own_order(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """`state_dict` with groups and indices as this optimizer has them."""
-        names = {
-            index: name
-            for group in state_dict["param_groups"]
-            for index, name in zip(group["params"], group["param_names"])
-        }
-        own = [name for group in self.param_groups for name in group["param_names"]]
-        if sorted(names.values()) != sorted(own):
-            differing = sorted(set(own) ^ set(names.values()))
-            raise UserError(
-                f"The saved optimizer state belongs to another model: it differs in {', '.join(differing[:5])}. Resume "
-                "with the model's options of the saved run, or start a fresh run."
-            )
-        positions = {name: position for position, name in enumerate(own)}
-        by_role = {group["role"]: group for group in state_dict["param_groups"]}
-        groups = []
-        for group in self.param_groups:
-            indices = [positions[name] for name in group["param_names"]]
-            groups.append({**by_role[group["role"]], "params": indices, "param_names": group["param_names"]})
-        state = {positions[names[index]]: values for index, values in state_dict["state"].items()}
-        return {**state_dict, "state": state, "param_groups": groups}
-
-    def _clip(self) -> None:
-        if self.param_clip is None and self.grad_clip is None:
-            return
-        grads = _grads(self._params())
-        if not grads:
-            return
-        norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
-        if self.param_clip is not None:
-            scales = [(self.param_clip / (norm + 1e-6)).clamp_(max=1.0) for norm in norms]
-            torch._foreach_mul_(grads, scales)
-            torch._foreach_mul_(norms, scales)
-        if self.grad_clip is not None:
-            total = torch.stack(norms).norm()
-            torch._foreach_mul_(grads, (self.grad_clip / (total + 1e-6)).clamp_(max=1.0))
-
     def _chunks(self, group: dict[str, Any]) -> Iterator[list[Tensor]]:
         """The parameters with a gradient, in the pieces that are updated at once, on all ranks together."""
         params = [p for p in group["params"] if p.grad is not None]
@@ -280,12 +260,8 @@ class MuonAdamW(torch.optim.Optimizer):
         if params:
             own = self._sharding.own
             update = muon_ if group["role"] == MATRIX else adamw_
-            grads = [own(p, grad) for p, grad in zip(params, _grads(params))]
+            grads = [own(p, grad) for p, grad in zip(params, grads_of(params))]
             update(group, [own(p, p) for p in params], grads, [self.state[p] for p in params])
-
-
-def _grads(params: list[Tensor]) -> list[Tensor]:
-    return [p.grad for p in params if p.grad is not None]
 
 
 def _chunks_of_one_shape(matrices: list[Tensor], sharding: Sharding) -> Iterator[list[Tensor]]:

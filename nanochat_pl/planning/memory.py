@@ -8,7 +8,8 @@ from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn.molegrad import DENSE, Streaming
-from nanochat_pl.optim.muon import WORKSPACE_BYTES
+from nanochat_pl.optim.contract import OptimizerSpec
+from nanochat_pl.optim.muon import NANOCHAT, WORKSPACE_BYTES, MuonAdamWSpec
 from nanochat_pl.planning.trace import trace
 
 STATE = ("weights", "gradients", "optimizer")
@@ -33,6 +34,7 @@ def memory_bytes(
     rows_per_device: int,
     holds: str = "text",
     streaming: Streaming = DENSE,
+    optimizer: OptimizerSpec = NANOCHAT,
 ) -> dict[str, int]:
     """The most that a process holds on its device, by what holds it; the sum is the peak.
 
@@ -41,13 +43,14 @@ def memory_bytes(
         rows_per_device: of one optimizer step.
         holds: what the data hold: "text", "conversations" or "questions".
         streaming: which matrices keep low-rank gradients.
+        optimizer: whose state and workspace count.
     """
     documents = holds == "conversations"
     traced = trace(config, micro_batch_rows, hardware.accelerator, hardware.recompute, documents, streaming)
-    state, cache = state_bytes(cost, hardware, streaming), 0
+    state, cache = state_bytes(cost, hardware, streaming, optimizer), 0
     if holds == "questions":
         cache = min(ROLLOUT_ROWS, rows_per_device) * cost.kv_read_bytes(config.sequence_len)
-    held = max(traced.peak, _optimizer_workspace(config, cost, hardware))
+    held = max(traced.peak, _optimizer_workspace(config, cost, hardware, optimizer))
     return state | {
         "activations": traced.activations,
         "logits": traced.peak - traced.activations,
@@ -58,13 +61,17 @@ def memory_bytes(
     }
 
 
-def state_bytes(cost: ModelCost, hardware: Hardware, streaming: Streaming = DENSE) -> dict[str, int]:
+def state_bytes(
+    cost: ModelCost,
+    hardware: Hardware,
+    streaming: Streaming = DENSE,
+    optimizer: OptimizerSpec = NANOCHAT,
+) -> dict[str, int]:
     """What one device holds from the first step on."""
-    matrices = cost.parameters_by_role["matrix"]
     state = {
         "weights": cost.weight_bytes,
         "gradients": cost.weight_bytes,
-        "optimizer": (4 * matrices + 8 * (cost.parameters - matrices)) // hardware.world_size,
+        "optimizer": optimizer.state_bytes(cost.parameters_by_role, hardware.world_size),
     }
     if streaming.enabled:
         for weight, left, right in build_model(
@@ -81,8 +88,10 @@ def fits(memory: dict[str, int], hardware: Hardware) -> bool:
     return sum(memory.values()) <= (1 - MARGIN) * hardware.chip.memory_bytes
 
 
-def _optimizer_workspace(config: Any, cost: ModelCost, hardware: Hardware) -> int:
+def _optimizer_workspace(config: Any, cost: ModelCost, hardware: Hardware, optimizer: OptimizerSpec) -> int:
     """Muon's, of the matrices that it updates at once, or AdamW's float32 copies of bfloat16 tables."""
+    if not isinstance(optimizer, MuonAdamWSpec):
+        return 4 * cost.parameters  # torch's optimizers make one temporary of each parameter, unless they are fused
     on = "cuda" if hardware.accelerator == "cuda" else "cpu"
     largest = 4 * 4 * config.n_embd**2
     of_one_shape = config.n_layer * largest // hardware.world_size

@@ -7,9 +7,12 @@ from typing import Any
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import Hardware
+from nanochat_pl.models.contract import architecture_of
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.nn.attention.choose import advice, choose
 from nanochat_pl.nn.molegrad import DENSE, Streaming
+from nanochat_pl.optim.contract import OptimizerSpec
+from nanochat_pl.optim.muon import NANOCHAT, MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import STATE, fits, memory_bytes
 from nanochat_pl.planning.screen import gigabytes, screen
@@ -37,6 +40,7 @@ class Plan:
         parent: path, stage and step of the model that the stage begins with; empty for the first stage.
         note: what it had to assume, or advises.
         streaming: which matrices keep low-rank gradients.
+        optimizer: whose state takes memory.
     """
 
     model: Any
@@ -50,6 +54,7 @@ class Plan:
     parent: dict[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
     streaming: Streaming = DENSE
+    optimizer: OptimizerSpec = NANOCHAT
 
     @property
     def accumulation(self) -> int:
@@ -75,7 +80,7 @@ class Plan:
     def memory_bytes(self) -> dict[str, int]:
         """The peak on one device, by what holds it."""
         rows = self._rows_per_device
-        shape = (self.micro_batch_rows, rows, self.holds, self.streaming)
+        shape = (self.micro_batch_rows, rows, self.holds, self.streaming, self.optimizer)
         return memory_bytes(self.model, self.cost, self.hardware, *shape)
 
     @property
@@ -120,6 +125,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """The automatic decisions, for resolved.json."""
         return {
+            "architecture": architecture_of(self.model),
             "model": self.model.as_dict(),
             "hardware": dataclasses.asdict(self.hardware),
             "total_batch_tokens": self.horizon.total_batch_tokens,
@@ -157,6 +163,7 @@ def make_plan(
     epoch_tokens: int | None = None,
     holds: str = "text",
     streaming: Streaming = DENSE,
+    optimizer: OptimizerSpec = NANOCHAT,
 ) -> Plan:
     """Check that everything divides, and decide what was left open.
 
@@ -168,10 +175,16 @@ def make_plan(
         epoch_tokens: of one pass over the data, where the horizon counts them.
         holds: what the data hold.
         streaming: which matrices keep low-rank gradients.
+        optimizer: whose state takes memory.
 
     Raises:
         UserError: a combination that cannot be; the message names the nearest that can.
     """
+    if streaming.enabled and not isinstance(optimizer, MuonAdamWSpec):
+        raise UserError(
+            "streaming.enabled=true keeps sketches in place of gradients, which only MuonAdamW can use. Choose "
+            "optim=muon_adamw, or streaming.enabled=false."
+        )
     if streaming.enabled and hardware.precision == "float8":
         raise UserError(
             "streaming.enabled=true computes in the precision of the activations, not in float8. Choose "
@@ -196,7 +209,8 @@ def make_plan(
         hardware = dataclasses.replace(hardware, compile=saved > COMPILING_SECONDS)
     most = (hardware.tokens_per_device or AUTO_TOKENS) // sequence_len
     sizes = [size for size in divisors(rows // devices) if size <= max(1, most)]
-    plan = Plan(model, hardware, resolved, cost, rows, sizes[-1], flops_per_second, holds, streaming=streaming)
+    plan = Plan(model, hardware, resolved, cost, rows, sizes[-1], flops_per_second, holds)
+    plan = dataclasses.replace(plan, streaming=streaming, optimizer=optimizer)
     return plan if hardware.tokens_per_device else _largest_that_fits(plan, sizes)
 
 

@@ -1,6 +1,5 @@
 """What the scaling laws ask for at each depth: tokens, FLOPs, time and cost, as a table and as a picture."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.models.cost import ModelCost
-from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.optim.scaling import HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
 from nanochat_pl.planning.screen import duration, gigabytes
@@ -40,14 +39,14 @@ class Row:
 
 
 def scaling_rows(
-    depths: Sequence[int], model: NanoChatSpec, horizon: HorizonSpec, vocab_size: int, hardware: Hardware
+    depths: Sequence[int], model: ModelSpec, horizon: HorizonSpec, vocab_size: int, hardware: Hardware
 ) -> list[Row]:
     """A row a depth: what is set by hand in model and horizon beyond `tokens_per_parameter` is left to the laws."""
     reference = ModelCost(model.reference(vocab_size)).scaling_parameters
     laws = HorizonSpec(tokens_per_parameter=horizon.tokens_per_parameter)
     rows = []
     for depth in depths:
-        config = _of_depth(model, depth).config(vocab_size, hardware.compute_dtype)
+        config = model.of_depth(depth).config(vocab_size, hardware.compute_dtype)
         cost = ModelCost(config)
         resolved = resolve_horizon(
             laws,
@@ -76,12 +75,12 @@ def scaling_rows(
     return rows
 
 
-def largest_depth(model: NanoChatSpec, vocab_size: int, hardware: Hardware) -> int | None:
+def largest_depth(model: ModelSpec, vocab_size: int, hardware: Hardware) -> int | None:
     """The deepest model whose training fits on the hardware, one row at a time; None: none does."""
     low, high = 0, DEEPEST
     while low < high:
         depth = (low + high + 1) // 2
-        config = _of_depth(model, depth).config(vocab_size, hardware.compute_dtype)
+        config = model.of_depth(depth).config(vocab_size, hardware.compute_dtype)
         memory = memory_bytes(config, ModelCost(config), hardware, 1, 1)
         low, high = (depth, high) if fits(memory, hardware) else (low, depth - 1)
     return low or None
@@ -158,7 +157,3 @@ def draw_scaling(rows: Sequence[Row], hardware: Hardware, path: Path) -> None:
     figure.suptitle(f"By the scaling laws, on {hardware.world_size} x {hardware.chip.name}, {hardware.precision}")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-def _of_depth(model: NanoChatSpec, depth: int) -> NanoChatSpec:
-    return dataclasses.replace(model, depth=depth, n_embd=None, n_head=None, n_kv_head=None)

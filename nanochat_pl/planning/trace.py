@@ -6,7 +6,6 @@ comes and goes. Nothing is computed, so a step of any model takes tenths of a se
 
 import dataclasses
 import functools
-import math
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from nanochat_pl.models import nanochat
+from nanochat_pl.models import causal
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn import cross_entropy
@@ -51,19 +50,16 @@ def trace(
     """A forward and a backward pass over (rows, sequence_len) tokens, gradients being there already.
 
     Args:
-        config: of the model; what the layers keep repeats with the window pattern, so that few of them tell of many.
+        config: of the model; what the layers keep repeats with its `layer_period`, so that few of them tell of many.
         documents: several conversations in a row, which don't see each other.
         streaming: which matrices keep low-rank gradients.
     """
-    period = math.lcm(len(config.window_pattern), 2 if config.value_embeddings else 1)
+    period = config.layer_period
     layers = min(config.n_layer, 2 * period)
     execution = Execution(recompute=recompute, streaming=streaming)
     model = build_model(dataclasses.replace(config, n_layer=layers), "meta", None, execution)
     if accelerator != "cpu":  # on "meta" the model has chosen the CPU's attention
-        model.attention = _Fused()
-        for module in model.modules():
-            if isinstance(module, nanochat.Attention):
-                module.backend = model.attention
+        model.use_attention(_Fused(model.attention.slopes))
     sketches = [sketch for low_rank in model.low_rank.values() for sketch in low_rank]
     for parameter in (*model.parameters(), *sketches):
         if parameter.requires_grad:
@@ -126,14 +122,14 @@ def _head_as_on(accelerator: str, ledger: _Ledger) -> Iterator[None]:
         ledger.note("head")
         return cross_entropy.linear_cross_entropy(*args, **options)
 
-    own = nanochat.linear_cross_entropy
+    own = causal.linear_cross_entropy
     chunk_bytes = cross_entropy.CHUNK_BYTES.get(accelerator, cross_entropy.ACCELERATOR_CHUNK_BYTES)
-    nanochat.linear_cross_entropy = head
+    causal.linear_cross_entropy = head
     cross_entropy.CHUNK_BYTES["meta"] = chunk_bytes
     try:
         yield
     finally:
-        nanochat.linear_cross_entropy = own
+        causal.linear_cross_entropy = own
         del cross_entropy.CHUNK_BYTES["meta"]
 
 

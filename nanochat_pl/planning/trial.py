@@ -7,20 +7,21 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed import ProcessGroup
+from torch.optim import Optimizer
 
 from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.paths import is_out_of_memory
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.execution import Execution
+from nanochat_pl.optim.contract import OptimizerSpec
 from nanochat_pl.optim.groups import MATRIX
-from nanochat_pl.optim.muon import MuonAdamW, MuonAdamWSpec
 from nanochat_pl.optim.sharding import Sharding
 from nanochat_pl.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
 
-def tried(plan: Plan, optimizer: MuonAdamWSpec, processes: Processes | None = None) -> Plan:
+def tried(plan: Plan, optimizer: OptimizerSpec, processes: Processes | None = None) -> Plan:
     """The plan, with a micro-batch of half the size (and so on) where a real step does not fit; on its own accelerator.
 
     The memory is given back.
@@ -45,7 +46,7 @@ def tried(plan: Plan, optimizer: MuonAdamWSpec, processes: Processes | None = No
     return plan
 
 
-def step_fits(plan: Plan, optimizer: MuonAdamWSpec, execution: Execution, rank: int = 0) -> bool:
+def step_fits(plan: Plan, optimizer: OptimizerSpec, execution: Execution, rank: int = 0) -> bool:
     """Whether micro-batches and steps of this rank's share of the optimizer pass without running out of memory."""
     device = torch.device(plan.hardware.accelerator)
     try:
@@ -64,7 +65,7 @@ def step_fits(plan: Plan, optimizer: MuonAdamWSpec, execution: Execution, rank: 
     return True
 
 
-def share_of_optimizer(model: Any, spec: MuonAdamWSpec, width: int, rank: int, world_size: int) -> MuonAdamW:
+def share_of_optimizer(model: Any, spec: OptimizerSpec, width: int, rank: int, world_size: int) -> Optimizer:
     """What one of several ranks holds and updates, without the others: no part is sent.
 
     The model's parameters get the gradients that DDP's buckets hold in a training; its own are views of them.
@@ -72,7 +73,7 @@ def share_of_optimizer(model: Any, spec: MuonAdamWSpec, width: int, rank: int, w
     roles = model.param_roles()
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     sharding = Sharding(
-        ProcessGroup(rank, world_size) if world_size > 1 else None,  # type: ignore[call-arg]  # its stub has one only
+        ProcessGroup(rank, world_size) if world_size > 1 and spec.is_sharded else None,  # type: ignore[call-arg]  # its stub has one only
         matrices=[p for name, p in named.items() if roles[name] == MATRIX],
         others=[p for name, p in named.items() if roles[name] != MATRIX],
     )
@@ -86,7 +87,7 @@ def share_of_optimizer(model: Any, spec: MuonAdamWSpec, width: int, rank: int, w
     return spec.build(parts.items(), roles, width=width, low_rank=model.low_rank, low_rank_values=streaming)
 
 
-def _step(plan: Plan, spec: MuonAdamWSpec, execution: Execution, device: torch.device, rank: int) -> None:
+def _step(plan: Plan, spec: OptimizerSpec, execution: Execution, device: torch.device, rank: int) -> None:
     config = plan.model
     model = build_model(config, device, 0, execution)
     optimizer = share_of_optimizer(model, spec, config.n_embd, rank, plan.hardware.world_size)

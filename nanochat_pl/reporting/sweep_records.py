@@ -170,7 +170,8 @@ def _flops_per_token(resolved: dict[str, Any]) -> int | None:
     from nanochat_pl.models.cost import ModelCost
 
     try:
-        return ModelCost(build_config("nanochat", as_object(resolved.get("model")))).training_flops_per_token
+        model = build_config(resolved.get("architecture", "nanochat"), as_object(resolved.get("model")))
+        return ModelCost(model).training_flops_per_token
     except (UserError, TypeError, ValueError):
         return None
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from nanochat_pl.evals.bits_per_byte import BitsPerByte
 from nanochat_pl.models.contract import architecture_of, build_model
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn.compiled import forget_compiled
-from nanochat_pl.optim.muon import MuonAdamWSpec
+from nanochat_pl.optim.contract import OptimizerSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
 from nanochat_pl.stages.warm_start import load_momentum
@@ -42,7 +43,7 @@ class Blueprint:
     """
 
     model: Any
-    optimizer: MuonAdamWSpec
+    optimizer: OptimizerSpec
     schedule: ScheduleSpec
     horizon: Horizon
     accumulation: int
@@ -123,7 +124,7 @@ class Stage(LightningModule):
             roles,
             width=self.blueprint.model.n_embd,
             batch_lr_scale=self.blueprint.horizon.lr_scale,
-            weight_decay=self.blueprint.optimizer.weight_decay * self.blueprint.horizon.weight_decay_scale,
+            weight_decay_scale=self.blueprint.horizon.weight_decay_scale,
             process_group=dist.group.WORLD,  # None in a run of one process
             low_rank=self.model.low_rank,
             low_rank_values=self.blueprint.execution.streaming.optimizer_values(),
@@ -132,6 +133,10 @@ class Stage(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
+        if self.model.dropout:  # the same after a resume, and on each rank its own
+            micro_batch = batch_idx % self.blueprint.accumulation
+            place = (self.blueprint.seed, self.trainer.global_step, micro_batch, self.global_rank)
+            torch.manual_seed(zlib.crc32(repr(place).encode()))
         loss = self.loss(batch)
         self._step_loss_sum = self._step_loss_sum + loss.detach()
         if not self.every_target_counts:

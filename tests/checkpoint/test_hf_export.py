@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat_pl.checkpoint.hf_export import CHAT_TEMPLATE, MODELING_FILE, RECORD, export_to_hf
+from nanochat_pl.checkpoint.hf_export import CHAT_TEMPLATE, RECORD, export_to_hf
+from nanochat_pl.checkpoint.hf_formats import MODELING_FILE
 from nanochat_pl.checkpoint.model_folder import LoadedModel
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import IGNORE_INDEX

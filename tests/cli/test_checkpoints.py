@@ -10,7 +10,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from nanochat_pl.checkpoint.hf_export import CHAT_TEMPLATE, MODELING_FILE
+from nanochat_pl.checkpoint.hf_export import CHAT_TEMPLATE
+from nanochat_pl.checkpoint.hf_formats import MODELING_FILE
 from nanochat_pl.checkpoint.model_folder import load_model_folder, save_model_folder
 from nanochat_pl.cli.checkpoints import app
 from nanochat_pl.core.errors import UserError

@@ -91,5 +91,6 @@ def test_parameters_by_role_of_nanochats_d12():
         "resid_scalar": 12,
         "x0_scalar": 12,
         "gate": 24 + 1 + 1,
+        "vector": 0,
     }
     assert cost.scaling_parameters == 12 * 12 * 768**2 + gates + 32768 * 768

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from nanochat_pl.config.compose import compose
+from nanochat_pl.config.construct import construct
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.optim.muon import MuonAdamW, MuonAdamWSpec
-from nanochat_pl.optim.schedules import ScheduleSpec, StepSchedule, lr_multiplier, momentum_at
+from nanochat_pl.optim.schedules import RangeTestSpec, ScheduleSpec, StepSchedule, lr_multiplier, momentum_at
 
 TOTAL = 1000
 SPEC = ScheduleSpec()
@@ -77,6 +79,42 @@ def test_rates_stay_within_bounds_and_never_rise_after_the_warmup(
 def test_no_warmup_no_warmdown_is_constant() -> None:
     assert {lr_multiplier(step, 50, 0, 0.0, 0.1) for step in range(50)} == {1.0}
     assert lr_multiplier(50, 50, 0, 1.0, 0.1) == pytest.approx(0.1)
+
+
+def test_the_cosine_is_nanogpts() -> None:
+    def nanogpts(step: int) -> float:  # get_lr of train.py, over the rate, warmup counted to its last step
+        if step < 20:
+            return (step + 1) / 20
+        ratio = (step - 20) / (200 - 20)
+        return 0.1 + 0.5 * (1.0 + math.cos(math.pi * ratio)) * (1 - 0.1)
+
+    schedule = ScheduleSpec(warmup_steps=20, warmdown_ratio=1.0, final_lr_fraction=0.1, shape="cosine")
+    for step in range(201):
+        assert schedule.lr_multiplier(step, 200) == pytest.approx(nanogpts(step))
+
+
+def test_a_warmdown_as_long_as_the_run_begins_after_the_warmup() -> None:
+    schedule = ScheduleSpec(warmup_steps=20, warmdown_ratio=1.0, final_lr_fraction=0.0)
+    assert [schedule.lr_multiplier(step, 100) for step in (19, 20, 60, 100)] == pytest.approx([1, 1, 0.5, 0])
+
+
+def test_a_range_test_multiplies_by_the_same_in_each_step() -> None:
+    optimizer = build_optimizer()
+    used = advance(optimizer, RangeTestSpec(1e-2, 1e2).build(optimizer, 5), 5)
+    for group in (0, 1):
+        rates = [values[group][0] for values in used]
+        assert [rate / rates[2] for rate in rates] == pytest.approx([1e-2, 1e-1, 1, 1e1, 1e2])
+    assert {values[0][1:] for values in used} == {(0.28, 0.95)}  # the optimizer's own decay and momentum
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
+def test_schedules_without_momenta_leave_the_optimizers(name: str) -> None:
+    optimizer = build_optimizer()
+    made = construct(compose([f"schedule={name}", "schedule.warmup_steps=2"]).schedule, "schedule")
+    used = advance(optimizer, made.build(optimizer, 10), 10)
+    assert {values[0][1:] for values in used} == {(0.28, 0.95)}
+    last = {"cosine": 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 7 / 8)), "linear": 1 / 8, "constant": 1.0}[name]
+    assert used[9][0][0] / used[1][0][0] == pytest.approx(last)
 
 
 def test_a_constant_weight_decay_stays() -> None:

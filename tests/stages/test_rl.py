@@ -65,6 +65,8 @@ def fit(task: Task, steps: int, folder: Any, resume: Any = None, micro_batch_row
 class Coin(torch.nn.Module):
     """Says one of two tokens, whatever it reads."""
 
+    dropout = 0.0
+
     def __init__(self) -> None:
         super().__init__()
         self.logits = torch.nn.Parameter(torch.tensor([0.3, -1.1]))

@@ -77,7 +77,7 @@ def test_the_momentum_arrives_and_the_rates_stay(tmp_path: Path) -> None:
     def build(lr: float) -> torch.optim.Optimizer:
         spec = MuonAdamWSpec(lr=lr)
         return spec.build(
-            model.named_parameters(), model.param_roles(), width=TINY.n_embd, batch_lr_scale=1.0, weight_decay=0.1
+            model.named_parameters(), model.param_roles(), width=TINY.n_embd, batch_lr_scale=1.0, weight_decay_scale=0.5
         )
 
     before, after = build(0.5), build(0.25)

@@ -1,0 +1,171 @@
+"""The weights of one model under the names of another program, both ways."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanochat_pl.core.errors import UserError
+
+LIKELY = {
+    r"blocks\.\d+\.attn\.value_gate\.weight": "nanochat, in nanochat-pl's own names",
+    r"blocks\.\d+\.attn_norm\.bias": "gpt2, in nanochat-pl's own names",
+    r"blocks\.\d+\.mlp\.gate\.weight": "llama, in nanochat-pl's own names",
+    r"blocks\.\d+\.attn\.query\.weight": "one of nanochat-pl's own",
+    r"(_orig_mod\.)?transformer\.h\.\d+\.attn\.c_q\.weight": "nanochat",
+    r"(_orig_mod\.)?transformer\.h\.\d+\.ln_1\.weight": "GPT-2, of Hugging Face or nanoGPT",
+    r"h\.\d+\.ln_1\.weight": "GPT-2, of Hugging Face",
+    r"model\.layers\.\d+\.mlp\.gate_proj\.weight": "Llama or one of its kind (Mistral, Qwen, ...), of Hugging Face",
+    r"model\.layers\.\d+\.mlp\.fc1\.weight": "nanochat, of Hugging Face",
+    r"gpt_neox\..*": "GPT-NeoX (Pythia)",
+    r"layers\.\d+\.attention\.wq\.weight": "Llama, in Meta's own names",
+}
+"""A weight's name, and the model whose it likely is."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How one weight is called there. `{}` in names stands for the layer.
+
+    Attributes:
+        ours: our weights whose rows make it up, one after the other.
+        transposed: it is (in, out) there.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class WeightMap:
+    """All weights of an architecture.
+
+    Attributes:
+        ignored: pattern of names that say nothing of the model: masks, a table's second name.
+        prefix: pattern of what may stand before all names.
+    """
+
+    weights: Sequence[Weight]
+    ignored: str = r"(?!)"
+    prefix: str = ""
+
+    def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Ours under their names; those that the model lacks (biases, for one) are left out."""
+        exported = {}
+        for entry in self._spelled(weights):
+            if entry.ours[0] in weights:
+                joined = torch.cat([weights[name] for name in entry.ours]) if entry.ours[1:] else weights[entry.ours[0]]
+                exported[entry.theirs] = (joined.t() if entry.transposed else joined).contiguous()
+        return exported
+
+    def imported(
+        self, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str
+    ) -> dict[str, Tensor]:
+        """Theirs under our names.
+
+        Args:
+            expected: our names, and the shapes of the model that is to take them.
+            where: they come from.
+
+        Raises:
+            UserError: they are of another model.
+        """
+        found = {re.sub(f"^({self.prefix})", "", name): weight for name, weight in weights.items()}
+        found = {name: weight for name, weight in found.items() if not re.fullmatch(self.ignored, name)}
+        imported: dict[str, Tensor] = {}
+        for entry in self._spelled(expected):
+            if entry.theirs not in found or entry.ours[0] not in expected:
+                continue
+            weight = found.pop(entry.theirs)
+            weight = weight.t() if entry.transposed else weight
+            if weight.ndim and weight.size(0) == sum(expected[name][0] for name in entry.ours):
+                imported |= zip(entry.ours, weight.split([expected[name][0] for name in entry.ours]), strict=True)
+            else:
+                imported |= dict.fromkeys(entry.ours, weight)  # of a wrong shape, as will be seen
+        check_weights(expected, {name: tuple(x.shape) for name, x in (imported | found).items()}, where, weights)
+        return imported
+
+    def _spelled(self, ours: Iterable[str]) -> list[Weight]:
+        """Its entries for each layer."""
+        layers = {int(found[1]) for name in ours if (found := re.match(r"blocks\.(\d+)\.", name))}
+        return [
+            Weight(entry.theirs.format(layer), tuple(name.format(layer) for name in entry.ours), entry.transposed)
+            for entry in self.weights
+            for layer in (sorted(layers) if "{}" in entry.theirs else [0])
+        ]
+
+
+def gpt2_weights(prefix: str, transposed: bool) -> WeightMap:
+    """GPT-2's, as OpenAI named them.
+
+    Args:
+        prefix: before all names, where a file has any.
+        transposed: matrices are (in, out), as in OpenAI's and transformers' files; nanoGPT's are (out, in).
+    """
+    block, attention = f"{prefix}h.{{}}.", ("query", "key", "value")
+    tables = {"wte": "embedding", "wpe": "position"}
+    weights = [Weight(f"{prefix}{theirs}.weight", (f"{ours}.weight",)) for theirs, ours in tables.items()]
+    for kind in ("weight", "bias"):
+        turned = transposed and kind == "weight"
+        weights += [
+            Weight(f"{block}ln_1.{kind}", (f"blocks.{{}}.attn_norm.{kind}",)),
+            Weight(f"{block}attn.c_attn.{kind}", tuple(f"blocks.{{}}.attn.{p}.{kind}" for p in attention), turned),
+            Weight(f"{block}attn.c_proj.{kind}", (f"blocks.{{}}.attn.proj.{kind}",), turned),
+            Weight(f"{block}ln_2.{kind}", (f"blocks.{{}}.mlp_norm.{kind}",)),
+            Weight(f"{block}mlp.c_fc.{kind}", (f"blocks.{{}}.mlp.fc.{kind}",), turned),
+            Weight(f"{block}mlp.c_proj.{kind}", (f"blocks.{{}}.mlp.proj.{kind}",), turned),
+            Weight(f"{prefix}ln_f.{kind}", (f"norm.{kind}",)),
+        ]
+    return WeightMap(weights, ignored=r"(.*\.attn\.(masked_)?bias|lm_head\.weight)", prefix=r"(_orig_mod\.)?")
+
+
+def check_weights(
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    where: str,
+    named: Iterable[str] | None = None,
+) -> None:
+    """See that names and shapes are those of the model.
+
+    Args:
+        named: the weights as the file names them, by which the likely model is found.
+
+    Raises:
+        UserError: they are not; tells of the first three, and whose they likely are.
+    """
+    wrong = []
+    for name in [*expected, *(name for name in found if name not in expected)]:
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif name not in expected:
+            wrong.append(f"{name} is not in the model")
+        elif found[name] != expected[name]:
+            wrong.append(f"{name} is {_shape(found[name])}, in the model {_shape(expected[name])}")
+    if wrong:
+        likely = likely_model(found if named is None else named)
+        more = f" (and {len(wrong) - 3} more)" if wrong[3:] else ""
+        whose = f"By their names they are of {likely}." if likely else "Their names are of no model that is known here."
+        raise UserError(
+            f"{where} holds the weights of another model than its description says: {'; '.join(wrong[:3])}{more}. "
+            f"{whose}"
+        )
+
+
+def likely_model(names: Iterable[str]) -> str | None:
+    """Whose weights these are, in words; None: nobody's that is known."""
+    names = list(names)
+    known = (model for pattern, model in LIKELY.items() if any(re.fullmatch(pattern, name) for name in names))
+    return next(known, None)
+
+
+def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
+    """Of a model's weights by name."""
+    return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a number"
