@@ -55,7 +55,8 @@ def _module(name: str, parent: str, path: str, where: str) -> Any:
 def _unknown(path: str, where: str, parent: str, word: str, names: list[str]) -> UserError:
     hint = nearest(word, sorted({name for name in names if not name.startswith("_")}))
     if parent:
-        return UserError(f"{where} is '{path}', but there is no '{word}' in {parent}{hint}")
+        whole = hint.replace("'", f"'{parent}.", 1)
+        return UserError(f"{where} is '{path}', but there is no '{word}' in {parent}{whole}")
     return UserError(
         f"{where} is '{path}', but there is no module '{word}'{hint} Modules of your own are found in the folder that "
         f"the command is given in ({Path.cwd()}), and where PYTHONPATH says."
