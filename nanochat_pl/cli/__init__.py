@@ -4,7 +4,21 @@ import sys
 
 import typer
 
-from nanochat_pl.cli import bench, chat, checkpoints, data, doctor, eval, experiments, plan, report, sample, tokenizer
+from nanochat_pl.cli import (
+    bench,
+    chat,
+    checkpoints,
+    data,
+    doctor,
+    eval,
+    experiments,
+    plan,
+    report,
+    sample,
+    tokenizer,
+    video,
+)
+from nanochat_pl.core.imported import find_own_modules
 from nanochat_pl.core.paths import known_error
 
 app = typer.Typer(
@@ -20,6 +34,7 @@ app.command("plan", context_settings={"ignore_unknown_options": True})(plan.plan
 app.command("bench", context_settings={"ignore_unknown_options": True})(bench.bench)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
+app.command("video")(video.video)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(data.app, name="data")
 app.add_typer(experiments.app, name="experiments")
@@ -28,6 +43,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one paragraph and its exit code."""
+    find_own_modules()
     try:
         app()
     except Exception as error:

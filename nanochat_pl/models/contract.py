@@ -1,6 +1,5 @@
 """What a language model must offer to the stages, the engine and the optimizer, and how one is built by name."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -8,11 +7,13 @@ import torch
 from torch import Tensor
 
 from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.imported import imported
 from nanochat_pl.core.types import LowRank
 from nanochat_pl.models.causal import CausalModel
 from nanochat_pl.models.config import ModelConfig, NanoChatConfig
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.gpt2 import GPT2, GPT2Config
+from nanochat_pl.models.llama import Llama, LlamaConfig
 from nanochat_pl.models.nanochat import NanoChat
 from nanochat_pl.nn.float8 import use_float8
 from nanochat_pl.nn.kv_cache import KVCache
@@ -27,6 +28,7 @@ Vectors are biases, norms' gains and learned positions.
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[CausalModel]]] = {
     "nanochat": (NanoChatConfig, NanoChat),
     "gpt2": (GPT2Config, GPT2),
+    "llama": (LlamaConfig, Llama),
 }
 """The config and the model of each architecture. A config from elsewhere goes by its path, MODULE.CLASS, and names its
 model by `network`.
@@ -139,14 +141,10 @@ def _config_of_path(path: str) -> type[ModelConfig]:
     Raises:
         UserError: there is none.
     """
-    module, _, name = path.rpartition(".")
-    names, reason = tuple(ARCHITECTURES), ""
-    if module:
-        try:
-            kind = getattr(importlib.import_module(module), name)
-            if isinstance(kind, type) and issubclass(kind, ModelConfig):
-                return kind
-            reason = f" {path} is no class that inherits from nanochat_pl.models.config.ModelConfig."
-        except (ImportError, AttributeError) as error:
-            reason = f" {path} cannot be imported: {error}. Is its folder on PYTHONPATH?"
-    raise UserError(f"Unknown model architecture {path!r}; known: {', '.join(names)}{nearest(path, names)}{reason}")
+    if "." not in path:
+        names = tuple(ARCHITECTURES)
+        raise UserError(f"Unknown model architecture {path!r}; known: {', '.join(names)}{nearest(path, names)}")
+    kind = imported(path, "The model's architecture")
+    if not (isinstance(kind, type) and issubclass(kind, ModelConfig)):
+        raise UserError(f"The model's architecture {path} is no class that inherits from {ModelConfig.__module__}.")
+    return kind
