@@ -19,6 +19,7 @@ from nanochat_pl.checkpoint.named_model import find_named_model
 from nanochat_pl.checkpoint.parent import Parent, find_parent
 from nanochat_pl.checkpoint.peers import NANOCHAT
 from nanochat_pl.cli import checkpoints
+from nanochat_pl.config.compose import compose
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.nanochat import NanoChatConfig
@@ -32,7 +33,7 @@ from tests.tokenizers.test_foreign import published
 
 transformers = pytest.importorskip("transformers")
 
-VOCABULARY = {"gpt2": 501, "llama": 700}
+EVALUATIONS = ("eval_gpt2", "eval_gpt2_medium", "eval_gpt2_large", "eval_gpt2_xl")
 NANOCHAT_TINY = NanoChatConfig(vocab_size=265, sequence_len=16, n_layer=3, n_head=2, n_kv_head=1, n_embd=32)
 
 
@@ -253,3 +254,31 @@ def test_a_longer_context_than_the_learned_positions_is_refused(tmp_path: Path) 
     with pytest.raises(UserError, match=r"stage.sequence_len=49 is more than the model has learned positions for, 48"):
         find_parent("base", [], folder, "", {"sequence_len": 49}).config("float32")
     assert Parent(hf_folder(folder), "base", changes={"sequence_len": 48}).config("float32").sequence_len == 48
+
+
+@pytest.mark.parametrize("experiment", ["finetune_shakespeare", "eval_gpt2"])
+def test_experiments_with_the_published_weights(experiment: str, tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    theirs, texts = gpt2(), tmp_path / "texts"
+    texts.mkdir()
+    documents = [f"The {n}th text. " * (1 + n % 7) for n in range(300)]
+    (texts / "all.txt").write_text("\n\n".join(documents))
+    parquet.write_table(pyarrow.table({"text": documents}), texts / "all.parquet")
+    data = {"finetune_shakespeare": (f"data.path={texts / 'all.txt'}",)}.get(
+        experiment, (f"data.path={texts}", "data.config=null", "data.val_fraction=0.2")
+    )
+    cuts = ("hw=cpu", "hw.threads=1", "horizon.total_batch_tokens=96", "data.val_tokens=960", "data.streams=2")
+    fewer = ("callbacks.samples=null", "callbacks.loss_picture=null", "horizon.steps=2", "run.name=test")
+    folder = saved(theirs, tmp_path / "published")
+    code, output = train(
+        f"experiment={experiment}", f"stage.init_from={folder}", *data, *cuts, *fewer, runs=tmp_path / "runs"
+    )
+    assert code == 0, output
+    found = load_model_folder(tmp_path / "runs" / "test")
+    moved = (found.model.position.weight - theirs.transformer.wpe.weight).abs().max()
+    assert (moved == 0) == (experiment == "eval_gpt2") and "val bpb" in output
+
+
+def test_each_size_is_evaluated_by_its_name() -> None:
+    names = {name: compose([f"experiment={name}"]).stage.init_from for name in EVALUATIONS}
+    assert names == {name: f"hf:{name.removeprefix('eval_').replace('_', '-')}" for name in EVALUATIONS}
