@@ -274,6 +274,7 @@ def test_a_longer_context_than_the_learned_positions_is_refused(tmp_path: Path) 
     assert Parent(hf_folder(folder), "base", changes={"sequence_len": 48}).config("float32").sequence_len == 48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["finetune_shakespeare", "eval_gpt2"])
 def test_experiments_with_the_published_weights(experiment: str, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
