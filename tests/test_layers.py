@@ -14,6 +14,7 @@ LEVELS = {
     "checkpoint": 3, "inference": 3,
     "evals": 4, "planning": 4, "reporting": 4,
     "stages": 5, "callbacks": 5, "config": 5, "diagnosis": 5,
+    "video": 5,
     "training": 6, "cli": 6, "demo": 6,
 }  # fmt: skip
 WITHIN_A_LEVEL = {("data", "tasks"), ("stages", "callbacks"), ("cli", "training")}

@@ -10,6 +10,7 @@ import torch
 from nanochat_pl.checkpoint.weight_map import Weight, WeightMap, gpt2_weights
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.gpt2 import EPSILON, GPT2Config
+from nanochat_pl.models.llama import LlamaConfig
 
 MODELING_FILE = "modeling_nanochat_pl.py"
 
@@ -90,14 +91,29 @@ def _own_modeling(config: NanoChatConfig) -> dict[str, Any]:
     }
 
 
+_LLAMA_SHAPED = (
+    Weight("model.embed_tokens.weight", ("embedding.weight",)),
+    Weight("lm_head.weight", ("head.weight",)),
+    Weight("model.layers.{}.self_attn.q_proj.weight", ("blocks.{}.attn.query.weight",)),
+    Weight("model.layers.{}.self_attn.k_proj.weight", ("blocks.{}.attn.key.weight",)),
+    Weight("model.layers.{}.self_attn.v_proj.weight", ("blocks.{}.attn.value.weight",)),
+    Weight("model.layers.{}.self_attn.o_proj.weight", ("blocks.{}.attn.proj.weight",)),
+)
+LLAMA = WeightMap(
+    (
+        *_LLAMA_SHAPED,
+        Weight("model.layers.{}.mlp.gate_proj.weight", ("blocks.{}.mlp.gate.weight",)),
+        Weight("model.layers.{}.mlp.up_proj.weight", ("blocks.{}.mlp.fc.weight",)),
+        Weight("model.layers.{}.mlp.down_proj.weight", ("blocks.{}.mlp.proj.weight",)),
+        Weight("model.layers.{}.input_layernorm.weight", ("blocks.{}.attn_norm.weight",)),
+        Weight("model.layers.{}.post_attention_layernorm.weight", ("blocks.{}.mlp_norm.weight",)),
+        Weight("model.norm.weight", ("norm.weight",)),
+    ),
+    ignored=r".*rotary_emb\.inv_freq",
+)
 FIRST_NANOCHAT = WeightMap(
     (
-        Weight("model.embed_tokens.weight", ("embedding.weight",)),
-        Weight("lm_head.weight", ("head.weight",)),
-        Weight("model.layers.{}.self_attn.q_proj.weight", ("blocks.{}.attn.query.weight",)),
-        Weight("model.layers.{}.self_attn.k_proj.weight", ("blocks.{}.attn.key.weight",)),
-        Weight("model.layers.{}.self_attn.v_proj.weight", ("blocks.{}.attn.value.weight",)),
-        Weight("model.layers.{}.self_attn.o_proj.weight", ("blocks.{}.attn.proj.weight",)),
+        *_LLAMA_SHAPED,
         Weight("model.layers.{}.mlp.fc1.weight", ("blocks.{}.mlp.fc.weight",)),
         Weight("model.layers.{}.mlp.fc2.weight", ("blocks.{}.mlp.proj.weight",)),
     )
@@ -126,6 +142,35 @@ def _is_gpt2(config: GPT2Config) -> bool:
     return as_published and set(config.windows) == {config.sequence_len - 1}
 
 
+def _llama(config: LlamaConfig) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_base}
+    if (scaling := config.rope_scaling) is not None:
+        rope |= {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_sequence_len,
+        }
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.n_embd,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_kv_head,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.sequence_len,
+        "rms_norm_eps": config.norm_eps,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_parameters": rope,
+    }
+
+
 FORMATS: dict[str, tuple[HubFormat, ...]] = {
     "nanochat": (
         HubFormat(
@@ -147,6 +192,14 @@ FORMATS: dict[str, tuple[HubFormat, ...]] = {
             fits=_is_gpt2,
             describe=_gpt2,
             weights=gpt2_weights("transformer.", transposed=True),
+        ),
+    ),
+    "llama": (
+        HubFormat(
+            name="transformers' own architecture `llama`",
+            fits=lambda config: set(config.windows) == {config.sequence_len - 1},
+            describe=_llama,
+            weights=LLAMA,
         ),
     ),
 }

@@ -28,6 +28,11 @@ class NamedModel:
     name: str
     path: Path
 
+    @property
+    def folder(self) -> Path:
+        """The model folder: of a checkpoint its run's, which has its description and its tokenizer."""
+        return self.path if self.path.is_dir() else self.path.parent.parent / "model"
+
     def load(self, device: str = "cpu") -> "LoadedModel":
         """The model on `device`.
 

@@ -4,7 +4,20 @@ import sys
 
 import typer
 
-from nanochat_pl.cli import bench, chat, checkpoints, data, doctor, eval, experiments, plan, report, sample, tokenizer
+from nanochat_pl.cli import (
+    bench,
+    chat,
+    checkpoints,
+    data,
+    doctor,
+    eval,
+    experiments,
+    plan,
+    report,
+    sample,
+    tokenizer,
+    video,
+)
 from nanochat_pl.core.paths import known_error
 
 app = typer.Typer(
@@ -20,6 +33,7 @@ app.command("plan", context_settings={"ignore_unknown_options": True})(plan.plan
 app.command("bench", context_settings={"ignore_unknown_options": True})(bench.bench)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
+app.command("video")(video.video)
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(data.app, name="data")
 app.add_typer(experiments.app, name="experiments")

@@ -109,8 +109,7 @@ def _reader(model: str | None) -> "tuple[Tokenizer, int | None, str]":
     if model is None and not model_folders(runs_root()):
         return ByteTokenizer(), None, "bytes; there is no model yet"
     named = find_named_model(model)
-    folder = named.path if named.path.is_dir() else named.path.parent.parent / "model"
-    return load_tokenizer(folder / "tokenizer"), read_header(folder).config.get("sequence_len"), named.name
+    return load_tokenizer(named.folder / "tokenizer"), read_header(named.folder).config.get("sequence_len"), named.name
 
 
 def _chosen(

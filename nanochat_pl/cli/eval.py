@@ -1,5 +1,7 @@
-"""`python -m nanochat_pl eval MODEL --suite NAME`: how good a model is, in figures with their standard errors."""
+"""`python -m nanochat_pl eval MODEL... --suite NAME`: how good models are, in figures with their standard errors."""
 
+import dataclasses
+import functools
 import json
 import sys
 import time
@@ -26,7 +28,10 @@ TOKENS_AT_ONCE = 4096
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="A run (runs/NAME), a stage of it, either with @STEP, or a model folder.")
+        list[str],
+        typer.Argument(
+            help="Runs (runs/NAME), stages of them, either with @STEP, or model folders.", metavar="MODEL..."
+        ),
     ],
     suite: Annotated[
         list[str],
@@ -45,12 +50,23 @@ def evaluate(
     tasks_path: Annotated[
         Path | None, typer.Option(help="A folder with the tasks' data sets, laid out as on the hub.")
     ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            help="Of bpb: in rows of so many tokens, also more than the model was trained on.",
+            metavar="N,N...",
+            show_default="the trained context",
+        ),
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="A picture of bpb over --lengths to write.", metavar="FILE.png")
+    ] = None,
     device: Annotated[
         Device | None, typer.Option(help="Where to compute.", show_default="the best that is here")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file to write the results to.", metavar="FILE.json")] = None,
 ) -> None:
-    """Evaluate a model: a table, and a record in its run's evaluations.json and summary.json.
+    """Evaluate models: tables, and records in their runs' evaluations.json and summary.json.
 
     The same command gives the same figures: questions are a fixed sample, answers are greedy.
 
@@ -58,49 +74,100 @@ def evaluate(
 
     One process computes. In a training (callbacks.evaluate.suites), all of its processes share the questions.
     """
-    from rich.console import Console
-
     from nanochat_pl.checkpoint.named_model import find_named_model
-    from nanochat_pl.cli.data_tables import bar_of_share
+    from nanochat_pl.core.errors import UserError
     from nanochat_pl.core.hardware import HardwareSpec
-    from nanochat_pl.core.invocation import invocation
     from nanochat_pl.core.paths import write_text
     from nanochat_pl.evals.suites import build_suites
+    from nanochat_pl.reporting.lengths import draw_lengths, print_lengths
 
+    rows = _lengths(lengths) if lengths is not None else []
+    if (rows and "bpb" not in suite) or (png is not None and not rows):
+        raise UserError(
+            "--lengths goes with --suite bpb, and --png with both: --suite bpb --lengths 128,256 --png F.png."
+        )
     suites = build_suites(
         [name for name in suite if name != "bpb"],
         max_per_task=max_per_task,
         bundle=None if bundle is None else str(bundle),
         tasks_path=None if tasks_path is None else str(tasks_path),
     )
-    named = find_named_model(model)
-    run = _run_of(named)
+    models = [find_named_model(name) for name in model]
     where = HardwareSpec(accelerator=device.value if device else None).detect().accelerator
     for part in suites:
         _prepare(part)
-    loaded = named.load(where)
-    measured: dict[str, Callable[..., SuiteScore]] = {}
-    if "bpb" in suite:
-        measured["bpb"] = _bits_per_byte(named, run, loaded)
-    for part in suites:
-        measured[part.name] = lambda watch, part=part: part.score(
-            list(part.count(loaded.model, loaded.tokenizer, watch))
-        )
+    results = []
+    for named in models:
+        run, loaded = _run_of(named), named.load(where)
+        measured: dict[str, Callable[..., SuiteScore]] = {}
+        if "bpb" in suite and not rows:
+            measured["bpb"] = _bits_per_byte(named, run, loaded, None)
+        measured |= {f"bpb@{n}": _bits_per_byte(named, run, loaded, n) for n in rows}
+        measured |= {part.name: functools.partial(_answered, part, loaded) for part in suites}
+        results.append(_measure(named, run, loaded, measured, {"max_per_task": max_per_task, "device": where}))
+    if rows:
+        found = {
+            result["model"]: {n: result["suites"][f"bpb@{n}"]["value"] for n in rows if f"bpb@{n}" in result["suites"]}
+            for result in results
+        }
+        print_lengths(found, rows)
+        if png is not None:
+            draw_lengths(found, png)
+            print(f"Wrote {png}.")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(results[0] if len(results) == 1 else results, indent=2) + "\n")
+        print(f"Wrote {out}.")
+
+
+def _lengths(text: str) -> list[int]:
+    from nanochat_pl.core.errors import UserError
+
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--lengths {text!r} must be numbers of tokens, such as 128,256,512.")
+    return sorted({int(part) for part in parts})
+
+
+def _answered(suite: "Suite", loaded: "LoadedModel", watch: Any) -> "SuiteScore":
+    return suite.score(list(suite.count(loaded.model, loaded.tokenizer, watch)))
+
+
+def _measure(
+    named: "NamedModel",
+    run: "RunFolder | None",
+    loaded: "LoadedModel",
+    measured: "dict[str, Callable[..., SuiteScore]]",
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """What `--out` holds of one model; printed and recorded too.
+
+    A model that is refused one of several lengths goes on with the others.
+    """
+    from rich.console import Console
+
+    from nanochat_pl.cli.data_tables import bar_of_share
+    from nanochat_pl.core.errors import UserError
+    from nanochat_pl.core.invocation import invocation
+
     step, results = int(loaded.facts.get("step", 0)), {}
     facts = invocation() | {"command": ["-m", "nanochat_pl", *sys.argv[1:]]}
     for name, measure in measured.items():
         started = time.perf_counter()
-        with bar_of_share(name) as (bar, task):
-            score = measure(lambda label, share, task=task: bar.update(task, description=label, completed=share))
+        try:
+            with bar_of_share(name) as (bar, task):
+                score = measure(lambda label, share, task=task: bar.update(task, description=label, completed=share))
+        except UserError as error:
+            if len(measured) == 1:
+                raise
+            print(f"{name} of {named.name}: {error}\n", file=sys.stderr)
+            continue
         seconds = time.perf_counter() - started
-        results[name] = score.as_dict() | {"max_per_task": max_per_task, "device": where, "seconds": round(seconds, 2)}
+        results[name] = score.as_dict() | settings | {"seconds": round(seconds, 2)}
         _print(Console(), score, named.name, step, seconds)
         if run is not None and not run.record_evaluation(name, step, results[name] | facts):
             print(f"{run.evaluations} has a result of {name} at step {step:,} on more questions, and keeps it.\n")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, json.dumps({"model": named.name, "step": step, "suites": results}, indent=2) + "\n")
-        print(f"Wrote {out}.")
+    return {"model": named.name, "step": step, "suites": results}
 
 
 def _run_of(named: "NamedModel") -> "RunFolder | None":
@@ -121,8 +188,13 @@ def _prepare(suite: "Suite") -> None:
         raise MachineError(str(error).replace("path=FOLDER", "--tasks-path FOLDER")) from error
 
 
-def _bits_per_byte(named: "NamedModel", run: "RunFolder | None", loaded: "LoadedModel") -> "Callable[..., SuiteScore]":
+def _bits_per_byte(
+    named: "NamedModel", run: "RunFolder | None", loaded: "LoadedModel", length: int | None
+) -> "Callable[..., SuiteScore]":
     """What measures bits per byte on the data that the model's run holds out.
+
+    Args:
+        length: tokens of a row; None: the trained context.
 
     Raises:
         UserError: the model's run is not there, or was not trained on text or conversations.
@@ -137,13 +209,20 @@ def _bits_per_byte(named: "NamedModel", run: "RunFolder | None", loaded: "Loaded
             f"{named.name} has no run beside it (config.yaml), which says what data were held out for --suite bpb. "
             "Name the run that made the model, or choose another suite."
         )
-    batches = _held_out_batches(run, loaded)
+    batches = _held_out_batches(run, loaded, length or loaded.model.config.sequence_len)
     sizes = torch.from_numpy(loaded.tokenizer.token_bytes()).long()
     bos_id = loaded.tokenizer.bos_id if loaded.stage == "sft" else None
-    return lambda watch: measure_bits_per_byte(loaded.model, sizes, batches, bos_id, watch)
+
+    def measure(watch: Any) -> "SuiteScore":
+        score = measure_bits_per_byte(loaded.model, sizes, batches, bos_id, watch)
+        if length is None:
+            return score
+        return dataclasses.replace(score, suite=f"bpb@{length}", metric=f"{score.metric} in rows of {length:,} tokens")
+
+    return measure
 
 
-def _held_out_batches(run: "RunFolder", loaded: "LoadedModel") -> "list[StepBatch]":
+def _held_out_batches(run: "RunFolder", loaded: "LoadedModel", length: int) -> "list[StepBatch]":
     from nanochat_pl.config.resume import load_config
     from nanochat_pl.config.specs import Specs
     from nanochat_pl.core.errors import UserError
@@ -157,10 +236,9 @@ def _held_out_batches(run: "RunFolder", loaded: "LoadedModel") -> "list[StepBatc
         )
     sources = specs.data.build_sources()
     try:
-        context = loaded.model.config.sequence_len
-        rows = max(1, TOKENS_AT_ONCE // context)
+        rows = max(1, TOKENS_AT_ONCE // length)
         data = specs.data.build(
-            loaded.tokenizer, sequence_len=context, rows_per_step=rows, micro_batch_rows=rows, seed=specs.seed,
+            loaded.tokenizer, sequence_len=length, rows_per_step=rows, micro_batch_rows=rows, seed=specs.seed,
             sources=sources,
         )  # fmt: skip
         return list(data.val_dataloader())

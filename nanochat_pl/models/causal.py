@@ -19,7 +19,7 @@ from nanochat_pl.nn.attention.choose import choose
 from nanochat_pl.nn.compiled import compiled
 from nanochat_pl.nn.cross_entropy import linear_cross_entropy
 from nanochat_pl.nn.kv_cache import KVCache
-from nanochat_pl.nn.position import RotaryTables
+from nanochat_pl.nn.position import RotaryTables, rotary_tables
 
 
 class SelfAttention(nn.Module):
@@ -72,6 +72,8 @@ class CausalModel(nn.Module):
         super().__init__()
         self.config, self.execution = config, execution
         self.low_rank: dict[str, LowRank] = {}
+        self.register_buffer("cos", torch.empty(0), persistent=False)
+        self.register_buffer("sin", torch.empty(0), persistent=False)
 
     def trunk(self, ids: Tensor, cache: KVCache | None, documents: Tensor | None) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads; the cache has taken up `ids`."""
@@ -203,11 +205,28 @@ class CausalModel(nn.Module):
         """
         config, backend = self.config, self.attention.for_prompts()
         like = self.embedding.weight.new_empty(config.n_kv_head, config.head_dim, dtype=config.dtype)
-        return KVCache(config.windows, rows, capacity, like, self.rotary_tables(capacity), backend)
+        tables = RotaryTables(self._rotary_rows, capacity) if config.position == "rope" else None
+        return KVCache(config.windows, rows, capacity, like, tables, backend)
 
-    def rotary_tables(self, length: int) -> RotaryTables | None:
-        """Tables for a cache, of `length` positions to begin with; None: the model has no rotary embedding."""
-        return None
+    def rotary(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor] | None:
+        """Rows of the rotary tables for the next T tokens, as `KVCache.rotary`; None: the model has none."""
+        if cache is not None:
+            return cache.rotary(T)
+        return self._rotary_rows(T) if self.config.position == "rope" else None
+
+    def _rotary_rows(self, length: int) -> tuple[Tensor, Tensor]:
+        """The rotary tables' first `length` rows, in the compute dtype; beyond the trained context computed anew.
+
+        The buffers never change, so that a compiled training graph stays valid whatever was generated in between.
+        """
+        cos, sin, dtype = self.cos, self.sin, self.config.dtype
+        if length > cos.size(0):
+            cos, sin = self.rotary_tables(length, cos.device)
+        return cos[:length].to(dtype), sin[:length].to(dtype)
+
+    def rotary_tables(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`nn.position.rotary_tables` of the model, where it has a rotary embedding."""
+        return rotary_tables(length, self.config.head_dim, self.config.rope_base, device)
 
     def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
         """What continues rows by one token each: (ids (B, 1), cache) -> logits (B, 1, vocab_size).
@@ -217,13 +236,15 @@ class CausalModel(nn.Module):
         return lambda ids, cache: self.forward(ids, cache=cache)
 
     def init_buffers(self) -> None:
-        """Choose attention's backend for the parameters' device; subclasses set their buffers too.
+        """Choose attention's backend for the parameters' device, and compute the rotary tables of the trained context.
 
         Raises:
             UserError: the backend that is asked for does not run there.
         """
         config, execution, device = self.config, self.execution, self.embedding.weight.device
         self.use_attention(choose(execution.attention, device, config.dtype, config.head_dim, config.slopes))
+        if config.position == "rope":
+            self.cos, self.sin = self.rotary_tables(config.sequence_len, device)
 
     def use_attention(self, backend: Backend) -> None:
         """Let all layers attend with `backend`."""

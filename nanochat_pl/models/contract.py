@@ -13,6 +13,7 @@ from nanochat_pl.models.causal import CausalModel
 from nanochat_pl.models.config import ModelConfig, NanoChatConfig
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.gpt2 import GPT2, GPT2Config
+from nanochat_pl.models.llama import Llama, LlamaConfig
 from nanochat_pl.models.nanochat import NanoChat
 from nanochat_pl.nn.float8 import use_float8
 from nanochat_pl.nn.kv_cache import KVCache
@@ -27,6 +28,7 @@ Vectors are biases, norms' gains and learned positions.
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[CausalModel]]] = {
     "nanochat": (NanoChatConfig, NanoChat),
     "gpt2": (GPT2Config, GPT2),
+    "llama": (LlamaConfig, Llama),
 }
 """The config and the model of each architecture. A config from elsewhere goes by its path, MODULE.CLASS, and names its
 model by `network`.

@@ -47,6 +47,10 @@ class ModelSpec(Spec):
         """With depth, width and heads in place of a name for them."""
         return self
 
+    def width(self) -> int:
+        """n_embd, given or by depth."""
+        return width_for_depth(self.depth, self.aspect_ratio, self.head_dim) if self.n_embd is None else self.n_embd
+
     def of_depth(self, depth: int) -> Self:
         """The same kind of model of another depth, from which width and heads follow."""
         return dataclasses.replace(self.shaped(), depth=depth, n_embd=None, n_head=None, n_kv_head=None)
@@ -58,7 +62,7 @@ class ModelSpec(Spec):
             UserError: width, heads and head size don't fit each other; names the nearest that do.
         """
         spec = self.shaped()
-        n_embd = width_for_depth(spec.depth, spec.aspect_ratio, spec.head_dim) if spec.n_embd is None else spec.n_embd
+        n_embd = spec.width()
         n_head = heads_for_width(n_embd, spec.head_dim) if spec.n_head is None else spec.n_head
         n_kv_head = n_head if spec.n_kv_head is None else spec.n_kv_head
         names = {field.name for field in dataclasses.fields(self.config_class)} & vars(spec).keys()

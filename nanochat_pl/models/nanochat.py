@@ -17,7 +17,7 @@ from nanochat_pl.models.nanochat_decode import NanoChatDecoder
 from nanochat_pl.nn.compiled import compiled
 from nanochat_pl.nn.kv_cache import KVCache
 from nanochat_pl.nn.layers import MLP, Linear, rms_norm
-from nanochat_pl.nn.position import RotaryTables, rotary_tables, rotate_and_normalize
+from nanochat_pl.nn.position import rotate_and_normalize
 
 VALUE_GATE_CHANNELS = 12
 SMEAR_GATE_CHANNELS = 24
@@ -107,13 +107,11 @@ class NanoChat(CausalModel):
             self.smear_scale = nn.Parameter(torch.empty(1))
         if config.backout:
             self.backout_scale = nn.Parameter(torch.empty(1))
-        self.register_buffer("cos", torch.empty(0), persistent=False)
-        self.register_buffer("sin", torch.empty(0), persistent=False)
 
     def trunk(self, ids: Tensor, cache: KVCache | None, documents: Tensor | None) -> Tensor:
         """The normalised vectors (B, T, C) that the head reads."""
         config = self.config
-        rotary = self._rotary(ids.size(1)) if cache is None else cache.rotary(ids.size(1))
+        rotary = self.rotary(ids.size(1), cache)
         continued = config.smear and cache is not None and cache.start != 0
         read = torch.cat((cache.last_ids, ids), dim=1) if continued and cache is not None else ids
         x0 = self._fused(NanoChat._embedded)(self, self.embedding(read), continued, documents)
@@ -164,22 +162,6 @@ class NanoChat(CausalModel):
             x = torch.addcmul(x, self.backout_scale.to(x.dtype), middle, value=-1)
         return rms_norm(x)
 
-    def _rotary(self, length: int) -> tuple[Tensor, Tensor] | None:
-        return self._tables(length) if self.config.position == "rope" else None
-
-    def _tables(self, length: int) -> tuple[Tensor, Tensor]:
-        """The rotary tables' first `length` rows, in the compute dtype; beyond the trained context computed anew.
-
-        The buffers never change, so that a compiled training graph stays valid whatever was generated in between.
-        """
-        config, cos, sin = self.config, self.cos, self.sin
-        if length > cos.size(0):
-            cos, sin = rotary_tables(length, config.head_dim, config.rope_base, cos.device)
-        return cos[:length].to(config.dtype), sin[:length].to(config.dtype)
-
-    def rotary_tables(self, length: int) -> RotaryTables | None:
-        return RotaryTables(self._tables, length) if self.config.position == "rope" else None
-
     def build_decoder(self) -> Callable[[Tensor, KVCache], Tensor]:
         return NanoChatDecoder(self) if self.embedding.weight.device.type == "cpu" else super().build_decoder()
 
@@ -196,13 +178,6 @@ class NanoChat(CausalModel):
             "backout_scale": "gate",
         }
         return {name: roles[name.split(".")[0]] for name, _ in self.named_parameters()}
-
-    def init_buffers(self) -> None:
-        """Compute the rotary tables of the trained context on the parameters' device too."""
-        super().init_buffers()
-        config, device = self.config, self.embedding.weight.device
-        if config.position == "rope":
-            self.cos, self.sin = rotary_tables(config.sequence_len, config.head_dim, config.rope_base, device)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         bound = (3 / self.config.n_embd) ** 0.5  # uniform in +-bound has standard deviation 1 / sqrt(n_embd)

@@ -3,11 +3,14 @@
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.spec import Spec
 from nanochat_pl.nn.layers import inverse_rms
 
 
@@ -23,12 +26,45 @@ def alibi_slopes(n_head: int) -> tuple[float, ...]:
     return (*below, *between[: n_head - power])
 
 
-def rotary_tables(length: int, head_dim: int, base: float, device: torch.device | str) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class RotaryScaling(Spec):
+    """Llama 3.1's longer context: slow rotations are slowed down by `factor`, fast ones stay, between is a passage.
+
+    Attributes:
+        low_freq_factor, high_freq_factor: rotations within `original_sequence_len` tokens, below which all is slowed
+            down, and above which nothing is.
+        original_sequence_len: the context that the model was trained on at first.
+    """
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_sequence_len: int = 8192
+
+    def check(self) -> None:
+        if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor):
+            raise UserError(
+                f"rope_scaling has factor {self.factor}, low_freq_factor {self.low_freq_factor} and high_freq_factor "
+                f"{self.high_freq_factor}; the first must be at least 1, and the second above 0 and below the third."
+            )
+
+    def scaled(self, frequencies: Tensor) -> Tensor:
+        """Of `frequencies` in radians a token."""
+        rotations = self.original_sequence_len * frequencies / (2 * torch.pi)
+        kept = (rotations - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        return torch.lerp(frequencies / self.factor, frequencies, kept.clamp(0, 1))
+
+
+def rotary_tables(
+    length: int, head_dim: int, base: float, device: torch.device | str, scaling: RotaryScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """Factors of a head and of the head with its halves swapped, each (length, head_dim) float32.
 
-    They are (cos, cos) and (sin, -sin) of position times base^(-2i / head_dim).
+    They are (cos, cos) and (sin, -sin) of position times base^(-2i / head_dim), which `scaling` may change.
     """
     frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+    if scaling is not None:
+        frequencies = scaling.scaled(frequencies)
     angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((sin, -sin), dim=-1)

@@ -95,7 +95,7 @@ def _table(suite: str, moments: list[Moment]) -> Table:
     if len(tasks) != 1:
         metric = results[-1].metric
         own: list[Figures | None] = [result.own for result in results]
-        rows.append(Row(metric, own, "value", "accuracy" in metric, metric != BITS_PER_BYTE))
+        rows.append(Row(metric, own, "value", "accuracy" in metric, not metric.startswith(BITS_PER_BYTE)))
     return Table(suite, ["task", *(label for label, _ in moments)], [_cells(row) for row in rows])
 
 

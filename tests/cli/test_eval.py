@@ -95,6 +95,9 @@ def test_a_model_folder_elsewhere(run: RunFolder, tmp_path: Path) -> None:
         (("mine@7", "--suite", "bpb"), "no checkpoint of step 7"),
         (("mine", "--suite", "core", "--bundle", "nowhere"), "nowhere holds no CORE tasks"),
         (("mine", "--suite", "tasks=gsm8k", "--tasks-path", "nowhere"), "There is no folder nowhere"),
+        (("mine", "--suite", "bpb", "--lengths", "128,2k"), "'128,2k' must be numbers of tokens"),
+        (("mine", "--suite", "tiny", "--lengths", "128"), "goes with --suite bpb"),
+        (("mine", "--suite", "bpb", "--png", "x.png"), "--png with both"),
     ],
 )
 def test_mistakes(run: RunFolder, arguments: tuple[str, ...], message: str) -> None:
@@ -144,3 +147,10 @@ def test_bits_per_byte_are_those_of_the_run_at_each_step(tmp_path: Path, monkeyp
             assert run.read_evaluations()["bpb"][str(step)]["value"] == pytest.approx(value, rel=1e-5)
         call(f"test/{stage}", "--suite", "bpb")
         assert run.read_summary()["evaluations"]["bpb"]["step"] == 8
+    picture = tmp_path / "new" / "lengths.png"
+    output = call("test/base", "test/sft", "--suite", "bpb", "--lengths", "512,256", "--png", str(picture))
+    assert output.count("bits per byte in rows of 512 tokens: ") == 2 and f"Wrote {picture}." in output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found = RunFolder(tmp_path / "test" / "base").read_evaluations()
+    own, longer = (found[name]["8"]["value"] for name in ("bpb@256", "bpb@512"))
+    assert own == found["bpb"]["8"]["value"] and f"{longer:.4f} ({longer / own - 1:+.1%})" in output

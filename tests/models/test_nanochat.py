@@ -237,6 +237,8 @@ def test_compiled_model_equals_the_eager_one():
 def test_config_round_trips_through_plain_values():
     config = build_config("nanochat", TINY.as_dict())
     assert config == TINY and architecture_of(config) == "nanochat"
+    before = {name: value for name, value in TINY.as_dict().items() if name not in ("position", "long_window")}
+    assert build_config("nanochat", before) == TINY
 
 
 def test_windows_come_from_the_trained_context():

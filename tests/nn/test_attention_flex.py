@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
+from nanochat_pl.nn.attention import flex
 from nanochat_pl.nn.attention.backend import document_starts
 from nanochat_pl.nn.attention.flex import Flex, _compiled
+from nanochat_pl.nn.position import alibi_slopes
 from tests.nn.test_attention import numbered, plain, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -62,8 +64,9 @@ def test_outputs_on_this_device(lengths):
 
 
 @pytest.mark.slow
-def test_compiled_once_for_all_documents():
-    backend = Flex()
+@pytest.mark.parametrize("slopes", [None, torch.tensor(alibi_slopes(4))])
+def test_compiled_once_for_all_documents(slopes):
+    backend = Flex(slopes)
     attend = torch.compile(backend.attend, backend="eager", dynamic=False)
     for n, lengths in enumerate([[(30, 170), (200,)], [(200,), (1, 1, 198)], [(99, 100, 1), (50, 150)]]):
         q, k, v, _ = tensors(2, 4, 2, 200, 16, torch.float32, seed=n)
@@ -71,15 +74,16 @@ def test_compiled_once_for_all_documents():
         seen = backend.see(2, 200, (60,), documents, q.device)[60]
         with torch._dynamo.config.patch(error_on_recompile=n > 0):
             y = attend(q, k, v, 60, 0.3, seen)
-        expected = plain(q.double(), k.double(), v.double(), 60, 0.3, documents)
+        expected = plain(q.double(), k.double(), v.double(), 60, 0.3, documents, slopes)
         torch.testing.assert_close(y.double(), expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.slow
-def test_the_compiled_kernel_gives_the_same():
+@pytest.mark.parametrize("slopes", [None, torch.tensor(alibi_slopes(4))])
+def test_the_compiled_kernel_gives_the_same(slopes, monkeypatch):
     q, k, v, _ = tensors(2, 4, 2, 300, 32, torch.float32)
     documents = numbered([(200, 100), (30, 270)])
-    seen = Flex().see(2, 300, (90,), documents, q.device)[90]
-    y = _compiled()(q, k, v, block_mask=seen, scale=0.3, enable_gqa=True)
-    expected = plain(q.double(), k.double(), v.double(), 90, 0.3, documents)
+    monkeypatch.setattr(flex, "_kernel", lambda device_type: _compiled())
+    y = Flex(slopes)(q, k, v, 90, 0.3, documents)
+    expected = plain(q.double(), k.double(), v.double(), 90, 0.3, documents, slopes)
     torch.testing.assert_close(y.double(), expected, rtol=2e-5, atol=2e-5)

@@ -10,7 +10,7 @@ from tests.processes import SMALL, losses, train
 
 FEW_STEPS = ("horizon.steps=3", "trainer.validate_every_n_steps=2")
 CHATS = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n + 1}."}] for n in range(60)]
-MODELS = {"gpt2": ("model=gpt2", "model.dropout=0.1")}
+MODELS = {"gpt2": ("model=gpt2", "model.dropout=0.1"), "llama": ("model=llama", "model.n_kv_head=1")}
 
 
 def chats_file(folder: Path) -> Path:

@@ -1,6 +1,7 @@
-"""GPT-2 against transformers' own, and where its positions end."""
+"""GPT-2 and Llama against transformers' own, and where learned positions end."""
 
 import dataclasses
+import json
 import string
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from nanochat_pl.checkpoint.hf_export import export_to_hf
+from nanochat_pl.checkpoint.hf_formats import FORMATS
 from nanochat_pl.checkpoint.model_folder import LoadedModel
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import IGNORE_INDEX
@@ -17,6 +19,8 @@ from nanochat_pl.models.contract import ROLES, architecture_of, build_config, bu
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.gpt2 import GPT2Config, GPT2Spec
+from nanochat_pl.models.llama import LlamaConfig, LlamaSpec
+from nanochat_pl.nn.position import RotaryScaling
 from nanochat_pl.tokenizers.char import CharTokenizer
 from tests.models.test_nanochat import batch, randomized
 
@@ -24,63 +28,79 @@ transformers = pytest.importorskip("transformers")
 
 CHARACTERS = CharTokenizer("".join(sorted(string.ascii_letters + "12345678 ")))
 TINY = GPT2Config(vocab_size=70, sequence_len=80, n_layer=3, n_head=4, n_kv_head=4, n_embd=32)
+SCALING = RotaryScaling(factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_sequence_len=32)
+LLAMA = LlamaConfig(
+    vocab_size=70, sequence_len=80, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, intermediate_size=72, rope_base=100.0,
+    rope_scaling=SCALING,
+)  # fmt: skip
+CONFIGS = {
+    "gpt2": TINY,
+    "llama": LLAMA,
+    "llama, one table": dataclasses.replace(LLAMA, tied=True, rope_scaling=None, n_kv_head=4),
+}
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+@pytest.fixture(scope="module", params=CONFIGS)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """Our model, and the same as transformers loads what was exported of it."""
     folder = tmp_path_factory.mktemp("hf")
-    loaded = LoadedModel(randomized(TINY).eval(), CHARACTERS, {}, "base")
+    loaded = LoadedModel(randomized(CONFIGS[request.param]).eval(), CHARACTERS, {}, "base")
     assert export_to_hf(loaded, "runs/test", folder).modeling_file is None
     return loaded.model, transformers.AutoModelForCausalLM.from_pretrained(folder)
 
 
 def test_logits_loss_and_gradients_equal_transformers(both: tuple[Any, Any]) -> None:
     ours, theirs = both
-    assert type(theirs).__name__ == "GPT2LMHeadModel"
-    ids, targets = batch(TINY)
+    assert type(theirs).__name__ == {"GPT2": "GPT2LMHeadModel", "Llama": "LlamaForCausalLM"}[type(ours).__name__]
+    ids, targets = batch(ours.config)
+    ids[ids == theirs.config.pad_token_id] = 1  # transformers gives what pads no gradient
     logits = ours(ids)
     assert logits.std() > 0.5
     expected = theirs(ids).logits
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
-    mean = 1 / (targets != IGNORE_INDEX).sum()
-    loss = ours(ids, targets) * mean
-    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(expected.flatten(0, 1), targets.flatten()))
+    loss = ours(ids, targets) / (targets != IGNORE_INDEX).sum()
+    their_loss = torch.nn.functional.cross_entropy(expected.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(loss, their_loss)
     loss.backward()
-    torch.nn.functional.cross_entropy(theirs(ids).logits.flatten(0, 1), targets.flatten()).backward()
-    block, their_block = ours.blocks[1], theirs.transformer.h[1]
-    attention = torch.cat([part.weight.grad for part in (block.attn.query, block.attn.key, block.attn.value)])
-    for gradient, their_gradient in (
-        (ours.embedding.weight.grad[: TINY.vocab_size], theirs.transformer.wte.weight.grad),
-        (ours.position.weight.grad, theirs.transformer.wpe.weight.grad),
-        (attention, their_block.attn.c_attn.weight.grad.t()),
-        (block.attn.proj.bias.grad, their_block.attn.c_proj.bias.grad),
-        (block.mlp.fc.weight.grad, their_block.mlp.c_fc.weight.grad.t()),
-        (ours.norm.weight.grad, theirs.transformer.ln_f.weight.grad),
-    ):
-        torch.testing.assert_close(gradient, their_gradient, rtol=1e-4, atol=1e-5)
+    their_loss.backward()
+    (hub_format,) = FORMATS[architecture_of(ours.config)]
+    gradients = hub_format.weights.export({name: p.grad for name, p in ours.named_parameters()})
+    expected = {name: p.grad for name, p in theirs.named_parameters()}
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        own = gradients[name][: len(gradient)]  # without the vocabulary's padding
+        assert gradient.abs().max() > 1e-4
+        torch.testing.assert_close(own, gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_greedy_answers_equal_transformers_to_the_end_of_the_positions(both: tuple[Any, Any]) -> None:
+def test_greedy_answers_equal_transformers(both: tuple[Any, Any]) -> None:
     ours, theirs = both
     prompts = [[61, 5, 9, 33], [61, 2, 3, 40, 41, 42, 43, 44, 45, 1, 60, 7], [3]]
-    answers = Engine(ours).generate(prompts, Sampling(max_new_tokens=1000, temperature=0.0))
+    longest = ours.config.sequence_len
+    answers = Engine(ours).generate(prompts, Sampling(max_new_tokens=longest - 12, temperature=0.0))
     theirs.generation_config.eos_token_id = None
     for prompt, answer in zip(prompts, answers, strict=True):
-        # The last token needs no position of its own; transformers stops one before.
-        expected = theirs.generate(torch.tensor([prompt]), max_length=TINY.sequence_len, do_sample=False)[0].tolist()
-        assert prompt + answer[:-1] == expected
+        expected = theirs.generate(torch.tensor([prompt]), max_new_tokens=longest - 12, do_sample=False)[0].tolist()
+        assert prompt + answer == expected
         assert len(set(expected)) > 5
+
+
+def test_where_learned_positions_end_an_answer_does() -> None:
+    model = randomized(TINY).eval()
+    (answer,) = Engine(model).generate([[61, 5, 9, 33]], Sampling(max_new_tokens=1000, temperature=0.0))
+    assert len(answer) == TINY.sequence_len - 4 + 1  # the last token needs no position of its own
     with pytest.raises(UserError, match=r"81 tokens.*positions of 80"):
-        Engine(ours).submit([1] * 81, Sampling(max_new_tokens=1))
-    for ids in (torch.zeros(1, 81, dtype=torch.int64), torch.zeros(1, 100, dtype=torch.int64)):
-        with pytest.raises(UserError, match=f"{ids.size(1)} tokens.*positions of 80"):
-            ours(ids)
+        Engine(model).submit([1] * 81, Sampling(max_new_tokens=1))
+    with pytest.raises(UserError, match=r"100 tokens.*positions of 80"):
+        model(torch.zeros(1, 100, dtype=torch.int64))
+    llama = Engine(randomized(LLAMA).eval())
+    (answer,) = llama.generate([[61, 5, 9, 33]], Sampling(max_new_tokens=100, temperature=0.0))
+    assert len(answer) == 100
 
 
 @torch.no_grad()
-def test_the_cache_beyond_the_positions_is_refused(both: tuple[Any, Any]) -> None:
-    ours, _ = both
+def test_the_cache_beyond_the_positions_is_refused() -> None:
+    ours = randomized(TINY).eval()
     ids = torch.arange(70).expand(2, 70)
     cache = ours.build_cache(2, 90)
     pieces = [ours(ids[:, start:end], cache=cache) for start, end in ((0, 30), (30, 31), (31, 70))]
@@ -97,6 +117,8 @@ def test_published_sizes_roles_and_initial_values() -> None:
         padding = (config.padded_vocab_size - config.vocab_size) * config.n_embd
         assert round((cost.parameters - padding) / 1e6, 1) == expected
         assert config.head_dim == 64 and config.sequence_len == 1024
+    tiny_llama = LlamaSpec(size="tinyllama", depth=3).config(32000)
+    assert ModelCost(tiny_llama).parameters == 1_100_048_384  # as TinyLlama's model card counts them
     assert ModelCost(TINY).scaling_parameters == 3 * 12 * 32**2 + 128 * 32
     model = build_model(TINY, "cpu", seed=0)
     assert set(model.param_roles().values()) == {"matrix", "unembedding", "vector"} < set(ROLES)
@@ -104,7 +126,8 @@ def test_published_sizes_roles_and_initial_values() -> None:
     assert tables == ["embedding.weight", "position.weight"] and model.vocabulary_tables() == ["embedding.weight"]
     assert model.blocks[0].mlp.fc.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert model.blocks[0].mlp.proj.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.1)
-    assert build_config(architecture_of(TINY), TINY.as_dict()) == TINY
+    for config in (TINY, LLAMA):
+        assert build_config(architecture_of(config), json.loads(json.dumps(config.as_dict()))) == config
 
 
 def test_dropout_is_drawn_in_training_alone_and_is_the_same_in_a_recomputation() -> None:

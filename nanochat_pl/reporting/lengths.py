@@ -1,0 +1,56 @@
+"""Bits per byte over the length of the rows: how well models go on beyond the context that they were trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from nanochat_pl.core.paths import replacing
+
+Found = dict[str, dict[int, float]]
+"""Model -> tokens of a row -> bits per byte; what could not be measured is not there."""
+
+
+def print_lengths(found: Found, lengths: list[int]) -> None:
+    """A row for each model, and how far each figure is from that of the shortest rows."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="bits per byte in rows of so many tokens", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", overflow="fold")
+    for length in lengths:
+        table.add_column(f"{length:,}", justify="right")
+    for name, values in found.items():
+        first = values.get(lengths[0])
+        cells = ["–" if n not in values else _cell(values[n], first if n != lengths[0] else None) for n in lengths]
+        table.add_row(name, *cells)
+    Console().print(table)
+
+
+def _cell(value: float, first: float | None) -> str:
+    return f"{value:.4f}" if first is None else f"{value:.4f} ({value / first - 1:+.1%})"
+
+
+def draw_lengths(found: Found, out: Path) -> None:
+    """A line for each model into a PNG.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    with rc_context({"text.parse_math": False}):  # a name with two dollars is no formula
+        figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+        axes: Any = figure.add_subplot()
+        for name, values in found.items():
+            axes.plot(list(values), list(values.values()), marker="o", markersize=4, linewidth=1.6, label=name)
+        lengths = sorted({length for values in found.values() for length in values})
+        axes.set(xscale="log", xlabel="tokens of a row", ylabel="bits per byte")
+        axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+        with replacing(out) as temporary:
+            figure.savefig(temporary, format="png")

@@ -1,0 +1,59 @@
+import { describe, expect, it } from "vitest";
+import * as Architecture from "./compositions/TransformerArchitecture";
+import * as Attention from "./compositions/AttentionVisualization";
+import * as Loss from "./compositions/TrainingLoss";
+import * as Pipeline from "./compositions/DataPipeline";
+import * as Scaling from "./compositions/ScalingLaws";
+import architecture from "./samples/architecture.json";
+import attention from "./samples/attention.json";
+import loss from "./samples/loss.json";
+import pipeline from "./samples/pipeline.json";
+import scaling from "./samples/scaling.json";
+import { read } from "./schema";
+
+describe("the schema", () => {
+  it("takes the samples", () => {
+    expect(read("TransformerArchitecture", architecture).layers).toHaveLength(4);
+    expect(read("TrainingLoss", loss).stages[0].stage).toBe("base");
+    expect(read("AttentionVisualization", attention).layers).toHaveLength(4);
+    expect(read("ScalingLaws", scaling).jobs.length).toBeGreaterThan(1);
+    expect(read("DataPipeline", pipeline).choices[0].room).toBe(129);
+  });
+  it("refuses another version, another video, a figure that is missing, and one too many", () => {
+    expect(() => read("TrainingLoss", { ...loss, version: 2 })).toThrow(/TrainingLoss.*version/);
+    expect(() => read("TrainingLoss", scaling)).toThrow(/kind/);
+    const { vocabulary: _, ...lacking } = loss;
+    expect(() => read("TrainingLoss", lacking)).toThrow(/vocabulary/);
+    expect(() => read("TrainingLoss", { ...loss, more: 1 })).toThrow(/more/);
+  });
+});
+
+describe("what is computed from the figures", () => {
+  it("counts each parameter once", () => {
+    const scene = read("TransformerArchitecture", architecture);
+    const sum = Object.values(Architecture.totals(scene)).reduce((a, b) => a + b, 0);
+    expect(sum).toBe(scene.parameters);
+  });
+  it("gives every stage a part of the axis, side by side, and none too little", () => {
+    const { stages } = read("TrainingLoss", loss);
+    const parts = Loss.segments(stages, { left: 0, right: 1000, top: 0, bottom: 1 });
+    expect(parts[0].left).toBe(0);
+    expect(parts.at(-1)?.right).toBeCloseTo(1000);
+    for (const [i, part] of parts.entries()) {
+      expect(part.right - part.left).toBeGreaterThan(60);
+      expect(part.left).toBeCloseTo(i ? parts[i - 1].right : 0);
+    }
+  });
+  it("follows the law", () => {
+    const law = { floor: 0.5, scale: 2, unit: 100, exponent: 0.5, exponent_range: [0, 1] as const, is_determined: true };
+    expect(Scaling.lossOf(law, 400)).toBeCloseTo(1.5);
+  });
+  it("spends time on every part", () => {
+    const scene = read("DataPipeline", pipeline);
+    const parts = Object.values(Pipeline.parts(scene));
+    expect(parts.every(([from, to]) => to > from)).toBe(true);
+    expect(Pipeline.frames(scene)).toBe(parts.at(-1)?.[1]);
+    expect(Pipeline.parts({ ...scene, merges: [] }).merge).toEqual([80, 80]);
+    expect(Attention.frames(read("AttentionVisualization", attention))).toBeGreaterThan(300);
+  });
+});
