@@ -8,8 +8,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import nanochat_pl
-from nanochat_pl.config.compose import CONF_FOLDER, in_sweep, without_plus
+from nanochat_pl.config.compose import CONF_FOLDER, in_sweep, own_config, without_plus
 from nanochat_pl.core.errors import EXIT_SIGINT, EndedError, Interrupted
+from nanochat_pl.core.imported import find_own_modules
 from nanochat_pl.core.paths import keep_compiled_kernels, known_error
 
 if TYPE_CHECKING:
@@ -59,15 +60,21 @@ def main() -> int:
     from nanochat_pl.core.invocation import job_started
     from nanochat_pl.core.launch import own_job
 
+    find_own_modules()
     if work := own_job():
         return _work(work)
     arguments = sys.argv[1:] = without_plus(sys.argv[1:])
+    try:
+        own = own_config(arguments)[1]
+    except Exception as error:
+        return _fail(error)
+    own_flag = [] if own is None else [f"--config-dir={own}"]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them and exiting with 1
 
     @hydra.main(config_path=str(CONF_FOLDER), config_name="train", version_base="1.3")
     def job(config: "DictConfig") -> str:
         began = job_started()
-        overrides = list(HydraConfig.get().overrides.task)
+        overrides = [*own_flag, *HydraConfig.get().overrides.task]
         try:
             skip_behind_a_failure(config, overrides)
             return train(config, overrides, began)

@@ -18,6 +18,7 @@ from nanochat_pl.cli import (
     tokenizer,
     video,
 )
+from nanochat_pl.core.imported import find_own_modules
 from nanochat_pl.core.paths import known_error
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one paragraph and its exit code."""
+    find_own_modules()
     try:
         app()
     except Exception as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import runs_root
 
 CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
@@ -45,20 +46,47 @@ def without_plus(arguments: Sequence[str]) -> list[str]:
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
-    """The configuration of train.py for these overrides, without running anything."""
+    """The configuration of train.py for these overrides, without running anything.
+
+    Args:
+        overrides: `--config-dir FOLDER`, as Hydra takes it, may be among them.
+    """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    overrides, own = own_config(without_plus(overrides))
+    if own is not None:
+        overrides = [f"hydra.searchpath=['file://{own.resolve()}']", *overrides]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
-        return hydra.compose("train", without_plus(overrides))
+        return hydra.compose("train", overrides)
+
+
+def own_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The arguments without `--config-dir FOLDER`, and that folder, whose groups stand beside those of conf.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    rest, folder, waiting = [], None, False
+    for argument in arguments:
+        name, is_given, value = argument.partition("=")
+        if waiting:
+            folder, waiting = Path(argument), False
+        elif name in ("--config-dir", "-cd"):
+            folder, waiting = Path(value) if is_given else None, not is_given
+        else:
+            rest.append(argument)
+    if waiting or (folder is not None and not folder.is_dir()):
+        raise UserError(f"--config-dir names no folder{f': there is no {folder}' if folder else ''}.")
+    return rest, folder
 
 
 def run_name(config: DictConfig, overrides: Sequence[str]) -> str:
     """`run.name`, else the experiment or recipe and the overrides that change what is trained."""
     if config.run.name is not None:
         return str(config.run.name)
-    chosen = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    chosen = dict(override.lstrip("+~").partition("=")[::2] for override in own_config(overrides)[0])
     base = chosen.get("experiment") or config.recipe_name
     changes = [
         re.sub(r"[^\w.,=+-]+", "_", f"{key}={value.rpartition('/')[2]}")

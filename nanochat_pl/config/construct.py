@@ -1,14 +1,13 @@
 """Sections of the configuration made into objects, every argument checked."""
 
-import pkgutil
 import typing
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 
-from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.imported import imported
 from nanochat_pl.core.spec import call_checked, checked, checked_arguments
 from nanochat_pl.optim.foreign import ForeignSpec, Part
 
@@ -55,28 +54,7 @@ def _is_optimizer(target: Any) -> bool:
 def _target(section: DictConfig, name: str) -> tuple[Any, dict[str, Any]]:
     """What the section's `_target_` names, and its other keys."""
     values = typing.cast(dict[str, Any], OmegaConf.to_container(section, resolve=True))
-    path = str(values.pop("_target_", ""))
-    try:
-        return get_object(path), values
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{name}._target_ is {path!r}, {_why_not(path, error)}") from error
-
-
-def _why_not(path: str, error: Exception) -> str:
-    """What of a path cannot be found, and the nearest that can."""
-    words = path.split(".")
-    for end in range(len(words) - 1, 0, -1):
-        parent = ".".join(words[:end])
-        try:
-            found = get_object(parent)
-        except (ImportError, ValueError):
-            continue
-        names = {*dir(found), *(module.name for module in pkgutil.iter_modules(getattr(found, "__path__", ())))}
-        if words[end] not in names:  # else it is there, and cannot be imported itself
-            end_of_sentence = nearest(words[end], sorted(names)).replace("'", f"'{parent}.", 1)
-            return f"but there is no '{words[end]}' in {parent}{end_of_sentence}"
-        break
-    return f"which cannot be imported: {error}"
+    return imported(str(values.pop("_target_", "")), f"{name}._target_"), values
 
 
 def construct_all(sections: DictConfig | None, name: str) -> list[Any]:

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from nanochat_pl.config.compose import compose
+from nanochat_pl.config.compose import compose, own_config
 from nanochat_pl.core.errors import MachineError, UserError, nearest
 
 
@@ -64,7 +64,9 @@ def explain_launcher(error: RuntimeError) -> Exception | None:
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     # Of a sweep such as stage=base,sft the last value, which may lack what the first has.
-    groups = [re.sub("=.*,", "=", argument) for argument in arguments if re.fullmatch(r"\w+=[\w,]+", argument)]
+    rest, own = own_config(arguments)
+    groups = [re.sub("=.*,", "=", argument) for argument in rest if re.fullmatch(r"\w+=[\w,]+", argument)]
+    groups += [f"--config-dir={own}"] if own else []
     try:
         known = list(_dotted_keys(compose(groups)))
     except (HydraException, OmegaConfBaseException):

@@ -21,7 +21,7 @@ from nanochat_pl.evals.core import TASKS_OF_CORE, answer_task
 from nanochat_pl.evals.core_bundle import CoreTask, Example, core_bundle, load_core_tasks
 from nanochat_pl.evals.scores import SuiteScore, TaskScore
 from nanochat_pl.tasks.generated import GeneratedTask
-from nanochat_pl.tasks.specs import TASKS, TaskSpec
+from nanochat_pl.tasks.specs import TASKS, TaskSpec, find_task
 from nanochat_pl.tasks.task import Task, UnscoredTask
 from nanochat_pl.tokenizers.base import Tokenizer
 
@@ -157,7 +157,7 @@ def build_suites(
 
 def _spec(name: str, max_per_task: int | None, tasks_path: str | None) -> TaskSpec:
     """The held-out questions of a task."""
-    kind = TASKS.get(name)
+    kind = find_task(name)
     is_class = inspect.isclass(kind)
     if is_class and issubclass(kind, UnscoredTask):  # type: ignore[arg-type]
         raise UserError(

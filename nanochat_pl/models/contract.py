@@ -1,6 +1,5 @@
 """What a language model must offer to the stages, the engine and the optimizer, and how one is built by name."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.imported import imported
 from nanochat_pl.core.types import LowRank
 from nanochat_pl.models.causal import CausalModel
 from nanochat_pl.models.config import ModelConfig, NanoChatConfig
@@ -141,14 +141,10 @@ def _config_of_path(path: str) -> type[ModelConfig]:
     Raises:
         UserError: there is none.
     """
-    module, _, name = path.rpartition(".")
-    names, reason = tuple(ARCHITECTURES), ""
-    if module:
-        try:
-            kind = getattr(importlib.import_module(module), name)
-            if isinstance(kind, type) and issubclass(kind, ModelConfig):
-                return kind
-            reason = f" {path} is no class that inherits from nanochat_pl.models.config.ModelConfig."
-        except (ImportError, AttributeError) as error:
-            reason = f" {path} cannot be imported: {error}. Is its folder on PYTHONPATH?"
-    raise UserError(f"Unknown model architecture {path!r}; known: {', '.join(names)}{nearest(path, names)}{reason}")
+    if "." not in path:
+        names = tuple(ARCHITECTURES)
+        raise UserError(f"Unknown model architecture {path!r}; known: {', '.join(names)}{nearest(path, names)}")
+    kind = imported(path, "The model's architecture")
+    if not (isinstance(kind, type) and issubclass(kind, ModelConfig)):
+        raise UserError(f"The model's architecture {path} is no class that inherits from {ModelConfig.__module__}.")
+    return kind

@@ -44,6 +44,11 @@ class GPT2Config(ModelConfig):
         super().check()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}; it must be from 0 to below 1.")
+        if self.position == "learned" and self.long_window is not None:
+            raise UserError(
+                f"model.long_window={self.long_window} is for texts longer than the trained context, and "
+                "model.position=learned knows none: leave it out, or choose model.position=alibi or none."
+            )
 
 
 @dataclass(frozen=True)

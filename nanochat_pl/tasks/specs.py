@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.imported import imported
 from nanochat_pl.core.spec import Spec
 from nanochat_pl.tasks.arc import ARC
 from nanochat_pl.tasks.custom import Custom
@@ -44,12 +45,24 @@ TASKS: dict[str, Callable[..., Task]] = {
 """Name -> the task, of a split, (the tiny world's own tasks: not) a path and (custom alone) a val_path."""
 
 
+def find_task(name: str) -> Callable[..., Task]:
+    """The task of this name, or the class of this path; raises `UserError` where there is none."""
+    if name in TASKS:
+        return TASKS[name]
+    if "." in name:
+        return imported(name, "The name of a task")
+    raise UserError(
+        f"There is no task '{name}'{nearest(name, list(TASKS))} Tasks: {', '.join(TASKS)}, or the path of a class of "
+        "your own, MODULE.CLASS."
+    )
+
+
 @dataclass(frozen=True)
 class TaskSpec(Spec):
     """One task of a recipe.
 
     Attributes:
-        name: a key of TASKS.
+        name: a key of TASKS, or the dotted path of a class of your own, MODULE.CLASS.
         split: train, val or test, of those that the task has; of custom also all, see `Custom`.
         start, stop, step: which of its examples, as in a Python slice.
         epochs: how often they occur in one epoch of a mixture; 0.5 is every other one.
@@ -69,10 +82,7 @@ class TaskSpec(Spec):
     val_path: str | None = None
 
     def check(self) -> None:
-        if self.name not in TASKS:
-            raise UserError(
-                f"There is no task '{self.name}'{nearest(self.name, list(TASKS))} Tasks: {', '.join(TASKS)}."
-            )
+        find_task(self.name)
         if self.name == "custom" and self.path is None:
             raise UserError("The task custom needs the path of a .jsonl or .json file of conversations: path=FILE.")
         if self.name != "custom" and self.val_path is not None:
@@ -90,7 +100,7 @@ class TaskSpec(Spec):
     def build(self) -> Task:
         """Load the task; raises `UserError` or `MachineError` as the task does, and where the slice is empty."""
         paths = {key: path for key in ("path", "val_path") if (path := getattr(self, key)) is not None}
-        task = TASKS[self.name](self.split, **paths)
+        task = find_task(self.name)(self.split, **paths)
         if (self.start, self.stop, self.step) == (0, None, 1):
             return task
         if self.start >= len(task):
