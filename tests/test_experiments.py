@@ -8,7 +8,7 @@ import pytest
 from nanochat_pl.config.compose import CONF_FOLDER, compose
 from nanochat_pl.config.specs import Specs
 from tests.forks import run_program
-from tests.processes import environment_of
+from tests.processes import environment_of, losses
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_FOLDER / "experiment").glob("*.yaml"))
 SIZES = (
@@ -92,6 +92,15 @@ def test_it_trains_two_steps(name: str, runs: Path) -> None:
     assert said, (runs / "output.txt").read_text()[-2000:]
     summary = json.loads((runs / name / "base/summary.json").read_text())
     assert summary["status"] == "finished" and summary["step"] == 2, said
+
+
+@pytest.mark.slow
+def test_answers_are_counted_and_drawn(runs: Path) -> None:
+    for name in ("grokking", "arithmetic"):
+        rows = losses(runs / name / "base")
+        assert len(rows) == 2 and all(0 <= float(row["val/accuracy"]) <= 1 for row in rows.values())
+        assert (runs / name / "base/accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert {"val/accuracy_2", "val/accuracy_7", "train/accuracy"} <= rows["2"].keys()  # of sums, by their length
 
 
 def test_the_pipelines_are_sweeps_of_their_own() -> None:
