@@ -15,7 +15,7 @@ from nanochat_pl.core.spec import Spec
 
 OWN_MODEL = ("model.", "model=", "tokenizer.", "tokenizer=")
 """Overrides by which a run has another model than its recipe's run."""
-OF_EVERY_STAGE = ("recipe=", "experiment=", "hw.", "hw=", "seed=", "run.name=")
+OF_EVERY_STAGE = ("recipe=", "experiment=", "hw.", "hw=", "streaming.", "seed=", "run.name=")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path, model: Any
         model: the config of the optimizer's model.
 
     Raises:
-        UserError: the checkpoint is of another model.
+        UserError: the checkpoint is of another model, or of other matrices with low-rank gradients.
     """
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -71,6 +71,16 @@ def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path, model: Any
             f"{checkpoint} holds the optimizer's state of another model than lies beside it: they differ in "
             f"{', '.join(differing)}. Begin without it: stage.momentum=false."
         )
-    optimizer.load_state_dict(saved["optimizer_states"][0])
+    state = saved["optimizer_states"][0]
+    names, saved_names = (
+        {name for group in groups for name in group["param_names"]} for groups in (own, state["param_groups"])
+    )
+    if names != saved_names:
+        raise UserError(
+            f"{checkpoint} holds the optimizer's state of other parameters: streaming.enabled, streaming.target_layers "
+            f"or streaming.min_size were others (it differs in {', '.join(sorted(names ^ saved_names)[:3])}). Take "
+            "those of the stage before, or begin without its momentum: stage.momentum=false."
+        )
+    optimizer.load_state_dict(state)
     for group, values in zip(optimizer.param_groups, own, strict=True):
         group.update(values)
