@@ -1,4 +1,6 @@
-"""Every experiment composes and plans as it stands, and trains two steps with sizes cut by overrides alone."""
+"""Every experiment composes and plans as it stands; those that begin with nothing train two steps, with sizes cut by
+overrides alone.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +12,8 @@ from nanochat_pl.config.specs import Specs
 from tests.forks import run_program
 from tests.processes import environment_of, losses
 
-EXPERIMENTS = sorted(path.stem for path in (CONF_FOLDER / "experiment").glob("*.yaml"))
+FILES = {path.stem: path.read_text() for path in sorted((CONF_FOLDER / "experiment").glob("*.yaml"))}
+FROM_NOTHING = [name for name, text in FILES.items() if "init_from" not in text and "- eval_gpt2" not in text]
 SIZES = (
     "model.depth=2", "model.n_embd=32", "model.head_dim=16", "horizon.steps=2", "horizon.epochs=null",
     "horizon.flops=null", "data.streams=4", "data.buffer_documents=8", "data.val_tokens=512",
@@ -26,22 +29,22 @@ ALL_OF_THEM = """
 import json, sys, train
 for name, arguments in json.loads(sys.argv[1]).items():
     sys.argv = ["train.py", *arguments]
-    print(f"\\n{name}:", flush=True)
+    print(f"\\n{name}:", file=sys.stderr)
     try:
         code = train.main()
     except SystemExit as error:
         code = error.code
-    print("end", code, flush=True)
+    print("end", code, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", FILES)
 def test_it_plans_and_says_what_to_expect(name: str) -> None:
     specs = Specs.of(compose([f"experiment={name}"]))
     plan = specs.plan(getattr(specs.tokenizer, "vocab_size", None) or 300, specs.hw.assume())
-    assert plan.horizon.steps >= 100 and plan.seconds > 0 and "parameters" in plan.text()
+    assert plan.horizon.steps >= 1 and plan.seconds > 0 and "parameters" in plan.text()
     assert plan.rows_per_step * plan.model.sequence_len == plan.horizon.total_batch_tokens
-    header = (CONF_FOLDER / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0]
+    header = FILES[name].split("defaults:")[0]
     assert header.startswith("# @package _global_\n# ") and len(header.splitlines()) > 1
 
 
@@ -78,18 +81,18 @@ def cuts(name: str, documents: Path) -> list[str]:
 def runs(tmp_path_factory: pytest.TempPathFactory, documents: Path) -> Path:
     """The runs of all experiments, one after the other in one process, with what each said."""
     runs = tmp_path_factory.mktemp("runs")
-    commands = {name: [f"experiment={name}", *cuts(name, documents), f"run.name={name}"] for name in EXPERIMENTS}
+    commands = {name: [f"experiment={name}", *cuts(name, documents), f"run.name={name}"] for name in FROM_NOTHING}
     done = run_program("-c", ALL_OF_THEM, json.dumps(commands), environment=environment_of(runs), timeout=1800)
-    (runs / "output.txt").write_text(done.stdout + done.stderr)
+    (runs / "output.txt").write_text(done.stderr)
     return runs
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", FROM_NOTHING)
 def test_it_trains_two_steps(name: str, runs: Path) -> None:
-    said = (runs / "output.txt").read_text().rpartition(f"\n{name}:")[2].partition("\nend")[0]
-    assert said, (runs / "output.txt").read_text()[-2000:]
+    said, _, code = (runs / "output.txt").read_text().rpartition(f"\n{name}:")[2].partition("\nend ")
+    assert code.startswith("0\n"), said
     summary = json.loads((runs / name / "base/summary.json").read_text())
     assert summary["status"] == "finished" and summary["step"] == 2, said
 
