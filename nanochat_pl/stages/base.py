@@ -24,6 +24,10 @@ class BaseStage(Stage):
         super().__init__(blueprint)
         self.mask_documents = mask_documents
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.every_target_counts = not self.trainer.datamodule.marks_learned  # type: ignore[attr-defined]
+
     def loss(self, batch: StepBatch) -> Tensor:
         return self.model(batch.inputs, batch.targets, documents=self._documents(batch))
 
