@@ -31,7 +31,9 @@ def video(
         str | None, typer.Option(help="Of remotion/, that draws it: one of your own, in place of NAME's.", metavar="ID")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the model reads (attention).", metavar="TEXT")] = None,
-    frame: Annotated[int, typer.Option(help="Of a .png; negative ones count from the end.")] = -1,
+    frame: Annotated[
+        int | None, typer.Option(help="Of a .png; negative ones count from the end. The default is the last.")
+    ] = None,
     data_only: Annotated[bool, typer.Option("--data-only", help="Write the figures as JSON; --out FILE.json.")] = False,
     flat: Annotated[
         bool, typer.Option("--flat", help="A plain .png by matplotlib, without node (attention, pipeline).")
@@ -39,7 +41,7 @@ def video(
 ) -> None:
     """Draw what a run has recorded or learned: every frame comes from its own numbers."""
     from nanochat_pl.core.errors import UserError
-    from nanochat_pl.video.remotion import OPTIONS
+    from nanochat_pl.video.remotion import LAST_FRAME, OPTIONS
     from nanochat_pl.video.scene import COMPOSITIONS, kind_of, read_scene, write_scene
 
     kind = kind_of(name)
@@ -47,9 +49,13 @@ def video(
         raise UserError(f"--prompt is for `video attention`; `video {kind}` reads none.")
     if data_only and flat:
         raise UserError("--data-only writes JSON, --flat draws a picture: give one of them.")
+    if (frame is not None or composition is not None) and (data_only or flat):
+        raise UserError("--frame and --composition are for what Remotion draws; leave out --data-only and --flat.")
     legal = (".json",) if data_only else (".png",) if flat else tuple(OPTIONS)
     path = out or Path(f"{kind}{legal[0]}")
     _check(path, legal)
+    if frame is not None and path.suffix.lower() != ".png":
+        raise UserError(f"--frame is for a still, and {path} is a video: take --out {path.with_suffix('.png')}.")
     is_written = run.endswith(".json")
     if is_written and prompt is not None:
         raise UserError(f"{run} holds the weights of one prompt already; leave --prompt out, or name a run.")
@@ -61,7 +67,7 @@ def video(
 
         draw(content, path)
     else:
-        _render(content, composition or COMPOSITIONS[kind], path, frame)
+        _render(content, composition or COMPOSITIONS[kind], path, LAST_FRAME if frame is None else frame)
     print(path)
 
 

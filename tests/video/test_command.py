@@ -48,6 +48,8 @@ def test_mistakes(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "no folder" in refusal("loss", "test", "--out", "nowhere/x.mp4")
     assert "--prompt is for" in refusal("loss", "test", "--prompt", "Hello")
     assert "context has only 32" in refusal("attention", "test", "--prompt", "word " * 60)
+    assert "is for a still" in refusal("loss", "test", "--frame", "3")
+    assert "Remotion draws" in refusal("loss", "test", "--frame", "3", "--data-only")
     assert "one of them" in refusal("loss", "test", "--flat", "--data-only")
     shutil.copytree(small_run, small_run.parent / "bare", ignore=shutil.ignore_patterns("model", "checkpoints"))
     for name in ("attention", "architecture"):
