@@ -1,14 +1,16 @@
 """`python -m nanochat_pl video NAME RUN`: a run's own numbers as a video, a picture or JSON."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanochat_pl.core.errors import EXIT_SIGTERM
+
 if TYPE_CHECKING:
     from nanochat_pl.video.scene import Scene
-
-DEFAULT_PROMPT = "One sunny morning, Alice and Tom went to the market. Alice"
 
 
 def video(
@@ -59,7 +61,7 @@ def video(
     is_written = run.endswith(".json")
     if is_written and prompt is not None:
         raise UserError(f"{run} holds the weights of one prompt already; leave --prompt out, or name a run.")
-    content = read_scene(Path(run), kind) if is_written else _extract(kind, run, prompt or DEFAULT_PROMPT)
+    content = read_scene(Path(run), kind) if is_written else _extract(kind, run, prompt)
     if data_only:
         write_scene(content, path)
     elif flat:
@@ -85,11 +87,15 @@ def _render(content: "Scene", composition: str, path: Path, frame: int) -> None:
     from nanochat_pl.cli.data_tables import bar_of_share
     from nanochat_pl.video.remotion import render
 
-    with bar_of_share(composition) as (bar, task):
-        render(content, composition, path, frame, lambda share: bar.update(task, completed=share))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_SIGTERM))  # so that nothing is left behind
+    try:
+        with bar_of_share(composition) as (bar, task):
+            render(content, composition, path, frame, lambda share: bar.update(task, completed=share))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _extract(kind: str, run: str, prompt: str) -> "Scene":
+def _extract(kind: str, run: str, prompt: str | None) -> "Scene":
     if kind == "loss":
         from nanochat_pl.reporting.records import load_run
         from nanochat_pl.video.loss import loss_scene
@@ -111,9 +117,10 @@ def _extract(kind: str, run: str, prompt: str) -> "Scene":
         from nanochat_pl.video.architecture import architecture_scene
 
         return architecture_scene(read_header(model.folder), called)
-    from nanochat_pl.video.attention import attention_scene
+    from nanochat_pl.video.attention import attention_scene, own_prompt
 
-    return attention_scene(model.load(), called, prompt)
+    loaded = model.load()
+    return attention_scene(loaded, called, own_prompt(loaded) if prompt is None else prompt)
 
 
 def _pipeline(run: str) -> "Scene":
