@@ -144,6 +144,8 @@ def test_stills_of_all_compositions(small_run: Path, tmp_path: Path, monkeypatch
     stages = [{key: value for key, value in stage.items() if key != "val_loss"} for stage in scenes["loss"]["stages"]]
     write_scene(scenes["loss"] | {"stages": stages}, tmp_path / "loss.json")
     assert "stages.0.val_loss" in refusal("loss", "loss.json", "--out", "bad.png")
+    assert "Nope" in refusal("scaling", "scaling.json", "--composition", "Nope", "--out", "bad.png")
+    assert "9999" in refusal("scaling", "scaling.json", "--frame", "9999", "--out", "bad.png")
     assert not list(tmp_path.glob("bad*")) and not list(tmp_path.glob(".video*"))
     summary = json.loads((small_run / "base" / "summary.json").read_text())
     with playwright_api.sync_playwright() as playwright, served(remotion.FOLDER / "build") as address:
