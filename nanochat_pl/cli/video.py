@@ -22,7 +22,8 @@ def video(
         str,
         typer.Argument(
             help="A run (tiny), a stage of it (tiny/base), a checkpoint (tiny/base@200); for scaling the folder of a "
-            "sweep; or the JSON that --data-only wrote."
+            "sweep; or the JSON that --data-only wrote.",
+            metavar="RUN",
         ),
     ],
     out: Annotated[
