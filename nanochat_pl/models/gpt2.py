@@ -32,12 +32,14 @@ class GPT2Config(ModelConfig):
 
     Attributes:
         bias: of the linear maps and of LayerNorm.
+        gelu: "tanh": in the approximation of OpenAI's code; "exact": as nanoGPT trains.
         dropout: of the embeddings and of what each part of a block adds, in training. Attention's probabilities are
             left whole: fused kernels don't drop any.
     """
 
     position: Literal["learned", "alibi", "none"] = "learned"
     bias: bool = True
+    gelu: Literal["tanh", "exact"] = "tanh"
     dropout: float = 0.0
 
     def check(self) -> None:
@@ -65,6 +67,7 @@ class GPT2Spec(ModelSpec):
     position: Literal["learned", "alibi", "none"] = "learned"
     size: Literal["small", "medium", "large", "xl"] | None = None
     bias: bool = True
+    gelu: Literal["tanh", "exact"] = "tanh"
     dropout: float = 0.0
 
     config_class: ClassVar[type[ModelConfig]] = GPT2Config
@@ -94,15 +97,16 @@ class Attention(SelfAttention):
 
 
 class MLP(nn.Module):
-    """Four times as wide inside, with GELU in its tanh approximation, as OpenAI's code has it."""
+    """Four times as wide inside."""
 
     def __init__(self, config: GPT2Config):
         super().__init__()
         self.fc = Linear(config.n_embd, 4 * config.n_embd, config.bias)
         self.proj = Linear(4 * config.n_embd, config.n_embd, config.bias)
+        self.approximate = "tanh" if config.gelu == "tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(F.gelu(self.fc(x), approximate="tanh"))
+        return self.proj(F.gelu(self.fc(x), approximate=self.approximate))
 
 
 class LayerNorm(nn.LayerNorm):
