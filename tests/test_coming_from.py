@@ -96,6 +96,8 @@ def parses(words: list[str]) -> None:
     while hasattr(command, "commands"):
         rest = [*context._protected_args, *context.args]
         name, command, rest = command.resolve_command(context, rest)
+        if not rest and not hasattr(command, "commands"):
+            return  # a command's name alone
         context = command.make_context(name, rest, parent=context)
     overrides = [argument for argument in context.params.get("overrides") or [] if "=" in argument]
     if overrides:
