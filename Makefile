@@ -1,6 +1,7 @@
 # make train   a virtual environment where there is none, then the default run
 # make test    the quick tests            make test-slow   those with real processes
 # make lint    ruff and mypy              make install     the environment alone
+# make test-remotion   types and unit tests of the videos; needs node, which nothing else here does
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ SLOW_JOBS ?= 3
 # To import the others takes each worker a while.
 SLOW_FILES = $(shell grep -rl --include='test_*.py' 'mark\.slow' tests)
 
-.PHONY: train test test-slow lint format install
+.PHONY: train test test-slow test-remotion lint format install
 train: $(VENV)/installed
 	$(BIN)/python train.py $(ARGS)
 
@@ -27,6 +28,14 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test-remotion: remotion/node_modules/installed
+	npm --prefix remotion run --silent typecheck
+	npm --prefix remotion test --silent
+
+remotion/node_modules/installed: remotion/package-lock.json
+	npm ci --prefix remotion --no-audit --no-fund --loglevel=error
+	touch $@
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

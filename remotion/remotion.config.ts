@@ -2,7 +2,12 @@ import { existsSync } from "node:fs";
 import { Config } from "@remotion/cli/config";
 
 // A browser of the machine; Remotion downloads one of its own otherwise.
-const places = [process.env.REMOTION_BROWSER, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+const places = [
+  process.env.REMOTION_BROWSER,
+  "/usr/bin/chromium",
+  "/usr/bin/chromium-browser",
+  "/usr/bin/google-chrome",
+];
 const browser = places.find((place) => place && existsSync(place));
 if (browser) {
   Config.setBrowserExecutable(browser);

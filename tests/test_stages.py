@@ -54,6 +54,25 @@ def test_four_stages_in_one_command(tmp_path: Path, cache: dict[str, str]) -> No
 
 
 @pytest.mark.slow
+def test_an_experiment_that_is_a_whole_pipeline(tmp_path: Path, cache: dict[str, str]) -> None:
+    shape = ("model.head_dim=32", "model.sequence_len=128", "curriculum=tiny", "callbacks.evaluate=null")
+    streaming = ("streaming.enabled=true", "streaming.rank_k=8", "streaming.min_size=16")
+    arguments = ("experiment=run10", *SMALL, *shape, *streaming)
+    code, output = train(*arguments, runs=tmp_path, environment=cache)
+    assert code == 0, output
+    for stage in ("base", "mid", "sft"):
+        assert summary(tmp_path, stage)["status"] == "finished"
+        assert "low-rank gradients (k=8, 4 of " in (tmp_path / "test" / stage / "plan.txt").read_text()
+    assert f"Report: {tmp_path / 'test/report.html'}" in output
+    assert (tmp_path / "test/report.html").stat().st_size > 10_000
+    dense = ("stage=mid", "streaming.enabled=false", "run.fresh=true")
+    code, output = train(*arguments, *dense, runs=tmp_path, environment=cache)
+    assert code == 2 and "other parameters" in output and "stage.momentum=false" in output, output
+    code, output = train(*arguments, "stage=sft", "run.name=alone", runs=tmp_path, environment=cache)
+    assert code == 2 and "begins with the model of an earlier stage" in output, output
+
+
+@pytest.mark.slow
 def test_a_stage_that_fails_stops_those_behind_it(tmp_path: Path, cache: dict[str, str]) -> None:
     broken = "tasks.train=[{name: custom, path: nowhere.jsonl}]"
     options = (*SMALL, "callbacks.samples=null", "callbacks.evaluate=null", broken)

@@ -7,7 +7,7 @@ from typing import Any
 
 import nanochat_pl
 from nanochat_pl.checkpoint.hf_card import model_card
-from nanochat_pl.checkpoint.hf_formats import FORMATS, MODELING_FILE, HubFormat
+from nanochat_pl.checkpoint.hf_formats import FORMATS, MODELING_FILE, RECORD, HubFormat
 from nanochat_pl.checkpoint.hf_tokenizer import build_hf_tokenizer
 from nanochat_pl.checkpoint.model_folder import LoadedModel
 from nanochat_pl.core.errors import UserError
@@ -22,9 +22,6 @@ TURN_END = "<|assistant_end|>"
 Without an attention mask transformers takes padding tokens in a prompt for padding, unless they are stop tokens: this
 one never is in a base model's prompt, and it stops a chat model.
 """
-
-RECORD = "nanochat_pl.json"
-"""What the export was made of; a folder that has it may be replaced by another export."""
 
 
 def export_to_hf(loaded: LoadedModel, source: str, out: Path) -> HubFormat:

@@ -13,6 +13,8 @@ from nanochat_pl.models.gpt2 import EPSILON, GPT2Config
 from nanochat_pl.models.llama import LlamaConfig
 
 MODELING_FILE = "modeling_nanochat_pl.py"
+RECORD = "nanochat_pl.json"
+"""What an export was made of; a folder that has it may be replaced by another export."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,12 @@ FIRST_NANOCHAT = WeightMap(
 )
 
 
+GELU = {"gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu": "exact"}
+"""Their activations, and ours."""
+
+
 def _gpt2(config: GPT2Config) -> dict[str, Any]:
+    gelu = {name: activation for activation, name in GELU.items()}[config.gelu]
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -129,7 +136,7 @@ def _gpt2(config: GPT2Config) -> dict[str, Any]:
         "n_embd": config.n_embd,
         "n_layer": config.n_layer,
         "n_head": config.n_head,
-        "activation_function": "gelu_new",
+        "activation_function": gelu,
         "layer_norm_epsilon": EPSILON,
         **dict.fromkeys(("embd_pdrop", "resid_pdrop"), config.dropout),
         "attn_pdrop": 0.0,

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nanochat_pl.checkpoint.header import FORMAT, FORMAT_VERSION, check_sizes, facts_of, find_model_folder, read_header
+from nanochat_pl.checkpoint.weight_map import check_weights, resized, shapes_of
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import replacing, write_text
 from nanochat_pl.models.contract import architecture_of, build_config, build_model
@@ -103,7 +104,24 @@ def load_weights(model: nn.Module, folder: Path, device: torch.device | str) -> 
         with safe_open(folder / "model.safetensors", framework="pt", device=str(device)) as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             facts = facts_of(file.metadata())
-        model.load_state_dict(weights, assign=False)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise UserError(f"{folder}/model.safetensors is missing or damaged: {error}.") from error
+    shapes = shapes_of(model)
+    weights |= _fitted(model, weights, read_header(folder).config)
+    check_weights(shapes, {name: tuple(weight.shape) for name, weight in weights.items()}, str(folder))
+    model.load_state_dict(weights, assign=False)
     return facts
+
+
+def _fitted(model: Any, weights: dict[str, Tensor], before: dict[str, Any]) -> dict[str, Tensor]:
+    """What a shorter context or a larger vocabulary makes of a model's tables."""
+    config, fitted = model.config, {}
+    if config.vocab_size > before["vocab_size"]:
+        tables = [name for name in model.vocabulary_tables() if name in weights]
+        fitted = {
+            name: resized(weights[name][: before["vocab_size"]], config.padded_vocab_size, config.vocab_size)
+            for name in tables
+        }
+    if config.position == "learned" and config.sequence_len < before["sequence_len"]:
+        fitted |= {name: weights[name][: config.sequence_len] for name in ("position.weight",) if name in weights}
+    return fitted

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from nanochat_pl.checkpoint.model_folder import LoadedModel
 
 
+ON_HUB = "hf:"
+"""Before the name of a repository on the Hugging Face hub."""
+
+
 @dataclass(frozen=True)
 class NamedModel:
     """Where a model is.
@@ -48,8 +52,9 @@ def find_named_model(name: str | None = None) -> NamedModel:
     """Find a model without loading it (or torch).
 
     Args:
-        name: a run (its latest stage), a stage of a run, either of them with @STEP for a checkpoint of that step, or a
-            model folder; a run under the runs root may be named without the root. None: the newest under the runs root.
+        name: a run (its latest stage), a stage of a run, either of them with @STEP for a checkpoint of that step, a
+            model folder, or a model of Hugging Face (hf:REPOSITORY or its folder); a run under the runs root may be
+            named without the root. None: the newest under the runs root.
 
     Raises:
         UserError: there is none; the message says how to make one, or which steps there are.
@@ -60,7 +65,28 @@ def find_named_model(name: str | None = None) -> NamedModel:
     if at and step.isdecimal() and not Path(name).exists():
         path = _find_checkpoint(_path_of(where), int(step))
         return NamedModel(f"{path.parent.parent}@{int(step)}", path)
-    return _named(find_model_folder(_path_of(name)))
+    return NamedModel(name, folder_of(name)) if is_hf(name) else _named(folder_of(name))
+
+
+def folder_of(name: str) -> Path:
+    """The model folder of a run, a stage of it, a model folder, or a model of Hugging Face, which is fetched and made
+    into one first: hf:REPOSITORY, or a folder with its config.json.
+
+    Raises:
+        UserError: there is none.
+        MachineError: it cannot be fetched.
+    """
+    if is_hf(name):
+        from nanochat_pl.checkpoint.hf_import import hf_folder
+
+        return hf_folder(name)
+    return find_model_folder(_path_of(name))
+
+
+def is_hf(name: str) -> bool:
+    """Whether a name of a model means one of Hugging Face."""
+    path = Path(name).expanduser()
+    return name.startswith(ON_HUB) or ((path / "config.json").is_file() and not (path / "model.json").exists())
 
 
 def find_saved(name: str) -> Path:

@@ -62,17 +62,11 @@ class WeightMap:
                 exported[entry.theirs] = (joined.t() if entry.transposed else joined).contiguous()
         return exported
 
-    def imported(
-        self, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str
-    ) -> dict[str, Tensor]:
-        """Theirs under our names.
+    def imported(self, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Theirs under our names; what belongs nowhere keeps its name.
 
         Args:
             expected: our names, and the shapes of the model that is to take them.
-            where: they come from.
-
-        Raises:
-            UserError: they are of another model.
         """
         found = {re.sub(f"^({self.prefix})", "", name): weight for name, weight in weights.items()}
         found = {name: weight for name, weight in found.items() if not re.fullmatch(self.ignored, name)}
@@ -82,12 +76,10 @@ class WeightMap:
                 continue
             weight = found.pop(entry.theirs)
             weight = weight.t() if entry.transposed else weight
-            if weight.ndim and weight.size(0) == sum(expected[name][0] for name in entry.ours):
-                imported |= zip(entry.ours, weight.split([expected[name][0] for name in entry.ours]), strict=True)
-            else:
-                imported |= dict.fromkeys(entry.ours, weight)  # of a wrong shape, as will be seen
-        check_weights(expected, {name: tuple(x.shape) for name, x in (imported | found).items()}, where, weights)
-        return imported
+            rows = [expected[name][0] for name in entry.ours]
+            whole = len(rows) > 1 and len(weight) == sum(rows)
+            imported |= zip(entry.ours, weight.split(rows) if whole else [weight] * len(rows), strict=True)
+        return imported | found
 
     def _spelled(self, ours: Iterable[str]) -> list[Weight]:
         """Its entries for each layer."""
@@ -165,6 +157,14 @@ def likely_model(names: Iterable[str]) -> str | None:
 def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
     """Of a model's weights by name."""
     return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+
+
+def resized(weight: Tensor, rows: int, tokens: int = 0) -> Tensor:
+    """A vocabulary's table with `rows` rows: what it lacks below `tokens` gets the mean of its rows, padding zeros."""
+    new = weight.new_zeros(rows, *weight.shape[1:])
+    new[: len(weight)] = weight
+    new[len(weight) : tokens] = weight.float().mean(dim=0).to(weight.dtype)
+    return new
 
 
 def _shape(shape: tuple[int, ...]) -> str:

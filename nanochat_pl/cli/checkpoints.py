@@ -1,6 +1,7 @@
 """`python -m nanochat_pl checkpoints COMMAND`: what a run has kept, and models for use elsewhere."""
 
 import json
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,20 @@ class Target(StrEnum):
     """What to export to."""
 
     hf = "hf"
+
+
+class Origin(StrEnum):
+    """What to import from."""
+
+    nanochat = "nanochat"
+    nanogpt = "nanogpt"
+
+
+PICKLED_TOKENIZER = """\
+nanochat keeps its tokenizer as a pickle (tokenizer/tokenizer.pkl), which could run any program and is not read here. \
+If it is yours, write it once as one of ours, and name that with --tokenizer my_tokenizer: python -c "import pickle; \
+from nanochat_pl.tokenizers.openai import tokenizer_of; \
+tokenizer_of(pickle.load(open('tokenizer.pkl', 'rb'))).save('my_tokenizer')\""""
 
 
 @app.command()
@@ -47,6 +62,44 @@ def export(
     arguments = ", ".join(filter(None, (repr(str(out)), trust)))
     print(f"  model = AutoModelForCausalLM.from_pretrained({arguments})")
     print(f"  tokenizer = AutoTokenizer.from_pretrained({arguments})")
+
+
+@app.command("import")
+def import_checkpoint(
+    path: Annotated[
+        Path,
+        typer.Argument(help="nanoGPT's ckpt.pt, or nanochat's model_STEP.pt beside its meta_STEP.json; or a folder."),
+    ],
+    origin: Annotated[Origin, typer.Option("--from", help="The program that wrote it.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The model folder to write: a new one.", show_default="runs/NAME/STAGE/model"),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="The folder of its tokenizer.", show_default="of nanoGPT: GPT-2's, which is fetched once"),
+    ] = None,
+) -> None:
+    """Make a checkpoint of nanoGPT or nanochat one of our model folders, to be trained on, evaluated and talked to."""
+    from nanochat_pl.checkpoint.peers import read_nanochat, read_nanogpt
+    from nanochat_pl.cli.tokenizer import load_from
+    from nanochat_pl.core.errors import UserError
+    from nanochat_pl.core.paths import runs_root
+    from nanochat_pl.tokenizers.openai import openai_tokenizer
+
+    read = read_nanogpt if origin is Origin.nanogpt else read_nanochat
+    if tokenizer is None and origin is Origin.nanochat:
+        raise UserError(PICKLED_TOKENIZER)
+    model = read(path)
+    if out is None:
+        name = path.resolve().name if path.is_dir() else path.resolve().parent.name
+        out = runs_root() / f"{origin.value}-{name}" / model.stage / "model"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already. Name another folder with --out.")
+    model.save(out, load_from(tokenizer) if tokenizer else openai_tokenizer("gpt2"), str(path))
+    print(f"Wrote {out}. For example:\n")
+    print(f"  {shlex.join(['python', '-m', 'nanochat_pl', 'sample', str(out)])}")
+    print(f"  {shlex.join(['python', 'train.py', f'stage.init_from={out}'])}   (train it further)")
 
 
 @app.command("list")

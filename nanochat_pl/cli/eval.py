@@ -99,10 +99,9 @@ def evaluate(
     results = []
     for named in models:
         run, loaded = _run_of(named), named.load(where)
-        measured: dict[str, Callable[..., SuiteScore]] = {}
+        measured = {f"bpb@{n}": _bits_per_byte(named, run, loaded, n) for n in rows}
         if "bpb" in suite and not rows:
             measured["bpb"] = _bits_per_byte(named, run, loaded, None)
-        measured |= {f"bpb@{n}": _bits_per_byte(named, run, loaded, n) for n in rows}
         measured |= {part.name: functools.partial(_answered, part, loaded) for part in suites}
         results.append(_measure(named, run, loaded, measured, {"max_per_task": max_per_task, "device": where}))
     if rows:
@@ -142,7 +141,10 @@ def _measure(
 ) -> dict[str, Any]:
     """What `--out` holds of one model; printed and recorded too.
 
-    A model that is refused one of several lengths goes on with the others.
+    A length that the model refuses is told, and left out.
+
+    Raises:
+        UserError: it refuses all of them, or another suite cannot be measured.
     """
     from rich.console import Console
 
@@ -150,7 +152,7 @@ def _measure(
     from nanochat_pl.core.errors import UserError
     from nanochat_pl.core.invocation import invocation
 
-    step, results = int(loaded.facts.get("step", 0)), {}
+    step, results, refused = int(loaded.facts.get("step", 0)), {}, None
     facts = invocation() | {"command": ["-m", "nanochat_pl", *sys.argv[1:]]}
     for name, measure in measured.items():
         started = time.perf_counter()
@@ -158,15 +160,18 @@ def _measure(
             with bar_of_share(name) as (bar, task):
                 score = measure(lambda label, share, task=task: bar.update(task, description=label, completed=share))
         except UserError as error:
-            if len(measured) == 1:
+            if not name.startswith("bpb@"):
                 raise
-            print(f"{name} of {named.name}: {error}\n", file=sys.stderr)
+            refused = error
+            print(f"{name} of {named.name} is left out. {error}\n", file=sys.stderr)
             continue
         seconds = time.perf_counter() - started
         results[name] = score.as_dict() | settings | {"seconds": round(seconds, 2)}
         _print(Console(), score, named.name, step, seconds)
         if run is not None and not run.record_evaluation(name, step, results[name] | facts):
             print(f"{run.evaluations} has a result of {name} at step {step:,} on more questions, and keeps it.\n")
+    if refused is not None and not results:
+        raise refused
     return {"model": named.name, "step": step, "suites": results}
 
 

@@ -46,7 +46,12 @@ def plan(
     offer = usual_offer(hardware.chip.name) if price_per_hour is None else None
     if depths is not None:
         rows = scaling_table.scaling_rows(
-            scaling_table.parse_depths(depths), specs.model, specs.horizon, specs.planned_vocab_size(), hardware
+            scaling_table.parse_depths(depths),
+            specs.model,
+            specs.horizon,
+            specs.planned_vocab_size(),
+            hardware,
+            specs.streaming,
         )
         _print(scaling_table.scaling_table(rows, hardware, offer.dollars if offer else price_per_hour))
         if offer:
@@ -70,7 +75,7 @@ def plan(
     if offer:
         print(f"{'rent':>10}  {rent(offer, hardware.world_size, planned.seconds)}")
     if largest:
-        depth = scaling_table.largest_depth(specs.model, vocab_size, hardware)
+        depth = scaling_table.largest_depth(specs.model, vocab_size, hardware, specs.streaming)
         found = f"model.depth={depth} fits" if depth else "no model fits"
         print(f"{'largest':>10}  {found}, {specs.model.sequence_len:,} tokens at a time")
 

@@ -18,7 +18,7 @@ class Device(StrEnum):
 
 
 def sample(
-    model: Annotated[str, typer.Argument(help="A run (runs/NAME), a stage of it (runs/NAME/base), or a model folder.")],
+    model: Annotated[str, typer.Argument(help="A run (runs/NAME), a stage of it, a model folder, or hf:gpt2.")],
     prompt: Annotated[list[str], typer.Option(help="Text to go on from; can be given several times.")] = [],  # noqa: B006
     file: Annotated[
         list[Path], typer.Option(help="A UTF-8 file whose text to go on from; --prompt FILE:PATH says the same.")
@@ -31,7 +31,7 @@ def sample(
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
 ) -> None:
     """Continue a text with a trained model."""
-    from nanochat_pl.checkpoint.model_folder import load_model_folder
+    from nanochat_pl.checkpoint.named_model import find_named_model
     from nanochat_pl.core.hardware import HardwareSpec
     from nanochat_pl.data.text_files import read_text
     from nanochat_pl.inference.generate import generate
@@ -39,7 +39,7 @@ def sample(
 
     texts = [read_text(Path(text[len(FILE) :])) if text.startswith(FILE) else text for text in prompt]
     texts = [*texts, *map(read_text, file)] or [""]
-    loaded = load_model_folder(model, HardwareSpec(accelerator=device.value).detect().accelerator)
+    loaded = find_named_model(model).load(HardwareSpec(accelerator=device.value).detect().accelerator)
     tokenizer = loaded.tokenizer
     prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
     sampling = Sampling(max_new_tokens, temperature, top_k, seed=seed, stop_ids=tokenizer.end_ids)

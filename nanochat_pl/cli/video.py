@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from nanochat_pl.video.scene import Scene
 
-DEFAULT_PROMPT = "One sunny morning, Alice and Tom found a red box. The"
+DEFAULT_PROMPT = "One sunny morning, Alice and Tom went to the market. Alice"
 
 
 def video(

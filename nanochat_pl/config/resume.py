@@ -124,7 +124,7 @@ def _next_stage(run: RunFolder, overrides: Sequence[str]) -> str:
     if following is None or any(override.startswith("experiment=") for override in overrides):
         return ""
     own = [override for override in overrides if not override.startswith("stage=")]
-    kept = [override for override in own if override.startswith(("recipe=", "hw=", "hw."))]
+    kept = [override for override in own if override.startswith(("recipe=", "hw=", "hw.", "streaming."))]
     name = [_quoted_name(run)] if kept != own else []
     return f"\n  {shlex.join(['python', 'train.py', f'stage={following[0]}', *kept, *name])}   ({following[1]})"
 

@@ -14,6 +14,7 @@ from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import Sources
+from nanochat_pl.models.contract import architecture_of
 from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.contract import OptimizerSpec
@@ -80,7 +81,7 @@ class Specs:
         """
         horizon, epoch_tokens, note = self.horizon, None, ""
         if parent is not None:
-            model, before = parent.config(hardware.compute_dtype), parent.resolved()
+            model, before = parent.config(hardware.compute_dtype, self.data.holds != "text"), parent.resolved()
             inherited: dict[str, Any] = {name: before.get(name) for name in INHERITED if getattr(horizon, name) is None}
             horizon = dataclasses.replace(horizon, **inherited)
             if horizon.epochs is not None:
@@ -114,13 +115,15 @@ class Specs:
         """Raise `UserError` where the command asks for another architecture than the model that it begins with has."""
         if not any(override.startswith(("model.", "model=")) for override in overrides):
             return
-        theirs = parent.config("float32").as_dict()
-        asked = self.model.config(theirs["vocab_size"], "float32").as_dict()
-        if differing := [name for name in asked if asked[name] != theirs[name]]:
-            shown = ", ".join(f"{name} is {theirs[name]} there and {asked[name]} here" for name in differing[:3])
+        config = parent.config("float32")
+        other = self.model.config(config.vocab_size, "float32")
+        theirs, asked = ({"model": architecture_of(one)} | one.as_dict() for one in (config, other))
+        if differing := [name for name in asked if asked[name] != theirs.get(name)]:
+            shown = ", ".join(f"{name} is {theirs.get(name)} there and {asked[name]} here" for name in differing[:3])
             raise UserError(
-                f"A stage behind base has the architecture of the model that it begins with, {parent.folder}: {shown}. "
-                "Leave model.* out, or name another model with stage.init_from=RUN_OR_FOLDER."
+                f"A stage has the architecture of the model that it begins with, {parent.folder}: {shown}. Leave "
+                "model.* out (stage=base shortens the context by stage.sequence_len), or name another model with "
+                "stage.init_from=RUN_OR_FOLDER."
             )
 
     def build_tokenizer(self, sources: Sources | None = None) -> Tokenizer:

@@ -121,6 +121,8 @@ class SweepSummary(Callback):
         if self._watch is not None:
             self._watch.end()
         assert self._sweep is not None
+        if "stage" in self._swept:
+            _write_reports(self._sweep.jobs())
         failed = [job for job in self._sweep.jobs() if job["status"] in _ENDED]
         if failed:
             sys.exit(failed[0]["exit_code"])
@@ -139,6 +141,17 @@ class SweepSummary(Callback):
             jobs[-1]["status"] = "interrupted"
             self._sweep.record(**jobs[-1])
         print_table(jobs)
+
+
+def _write_reports(jobs: list[Job]) -> None:
+    """Of each run whose stages were trained."""
+    from nanochat_pl.reporting.contents import build_report
+    from nanochat_pl.reporting.page import write_report
+    from nanochat_pl.reporting.records import load_run
+
+    for folder in dict.fromkeys(Path(job["folder"]).parent for job in jobs if job["status"] == "finished"):
+        page, _ = write_report(build_report(load_run(str(folder))), folder, folder)
+        print(f"Report: {page}")
 
 
 def _refuse(why: str) -> None:

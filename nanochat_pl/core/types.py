@@ -31,10 +31,15 @@ class LowRank(NamedTuple):
     Attributes:
         weight: (m, n), which gets no gradient.
         left: (m, k) orthonormal; its gradient is G @ right.
-        right: (n, k) orthonormal, the subspace of inputs that G is seen in; its gradient is G^T @ left, or None where
-            the layer's input is not at hand in the backward pass.
+        right: (n, k) orthonormal, the subspace that G is seen in; its gradient is G^T @ left, or None where the layer's
+            input is not at hand in the backward pass.
+        transposed: whether m and n are the inputs and the outputs of the layer: `weight` is a view of its own then.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     left: nn.Parameter
     right: nn.Parameter
+
+    @property
+    def transposed(self) -> bool:
+        return not self.weight.is_contiguous()

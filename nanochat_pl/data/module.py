@@ -131,6 +131,11 @@ class TextDataModule(LightningDataModule):
         return self.layout.micro_batches_per_step
 
     @property
+    def marks_learned(self) -> bool:
+        """Whether only some of the targets count."""
+        return self._train.marks_learned
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """What the rows depend on; a state goes on only where all of it is the same."""
         shared = {

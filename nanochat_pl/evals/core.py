@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nanochat_pl.evals.core_bundle import CoreTask, Example
-from nanochat_pl.evals.core_prompts import build_questions
+from nanochat_pl.evals.core_prompts import build_questions, cropped
 from nanochat_pl.evals.core_scoring import is_right, score_tokens
 from nanochat_pl.tokenizers.base import Tokenizer
 
@@ -32,7 +32,7 @@ def answer_task(
 
     Args:
         model: a `models.contract.LanguageModel` whose forward takes `at`; prompts longer than its context are read
-            whole, as nanochat reads them.
+            whole, as nanochat reads them, but for models that know no further position: these lose their beginnings.
         examples: all of the task's, from which the few-shot examples are drawn.
         watch: called before each `QUESTIONS_AT_ONCE`.
     """
@@ -42,5 +42,7 @@ def answer_task(
         watch()
         part = indices[start : start + QUESTIONS_AT_ONCE]
         questions = build_questions(task, examples, part, tokenizer, torch.get_num_threads())
+        if model.longest_text is not None:
+            questions = [cropped(question, model.longest_text) for question in questions]
         right += map(is_right, questions, score_tokens(model, questions, device))
     return right

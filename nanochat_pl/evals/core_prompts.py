@@ -77,6 +77,14 @@ def build_questions(
     return questions
 
 
+def cropped(question: Question, longest: int) -> Question:
+    """With rows of at most `longest` tokens, by leaving out what is furthest from the scored tokens."""
+    gone = [max(0, len(row) - longest) for row in question.rows]
+    rows = [row[count:] for row, count in zip(question.rows, gone)]
+    spans = [(max(1, start - count), end - count) for (start, end), count in zip(question.spans, gone)]
+    return Question(rows, spans, question.gold)
+
+
 def common_prefix(rows: Sequence[np.ndarray]) -> int:
     """How many tokens all rows begin with."""
     shortest = min(map(len, rows))

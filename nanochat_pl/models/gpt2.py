@@ -32,18 +32,25 @@ class GPT2Config(ModelConfig):
 
     Attributes:
         bias: of the linear maps and of LayerNorm.
+        gelu: "tanh": in the approximation of OpenAI's code; "exact": as nanoGPT trains.
         dropout: of the embeddings and of what each part of a block adds, in training. Attention's probabilities are
             left whole: fused kernels don't drop any.
     """
 
     position: Literal["learned", "alibi", "none"] = "learned"
     bias: bool = True
+    gelu: Literal["tanh", "exact"] = "tanh"
     dropout: float = 0.0
 
     def check(self) -> None:
         super().check()
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}; it must be from 0 to below 1.")
+        if self.position == "learned" and self.long_window is not None:
+            raise UserError(
+                f"model.long_window={self.long_window} is for texts longer than the trained context, and "
+                "model.position=learned knows none: leave it out, or choose model.position=alibi or none."
+            )
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class GPT2Spec(ModelSpec):
     position: Literal["learned", "alibi", "none"] = "learned"
     size: Literal["small", "medium", "large", "xl"] | None = None
     bias: bool = True
+    gelu: Literal["tanh", "exact"] = "tanh"
     dropout: float = 0.0
 
     config_class: ClassVar[type[ModelConfig]] = GPT2Config
@@ -89,15 +97,16 @@ class Attention(SelfAttention):
 
 
 class MLP(nn.Module):
-    """Four times as wide inside, with GELU in its tanh approximation, as OpenAI's code has it."""
+    """Four times as wide inside."""
 
     def __init__(self, config: GPT2Config):
         super().__init__()
         self.fc = Linear(config.n_embd, 4 * config.n_embd, config.bias)
         self.proj = Linear(4 * config.n_embd, config.n_embd, config.bias)
+        self.approximate = "tanh" if config.gelu == "tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(F.gelu(self.fc(x), approximate="tanh"))
+        return self.proj(F.gelu(self.fc(x), approximate=self.approximate))
 
 
 class LayerNorm(nn.LayerNorm):

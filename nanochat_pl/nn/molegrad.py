@@ -80,19 +80,25 @@ def stream(model: nn.Module, options: Streaming) -> dict[str, LowRank]:
                 f"streaming.rank_k is {options.rank_k}, but the matrix {name} of {layer.out_features} x "
                 f"{layer.in_features} has {size} directions; {size // 8} or less would save much."
             )
-        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        left, right = (_orthonormal(rows, options.rank_k, generator, layer.weight) for rows in layer.weight.shape)
-        layer.weight.requires_grad_(False)
-        right.requires_grad_(False)
-        streamed[name] = LowRank(layer.weight, left, right)  # type: ignore[arg-type]  # torch types it as a tensor
+        streamed[name] = _sketched(name, layer.weight.requires_grad_(False), options.rank_k)
         layer.in_training = (StreamedLinear(streamed[name]),)
     for name, part in model.named_modules():
         if isinstance(part, MLP) and f"{name}.fc" in chosen:
-            fc, proj = streamed[f"{name}.fc"], streamed[f"{name}.proj"]
+            fc, proj = (_sketched(f"{name}.{own}", part.get_parameter(f"{own}.weight"), options.rank_k, own == "proj")
+                        for own in ("fc", "proj"))  # fmt: skip
             for one in (fc, proj):
                 one.right.requires_grad_(bool(options.power_iters))
             part.in_training = (StreamedMLP(fc, proj),)
+            streamed |= {f"{name}.fc": fc, f"{name}.proj": proj}
     return {f"{name}.weight": low_rank for name, low_rank in streamed.items()}
+
+
+def _sketched(name: str, weight: Tensor, rank: int, transposed: bool = False) -> LowRank:
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    weight = weight.mT if transposed else weight
+    left, right = (_orthonormal(rows, rank, generator, weight) for rows in weight.shape)
+    right.requires_grad_(False)
+    return LowRank(weight, left, right)
 
 
 def _chosen(model: nn.Module, options: Streaming) -> dict[str, Linear]:
@@ -126,54 +132,57 @@ class StreamedLinear(nn.Module):
         self.weight, self.left, self.right = low_rank
 
     def forward(self, x: Tensor) -> Tensor:
-        return _StreamedLinear.apply(x, self.weight.to(x.dtype), self.left, self.right)
+        return _StreamedLinear.apply(x, self.weight, self.left, self.right)
 
 
 class StreamedMLP(nn.Module):
-    """An MLP that keeps only its inputs (tokens, C) for the backward pass, and computes the wide activation again."""
+    """An MLP that keeps only its inputs (tokens, C) for the backward pass, and computes the wide activation again.
+
+    `proj` is transposed: both gradients, (4C, C) then, are seen in a subspace of the narrow side.
+    """
 
     def __init__(self, fc: LowRank, proj: LowRank):
         super().__init__()
-        self.fc, self.fc_left, self.fc_right = fc
-        self.proj, self.proj_left, self.proj_right = proj
+        self.fc, self.proj = fc, proj
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = (self.fc.to(x.dtype), self.proj.to(x.dtype))
-        return _StreamedMLP.apply(x, *weights, self.fc_left, self.fc_right, self.proj_left, self.proj_right)
+        fc, proj = self.fc, self.proj
+        return _StreamedMLP.apply(x, fc.weight, proj.weight, fc.left, fc.right, proj.left, proj.right)
 
 
 class _StreamedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        ctx.save_for_backward(x.flatten(0, -2) @ right.to(x.dtype), weight)
-        return F.linear(x, weight)
+        ctx.save_for_backward(x.flatten(0, -2) @ right.to(x.dtype), weight)  # not its cast, which would be kept too
+        return F.linear(x, weight.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         seen, weight = ctx.saved_tensors
-        return dy @ weight, None, (dy.flatten(0, -2).mT @ seen).float(), None
+        return dy @ weight.to(dy.dtype), None, (dy.flatten(0, -2).mT @ seen).float(), None
 
 
 class _StreamedMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, fc: Tensor, proj: Tensor, *subspaces: Tensor) -> Tensor:
         ctx.save_for_backward(x, fc, proj, *subspaces)
-        return F.linear(F.relu(F.linear(x, fc)).square_(), proj)
+        return F.relu(x @ fc.to(x.dtype).mT).square_() @ proj.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, fc, proj, fc_left, fc_right, proj_left, proj_right = ctx.saved_tensors
         shape, x, dy = x.shape, x.flatten(0, -2), dy.flatten(0, -2)
+        fc = fc.to(x.dtype)
         positive = F.relu(x @ fc.mT)
         of_proj = _sketches(positive.square(), dy, proj_left, proj_right)
-        dh = (dy @ proj).mul_(positive).mul_(2)
-        of_fc = _sketches(x, dh, fc_left, fc_right)
+        dh = (dy @ proj.to(dy.dtype).mT).mul_(positive).mul_(2)
+        of_fc = _sketches(dh, x, fc_left, fc_right)
         return (dh @ fc).view(shape), None, None, *of_fc, *of_proj
 
 
-def _sketches(inputs: Tensor, gradients: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor | None]:
-    """G Q and, where Q follows, G^T V of G = gradients^T inputs."""
-    of_left = (gradients.mT @ (inputs @ right.to(inputs.dtype))).float()
+def _sketches(wide: Tensor, narrow: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor | None]:
+    """G Q and, where Q follows, G^T V of G = wide^T narrow."""
+    of_left = (wide.mT @ (narrow @ right.to(narrow.dtype))).float()
     if not right.requires_grad:
         return of_left, None
-    return of_left, (inputs.mT @ (gradients @ left.to(inputs.dtype))).float()
+    return of_left, (narrow.mT @ (wide @ left.to(wide.dtype))).float()

@@ -19,9 +19,10 @@ from nanochat_pl.optim.sharding import Sharding
 log = logging.getLogger(__name__)
 
 RENEWED = 8
-"""One direction in so many, the weakest, gives way to a random one at each step: without exploring, Q collapses."""
-JITTER = 1e-6
-"""Share of the mean eigenvalue that is added to all of them: `eigh` may not converge where many are zero."""
+"""One direction in so many, the weakest, gives way to a random one at each step where Q does not follow the gradient:
+without exploring, it collapses. Where it follows, one does."""
+SMALLEST_SHARE = 1e-6
+"""Of the largest eigenvalue: what is below is rounding, whose directions would be noise as large as all others."""
 
 
 class LowRankMatrices:
@@ -34,6 +35,17 @@ class LowRankMatrices:
     def sketches(self) -> list[tuple[Tensor, Tensor]]:
         """V and Q of each matrix."""
         return [(member.left, member.right) for member in self._members.values()]
+
+    def shown_once(self, params: Iterable[Tensor]) -> list[Tensor]:
+        """Those whose gradients count in a norm: Z = G^T V shows of a gradient what Y = G Q has shown."""
+        second = {right for _, right in self.sketches()}
+        return [p for p in params if p not in second]
+
+    def scale(self, factors: Mapping[Tensor, Tensor]) -> None:
+        """Scale each Z as its Y was."""
+        for left, right in self.sketches():
+            if right.grad is not None and left in factors:
+                right.grad.mul_(factors[left])
 
     def step(self, group: dict[str, Any], state: MutableMapping[Tensor, dict[str, Tensor]], sharding: Sharding) -> None:
         """Update the matrices: each rank finds the updates of its own, which all then apply; the sketches are used up.
@@ -61,10 +73,13 @@ class LowRankMatrices:
                     member.left.grad = update.contiguous()
             sharding.gather([member.left for member in same], gradients=True)
             sharding.wait()
-            rate = group["lr"] * max(1.0, rows / cols) ** 0.5
-            for weight, left, right in same:
+            for member in same:
+                weight, left, right = member
                 assert left.grad is not None
-                weight.addmm_(left.grad, right.mT, beta=1 - rate * group["weight_decay"], alpha=-rate)
+                rate = group["lr"] * max(1.0, cols / rows if member.transposed else rows / cols) ** 0.5
+                # The update of a matrix that is left out is zero: it does not decay either.
+                decay = rate * group["weight_decay"] * left.grad.any()
+                weight.mul_(1 - decay).addmm_(left.grad, right.mT, alpha=-rate)
                 left.grad = right.grad = None
             for member, *bases in turned:
                 for basis, new in zip(member[1:], bases):
@@ -91,9 +106,7 @@ class LowRankMatrices:
                 log.info("Subspaces of %d directions go on with %d.", before, rank)
                 self._told.add((before, rank))
             bases = [_resized(basis, rank) for basis in bases]
-            turn = saved["right"].mT @ bases[1]
-            state["momentum_buffer"] = saved["momentum_buffer"] @ turn
-            state["energy"] = turn.mT @ saved["energy"] @ turn
+            state |= _carried(state, saved["right"].mT @ bases[1])
         left.copy_(bases[0])
         right.copy_(bases[1])
         return state
@@ -116,9 +129,11 @@ class Turned(NamedTuple):
 def low_rank_(
     group: Mapping[str, Any], members: Sequence[LowRank], states: Sequence[dict[str, Tensor]], random: Sequence[Tensor]
 ) -> Turned:
-    """Bring the states of matrices of one shape up to date: `momentum_buffer` (m, k), `energy` (k, k), `skipped`.
+    """Bring the states of matrices of one shape up to date: `momentum_buffer` (m, k), `skipped`, and for the scaling of
+    that name `energy` (k, k).
 
-    A matrix whose sketches are not finite gets an update of zeros and keeps all else; `skipped` counts such steps.
+    A matrix whose sketches are not finite, or too large to be squared, gets an update of zeros and keeps all else;
+    `skipped` counts such steps.
 
     Args:
         random: of each matrix (n, r), directions that take the place of the r weakest.
@@ -126,27 +141,29 @@ def low_rank_(
     for member, state in zip(members, states):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(member.left)
-            state["energy"] = member.left.new_zeros(member.left.size(1), member.left.size(1))
             state["skipped"] = member.left.new_zeros(())
+            if group["scaling"] == "energy":
+                state["energy"] = member.left.new_zeros(member.left.size(1), member.left.size(1))
     left, right = (torch.stack([tensors[index].detach() for tensors in members]) for index in (1, 2))
     seen = torch.stack(_gradients(members, 1))
     followed = torch.stack(found) if (found := _gradients(members, 2)) else None
-    finite = seen.isfinite().flatten(1).all(1)
+    finite = seen.norm(dim=(1, 2)).isfinite()
     if followed is not None:
-        finite = finite & followed.isfinite().flatten(1).all(1)
+        finite = finite & followed.norm(dim=(1, 2)).isfinite()
     finite = finite[:, None, None]
     seen = torch.where(finite, seen, 0)
 
-    before, energy = (torch.stack([state[name] for state in states]) for name in ("momentum_buffer", "energy"))
+    before = torch.stack([state["momentum_buffer"] for state in states])
     momentum = before.lerp(seen, 1 - group["momentum"])
     ahead = seen.lerp(momentum, group["momentum"])
-    energy = energy.lerp(seen.mT @ seen, 1 - group["warm_start_decay"])
     directions, inverse = _principal(ahead.mT @ ahead)
-    update = ahead
+    kept, update = {"momentum_buffer": momentum}, ahead
     if group["scaling"] == "muon":
         update = ahead @ directions * inverse @ directions.mT
     elif group["scaling"] == "energy":
-        axes, inverse_energy = _principal(energy)
+        kept["energy"] = torch.stack([state["energy"] for state in states])
+        kept["energy"] = kept["energy"].lerp(seen.mT @ seen, 1 - group["warm_start_decay"])
+        axes, inverse_energy = _principal(kept["energy"])
         update = ahead @ axes * inverse_energy @ axes.mT
     norm = update.flatten(1).norm(dim=1).clamp_min(SMALLEST_NORM)
     update = update * min(left.size(1), right.size(1)) ** 0.5 / norm[:, None, None]
@@ -159,21 +176,29 @@ def low_rank_(
     if random[0].numel():
         turned = torch.cat((turned[..., : -random[0].size(-1)], torch.stack(list(random))), dim=-1)
     next_right = torch.linalg.qr(turned)[0]
-    turn = right.mT @ next_right
-    momentum, energy = momentum @ turn, turn.mT @ energy @ turn
-    for state, was_finite, *new in zip(states, finite, momentum, energy):
-        for name, value in zip(("momentum_buffer", "energy"), new):
-            torch.where(was_finite, value, state[name], out=state[name])
+    kept = _carried(kept, right.mT @ next_right)
+    for index, (state, was_finite) in enumerate(zip(states, finite)):
+        for name, values in kept.items():
+            torch.where(was_finite, values[index], state[name], out=state[name])
         state["skipped"] += ~was_finite.view(())
     next_left = torch.linalg.qr(ahead @ directions)[0]
     return Turned(update * finite, torch.where(finite, next_left, left), torch.where(finite, next_right, right))
+
+
+def _carried(state: dict[str, Tensor], turn: Tensor) -> dict[str, Tensor]:
+    """The state in the coordinates of another subspace; `turn` (k, k') leads to it."""
+    carried = {"momentum_buffer": state["momentum_buffer"] @ turn}
+    if "energy" in state:
+        carried["energy"] = turn.mT @ state["energy"] @ turn
+    return carried
 
 
 def _random(right: Tensor, seed: str) -> Tensor:
     """Directions (n, renewed) for a step, the same for the same seed whichever rank asks; none in a whole space."""
     rows, rank = right.shape
     generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
-    count = -(-rank // RENEWED) if rank < rows else 0
+    count = 1 if right.requires_grad else -(-rank // RENEWED)
+    count = count if rank < rows else 0
     return torch.randn(rows, count, generator=generator).to(right.device)
 
 
@@ -190,7 +215,9 @@ def _gradients(members: Sequence[LowRank], index: int) -> list[Tensor]:
 
 def _principal(gram: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvectors (K, k, k) of symmetric matrices, the strongest first, and 1 / sqrt(eigenvalues) (K, 1, k)."""
-    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(SMALLEST_NORM**2)
-    jitter = JITTER * mean[:, None, None] * torch.eye(gram.size(-1), device=gram.device)
-    squares, vectors = torch.linalg.eigh(gram + jitter)
-    return vectors.flip(-1), squares.flip(-1).clamp_min(torch.finfo(squares.dtype).tiny).rsqrt().unsqueeze(-2)
+    tiny = torch.finfo(gram.dtype).tiny
+    size = gram.diagonal(dim1=-2, dim2=-1).amax(-1).clamp_min(tiny)[:, None, None]
+    squares, vectors = torch.linalg.eigh(gram / size)
+    squares = squares.flip(-1).unsqueeze(-2)
+    squares = squares.maximum(SMALLEST_SHARE * squares[..., :1]) * size
+    return vectors.flip(-1), squares.clamp_min(tiny).rsqrt()

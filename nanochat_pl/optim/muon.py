@@ -201,7 +201,8 @@ class MuonAdamW(torch.optim.Optimizer):
                 loss = closure()
         self._consolidated = None
         self._sharding.average([grad for sketches in self._low_rank.sketches() for grad in grads_of(sketches)])
-        clip_(grads_of(self._params()), self.grad_clip, self.param_clip)
+        clipped = self._low_rank.shown_once([p for p in self._params() if p.grad is not None])
+        self._low_rank.scale(dict(zip(clipped, clip_(grads_of(clipped), self.grad_clip, self.param_clip))))
         for group in reversed(self.param_groups):  # the matrices last: what takes long hides the tables' gathering
             if group["role"] == LOW_RANK:
                 self._low_rank.step(group, self.state, self._sharding)

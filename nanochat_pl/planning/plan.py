@@ -84,6 +84,12 @@ class Plan:
         return memory_bytes(self.model, self.cost, self.hardware, *shape)
 
     @property
+    def saved_bytes(self) -> int:
+        """What the low-rank gradients save of the peak."""
+        dense = dataclasses.replace(self, streaming=DENSE)
+        return sum(dense.memory_bytes.values()) - sum(self.memory_bytes.values())
+
+    @property
     def fits(self) -> bool:
         """Whether the device has the memory, with a margin."""
         return fits(self.memory_bytes, self.hardware)

@@ -10,6 +10,7 @@ from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import ModelSpec
+from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.scaling import HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
 from nanochat_pl.planning.screen import duration, gigabytes
@@ -39,7 +40,12 @@ class Row:
 
 
 def scaling_rows(
-    depths: Sequence[int], model: ModelSpec, horizon: HorizonSpec, vocab_size: int, hardware: Hardware
+    depths: Sequence[int],
+    model: ModelSpec,
+    horizon: HorizonSpec,
+    vocab_size: int,
+    hardware: Hardware,
+    streaming: Streaming = DENSE,
 ) -> list[Row]:
     """A row a depth: what is set by hand in model and horizon beyond `tokens_per_parameter` is left to the laws."""
     reference = ModelCost(model.reference(vocab_size)).scaling_parameters
@@ -58,7 +64,7 @@ def scaling_rows(
         )
         flops = cost.training_flops_per_token * resolved.tokens
         speed = training_flops_per_second(hardware, config.n_embd) * hardware.world_size
-        batch, state = resolved.total_batch_tokens, sum(state_bytes(cost, hardware).values())
+        batch, state = resolved.total_batch_tokens, sum(state_bytes(cost, hardware, streaming).values())
         rows.append(
             Row(
                 depth,
@@ -75,13 +81,13 @@ def scaling_rows(
     return rows
 
 
-def largest_depth(model: ModelSpec, vocab_size: int, hardware: Hardware) -> int | None:
+def largest_depth(model: ModelSpec, vocab_size: int, hardware: Hardware, streaming: Streaming = DENSE) -> int | None:
     """The deepest model whose training fits on the hardware, one row at a time; None: none does."""
     low, high = 0, DEEPEST
     while low < high:
         depth = (low + high + 1) // 2
         config = model.of_depth(depth).config(vocab_size, hardware.compute_dtype)
-        memory = memory_bytes(config, ModelCost(config), hardware, 1, 1)
+        memory = memory_bytes(config, ModelCost(config), hardware, 1, 1, streaming=streaming)
         low, high = (depth, high) if fits(memory, hardware) else (low, depth - 1)
     return low or None
 

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from nanochat_pl.models.contract import build_model
+from nanochat_pl.models.execution import Execution
+
 
 def screen(plan: Any, price_per_hour: float | None = None) -> str:
     """A `Plan`, a line a subject."""
@@ -17,7 +20,7 @@ def screen(plan: Any, price_per_hour: float | None = None) -> str:
         f", {word}" for word, is_so in (("compiled", hardware.compile), ("recomputing", hardware.recompute)) if is_so
     )
     if plan.streaming.enabled:
-        options += f", low-rank gradients (k={plan.streaming.rank_k}, {plan.streaming.target_layers})"
+        options += f", {_streamed(plan)}"
     kernel = f", attention {hardware.attention}" if hardware.attention else ""
     lines = [
         ("model", f"{model.n_layer} layers, width {model.n_embd}, {model.n_head} heads"
@@ -41,6 +44,18 @@ def screen(plan: Any, price_per_hour: float | None = None) -> str:
     if plan.note:
         lines.append(("note", plan.note))
     return "\n".join(f"{name:>10}  {value}" for name, value in lines)
+
+
+def _streamed(plan: Any) -> str:
+    """Which matrices have low-rank gradients, and what that saves."""
+    model = build_model(plan.model, "meta", None, Execution(streaming=plan.streaming))
+    roles, low_rank = list(model.param_roles().values()), model.low_rank.values()
+    renewed = sum(not matrix.right.requires_grad for matrix in low_rank)
+    alone = f", {renewed} by renewal alone" if renewed and plan.streaming.power_iters else ""
+    return (
+        f"low-rank gradients (k={plan.streaming.rank_k}, {len(low_rank)} of {roles.count('matrix')} matrices{alone}; "
+        f"{gigabytes(plan.saved_bytes)} saved)"
+    )
 
 
 def money(plan: Any, price_per_hour: float) -> str:

@@ -1,5 +1,7 @@
 """Bits per byte over the length of the rows: how well models go on beyond the context that they were trained on."""
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ def print_lengths(found: Found, lengths: list[int]) -> None:
     from rich.table import Table
 
     table = Table(title="bits per byte in rows of so many tokens", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", overflow="fold")
+    table.add_column("", overflow="fold")
     for length in lengths:
         table.add_column(f"{length:,}", justify="right")
-    for name, values in found.items():
+    for name, values in zip(_apart(list(found)), found.values()):
         first = values.get(lengths[0])
         cells = ["–" if n not in values else _cell(values[n], first if n != lengths[0] else None) for n in lengths]
         table.add_row(name, *cells)
@@ -28,6 +30,15 @@ def print_lengths(found: Found, lengths: list[int]) -> None:
 
 def _cell(value: float, first: float | None) -> str:
     return f"{value:.4f}" if first is None else f"{value:.4f} ({value / first - 1:+.1%})"
+
+
+def _apart(names: list[str]) -> list[str]:
+    """What sets the names apart, without the parts that all begin and end with."""
+    if len(names) == 1:
+        return names
+    shared = [os.path.commonprefix(texts) for texts in (names, [name[::-1] for name in names])]  # noqa: RUF071
+    begin, end = (len(text) - len(re.split("[/,=]", text)[-1]) for text in shared)
+    return [name[begin : len(name) - end] or name for name in names]
 
 
 def draw_lengths(found: Found, out: Path) -> None:
@@ -41,9 +52,9 @@ def draw_lengths(found: Found, out: Path) -> None:
     from matplotlib.ticker import NullLocator
 
     with rc_context({"text.parse_math": False}):  # a name with two dollars is no formula
-        figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+        figure = Figure(figsize=(6.5, 3.6 + 0.1 * len(found)), dpi=100, layout="constrained")
         axes: Any = figure.add_subplot()
-        for name, values in found.items():
+        for name, values in zip(_apart(list(found)), found.values()):
             axes.plot(list(values), list(values.values()), marker="o", markersize=4, linewidth=1.6, label=name)
         lengths = sorted({length for values in found.values() for length in values})
         axes.set(xscale="log", xlabel="tokens of a row", ylabel="bits per byte")
@@ -51,6 +62,6 @@ def draw_lengths(found: Found, out: Path) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         with replacing(out) as temporary:
             figure.savefig(temporary, format="png")

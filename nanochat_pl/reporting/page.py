@@ -2,10 +2,13 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.reporting.contents import Report
+from nanochat_pl.reporting.pictures import FilePicture, flat_pictures
 from nanochat_pl.reporting.sweep_contents import SweepReport
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -16,12 +19,13 @@ def write_report(report: Report, folder: Path, run_folder: Path) -> tuple[Path, 
     """Write report.html and report.md into `folder`.
 
     Args:
-        run_folder: with the stages' folders, whose pictures the Markdown shows.
+        run_folder: with the stages' folders, whose pictures the Markdown shows, and what `video --flat` has drawn.
 
     Returns:
         Their paths.
     """
-    return _written(folder, html_of(report), markdown_of(report, os.path.relpath(run_folder, folder)))
+    flat = flat_pictures(run_folder)
+    return _written(folder, html_of(report, flat), markdown_of(report, os.path.relpath(run_folder, folder), flat))
 
 
 def write_sweep_report(report: SweepReport, folder: Path) -> tuple[Path, Path]:
@@ -29,15 +33,15 @@ def write_sweep_report(report: SweepReport, folder: Path) -> tuple[Path, Path]:
     return _written(folder, _rendered("sweep.html", report), _rendered("sweep.md", report))
 
 
-def html_of(report: Report) -> str:
+def html_of(report: Report, flat: Sequence[FilePicture] = ()) -> str:
     """One page that asks for nothing outside of it."""
-    return _rendered("report.html", report)
+    return _rendered("report.html", report, flat=flat)
 
 
-def markdown_of(report: Report, run_folder: str) -> str:
+def markdown_of(report: Report, run_folder: str, flat: Sequence[FilePicture] = ()) -> str:
     """The same in Markdown; the curves are the pictures in `run_folder`, a relative path."""
     prefix = "" if run_folder == "." else f"{run_folder}/"
-    return _rendered("report.md", report, prefix=prefix)
+    return _rendered("report.md", report, prefix=prefix, flat=flat)
 
 
 def _written(folder: Path, html: str, markdown: str) -> tuple[Path, Path]:
@@ -47,7 +51,7 @@ def _written(folder: Path, html: str, markdown: str) -> tuple[Path, Path]:
     return pages
 
 
-def _rendered(name: str, report: Report | SweepReport, **more: str) -> str:
+def _rendered(name: str, report: Report | SweepReport, **more: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -1,10 +1,12 @@
 """Curves as SVG that takes its colours from the page, so that light and dark are the page's own choice."""
 
+import base64
 import io
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Series = dict[str, list[tuple[int, float]]]
@@ -24,6 +26,31 @@ class Picture:
 
     title: str
     svg: str
+
+
+@dataclass(frozen=True)
+class FilePicture:
+    """A picture in a run's folder that `video --flat` has drawn there.
+
+    Attributes:
+        data: the file in base64.
+    """
+
+    title: str
+    file: str
+    data: str
+
+
+FLAT = {"attention.png": "Attention, head by head", "pipeline.png": "How a batch was packed"}
+
+
+def flat_pictures(run_folder: Path) -> list[FilePicture]:
+    """Those that are there."""
+    return [
+        FilePicture(title, file, base64.b64encode((run_folder / file).read_bytes()).decode())
+        for file, title in FLAT.items()
+        if (run_folder / file).is_file()
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """Base pretraining: every token of a document is predicted from those before it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from nanochat_pl.core.spec import Spec
+from nanochat_pl.checkpoint.parent import Parent
+from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.stages.stage import Blueprint, Stage
+from nanochat_pl.stages.warm_start import LaterStageSpec
 
 
 class BaseStage(Stage):
@@ -20,6 +23,10 @@ class BaseStage(Stage):
     def __init__(self, blueprint: Blueprint, mask_documents: bool = False):
         super().__init__(blueprint)
         self.mask_documents = mask_documents
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.every_target_counts = not self.trainer.datamodule.marks_learned  # type: ignore[attr-defined]
 
     def loss(self, batch: StepBatch) -> Tensor:
         return self.model(batch.inputs, batch.targets, documents=self._documents(batch))
@@ -40,20 +47,32 @@ class BaseStage(Stage):
 
 
 @dataclass(frozen=True)
-class BaseStageSpec(Spec):
+class BaseStageSpec(LaterStageSpec):
     """`stage=base`.
 
     Attributes:
+        init_from: None: nothing.
+        sequence_len: of the context, where it begins with a model; None: the model's own.
+        dropout: likewise.
         mask_documents: documents that share a row don't see each other; nanochat lets them.
     """
 
     name: Literal["base"] = "base"
+    sequence_len: int | None = None
+    dropout: float | None = None
     mask_documents: bool = False
 
     trains_on: ClassVar[str] = "text"
 
-    def find_parent(self, *_: object) -> None:
-        """The first stage begins with nothing."""
+    def find_parent(
+        self, run: RunFolder, recipe_name: str, overrides: Sequence[str], resumed: bool = False
+    ) -> Parent | None:
+        """The first stage begins with nothing, unless it is told to go on from a model."""
+        return super().find_parent(run, recipe_name, overrides, resumed) if self.init_from else None
+
+    def changes(self) -> dict[str, Any]:
+        given = {"sequence_len": self.sequence_len, "dropout": self.dropout}
+        return {name: value for name, value in given.items() if value is not None}
 
     def build(self, blueprint: Blueprint) -> BaseStage:
         return BaseStage(blueprint, self.mask_documents)

@@ -11,14 +11,12 @@ from nanochat_pl.stages.warm_start import LaterStageSpec
 class MidStage(BaseStage):
     """Base's objective on conversations; the BOS between two of them is not learned."""
 
-    every_target_counts = False
     is_chat = True
 
 
 class SFTStage(BaseStage):
     """The loss on what the assistant says; conversations that share a row don't see each other."""
 
-    every_target_counts = False
     is_chat = True
 
     def __init__(self, blueprint: Blueprint):

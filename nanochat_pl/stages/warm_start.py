@@ -15,15 +15,16 @@ from nanochat_pl.core.spec import Spec
 
 OWN_MODEL = ("model.", "model=", "tokenizer.", "tokenizer=")
 """Overrides by which a run has another model than its recipe's run."""
-OF_EVERY_STAGE = ("recipe=", "experiment=", "hw.", "hw=", "seed=", "run.name=")
+OF_EVERY_STAGE = ("recipe=", "experiment=", "hw.", "hw=", "streaming.", "seed=", "run.name=")
 
 
 @dataclass(frozen=True)
 class LaterStageSpec(Spec):
-    """What every stage behind base can be told.
+    """What every stage can be told that begins with a model.
 
     Attributes:
-        init_from: the model to begin with: a run, a stage of a run, or a model folder; None: the earlier stage's.
+        init_from: the model to begin with: a run, a stage of a run, a model folder, or a model of Hugging Face
+            (hf:REPOSITORY or its folder); None: the earlier stage's.
         momentum: begin with the optimizer's state too, where the earlier stage's last checkpoint is there.
     """
 
@@ -33,7 +34,13 @@ class LaterStageSpec(Spec):
 
     trains_on: ClassVar[str] = "conversations"
 
-    def find_parent(self, run: RunFolder, recipe_name: str, overrides: Sequence[str], resumed: bool = False) -> Parent:
+    def changes(self) -> dict[str, Any]:
+        """Of the model's config."""
+        return {}
+
+    def find_parent(
+        self, run: RunFolder, recipe_name: str, overrides: Sequence[str], resumed: bool = False
+    ) -> Parent | None:
         """The model to begin with: the nearest earlier stage's in this run, or in that of the experiment or recipe.
 
         Args:
@@ -43,7 +50,7 @@ class LaterStageSpec(Spec):
             UserError: there is none.
         """
         if resumed and (run.model / "model.json").exists():
-            return Parent(run.model, self.name, resumed=True)
+            return Parent(run.model, self.name, resumed=True, changes=self.changes())
         named = [override.removeprefix("experiment=") for override in overrides if override.startswith("experiment=")]
         names = [run.path.parent.name]
         if not any(override.startswith(OWN_MODEL) for override in overrides):
@@ -51,7 +58,7 @@ class LaterStageSpec(Spec):
         kept = [override for override in overrides if override.startswith((*OWN_MODEL, *OF_EVERY_STAGE))]
         stages = ["-m", "stage=base,sft"] if self.name == "rl" else []
         command = shlex.join(["python", "train.py", *stages, *kept])
-        return find_parent(self.name, list(dict.fromkeys(names)), self.init_from, command)
+        return find_parent(self.name, list(dict.fromkeys(names)), self.init_from, command, self.changes())
 
 
 def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path, model: Any) -> None:
@@ -61,7 +68,7 @@ def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path, model: Any
         model: the config of the optimizer's model.
 
     Raises:
-        UserError: the checkpoint is of another model.
+        UserError: the checkpoint is of another model, or of other matrices with low-rank gradients.
     """
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -71,6 +78,16 @@ def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path, model: Any
             f"{checkpoint} holds the optimizer's state of another model than lies beside it: they differ in "
             f"{', '.join(differing)}. Begin without it: stage.momentum=false."
         )
-    optimizer.load_state_dict(saved["optimizer_states"][0])
+    state = saved["optimizer_states"][0]
+    names, saved_names = (
+        {name for group in groups for name in group["param_names"]} for groups in (own, state["param_groups"])
+    )
+    if names != saved_names:
+        raise UserError(
+            f"{checkpoint} holds the optimizer's state of other parameters: streaming.enabled, streaming.target_layers "
+            f"or streaming.min_size were others (it differs in {', '.join(sorted(names ^ saved_names)[:3])}). Take "
+            "those of the stage before, or begin without its momentum: stage.momentum=false."
+        )
+    optimizer.load_state_dict(state)
     for group, values in zip(optimizer.param_groups, own, strict=True):
         group.update(values)

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.errors import MachineError, UserError
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.hub_file import download
 from nanochat_pl.tokenizers.base import HEADER_FILE as DEFINITION_FILE
 from nanochat_pl.tokenizers.hf import HFTokenizer
 
@@ -80,39 +81,7 @@ def _token(settings: dict[str, Any], name: str) -> str | None:
 
 
 def _download(repo: str, file: str) -> Path | None:
-    """A file of a repository, from the hub or its cache; None where it has no such file."""
-    try:
-        from huggingface_hub import errors, hf_hub_download
-    except ImportError as error:
-        raise UserError(
-            f"Fetching the tokenizer {repo} needs the library huggingface_hub. Install it with: pip install "
-            "'nanochat-pl[hf]'"
-        ) from error
-    try:
-        return Path(hf_hub_download(repo, file))
-    except errors.GatedRepoError as error:
-        raise UserError(
-            f"{repo} is given only to those who have accepted its terms: accept them on its page on the hub, then set "
-            "HF_TOKEN, or name a local folder."
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise UserError(
-            f"There is no file or folder {repo} here, and no repository of that name on the Hugging Face hub (or only "
-            "with another HF_TOKEN)."
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise _unreachable(repo, error) from error
-    except errors.EntryNotFoundError:
-        return None
-    except OSError as error:
-        raise _unreachable(repo, error) from error
-
-
-def _unreachable(repo: str, error: Exception) -> MachineError:
-    return MachineError(
-        f"The tokenizer {repo} could not be fetched from the Hugging Face hub: {str(error).splitlines()[0]} Where "
-        "there is no network, name a folder that holds its tokenizer.json and tokenizer_config.json."
-    )
+    return download(repo, file, "the tokenizer", "a folder that holds its tokenizer.json and tokenizer_config.json")
 
 
 def _converted(name: str, bos: str | None) -> HFTokenizer:

@@ -12,6 +12,7 @@ from nanochat_pl.tokenizers.bpe import MERGES_FILE, BPETokenizer
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.char import CharTokenizer
 from nanochat_pl.tokenizers.hf import VOCABULARY_FILE, HFTokenizer
+from nanochat_pl.tokenizers.word import WordTokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -41,9 +42,11 @@ def _build(header: dict[str, Any], folder: Path) -> Tokenizer:
         return ByteTokenizer()
     if kind == CharTokenizer.kind:
         return CharTokenizer(header["characters"])
+    if kind == WordTokenizer.kind:
+        return WordTokenizer(header["words"])
     if kind == HFTokenizer.kind:
         return HFTokenizer((folder / VOCABULARY_FILE).read_text(encoding="utf-8"), header["bos"], header["eos"])
-    raise UserError(f"{folder / HEADER_FILE} is of kind {kind!r}; known kinds: bpe, byte, char, hf.")
+    raise UserError(f"{folder / HEADER_FILE} is of kind {kind!r}; known kinds: bpe, byte, char, word, hf.")
 
 
 def _read_header(folder: Path) -> dict[str, Any]:

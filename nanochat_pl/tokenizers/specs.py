@@ -12,6 +12,7 @@ from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.char import train_char
 from nanochat_pl.tokenizers.hf_files import content_hash, find_hf_tokenizer
 from nanochat_pl.tokenizers.openai import N_ORDINARY, check_encoding, openai_tokenizer
+from nanochat_pl.tokenizers.word import train_word
 
 SMALLEST_BPE = N_BYTES + len(SPECIAL_TOKENS)
 LARGEST_BPE = 1 << 20
@@ -75,6 +76,17 @@ class CharSpec(TokenizerSpec):
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """Read all texts; raises `UserError` where there are none."""
         return train_char(texts)
+
+
+@dataclass(frozen=True)
+class WordSpec(TokenizerSpec):
+    """Words as tokens: those that occur in the text, all of it."""
+
+    reads = "all"
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """Read all texts; raises `UserError` where there are none."""
+        return train_word(texts)
 
 
 @dataclass(frozen=True)

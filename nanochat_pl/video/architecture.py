@@ -13,7 +13,7 @@ def architecture_scene(header: ModelHeader, name: str) -> Scene:
     """Of what model.json says; no weights are read.
 
     Each parameter is counted once: in a part of a layer (attention, mlp, value_embedding) or outside of the layers
-    (embedding, head, scalars).
+    (embedding, head, scalars: all that is no matrix). A head that shares the embedding's table counts there.
     """
     config = build_config(header.architecture, header.config)
     model = build_model(config, "meta", seed=None)
@@ -23,7 +23,6 @@ def architecture_scene(header: ModelHeader, name: str) -> Scene:
     for parameter_name, parameter in model.named_parameters():
         layer, part = _place(parameter_name, roles[parameter_name])
         (outside if layer is None else layers[layer])[part] += parameter.numel()
-    switches = {key: bool(getattr(config, key, False)) for key in ("smear", "backout", "scalars")}
     return scene(
         "architecture",
         name,
@@ -35,8 +34,8 @@ def architecture_scene(header: ModelHeader, name: str) -> Scene:
         heads=config.n_head,
         kv_heads=config.n_kv_head,
         head_width=config.head_dim,
-        softcap=getattr(config, "softcap", None),
-        switches=switches,
+        mlp_width=max(max(p.shape) for name, p in model.named_parameters() if ".mlp." in name),
+        position=config.position,
         layers=[_layer(counts, window) for counts, window in zip(layers, config.windows)],
         outside={part: outside[part] for part in ("embedding", "head", "scalars")},
         parameters=sum(parameter.numel() for parameter in model.parameters()),

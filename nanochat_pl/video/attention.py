@@ -27,6 +27,7 @@ class Watching(Backend):
     """
 
     def __init__(self, inner: Backend):
+        super().__init__(inner.slopes)
         self.inner = inner
         self.windows: list[int] = []
         self.weights: list[Tensor] = []
@@ -36,7 +37,7 @@ class Watching(Backend):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, seen: Any) -> Tensor:
         y = self.inner.attend(q, k, v, window, scale, seen)
-        weights = attention_weights(q, k, window, scale)
+        weights = attention_weights(q, k, window, scale, self.slopes)
         plain = weights @ share_heads(q, k, v)[1].float()
         assert torch.allclose(plain, y.float(), atol=1e-4 if y.dtype == torch.float32 else 5e-2), "other weights"
         self.windows.append(window)
@@ -44,13 +45,23 @@ class Watching(Backend):
         return y
 
 
-def attention_weights(q: Tensor, k: Tensor, window: int, scale: float) -> Tensor:
-    """softmax(q k^T scale) over what is seen: each token itself and `window` tokens before it; (B, H, T, T) float32."""
+def attention_weights(q: Tensor, k: Tensor, window: int, scale: float, slopes: Tensor | None = None) -> Tensor:
+    """softmax(q k^T scale - slope x distance) over what is seen: each token itself and `window` tokens before it.
+
+    Args:
+        q, k: (B, H, T, D) and (B, H_kv, T, D).
+        slopes: (H,) of ALiBi.
+
+    Returns:
+        (B, H, T, T) float32
+    """
     keys, _ = share_heads(q, k, k)
     places = torch.arange(q.size(2), device=q.device)
     distance = places[:, None] - places[None]
     unseen = (distance < 0) | (distance > window)
     scores = q.float() @ keys.float().transpose(2, 3) * scale
+    if slopes is not None:
+        scores = scores - slopes[:, None, None] * distance
     return scores.masked_fill(unseen, -math.inf).softmax(dim=-1)
 
 
@@ -58,14 +69,11 @@ def attention_weights(q: Tensor, k: Tensor, window: int, scale: float) -> Tensor
 def watch(model: Any, ids: list[int]) -> tuple[Watching, Tensor]:
     """The weights of all layers for a row of ids, and the logits (vocab_size,) after it."""
     watching = Watching(model.attention)
-    holders = [module for module in model.modules() if getattr(module, "backend", None) is model.attention]
     try:
-        for module in holders:
-            module.backend = watching
+        model.use_attention(watching)
         logits = model.forward(torch.tensor([ids], device=next(model.parameters()).device), last_only=True)
     finally:
-        for module in holders:
-            module.backend = watching.inner
+        model.use_attention(watching.inner)
     return watching, logits[0, -1].float()
 
 

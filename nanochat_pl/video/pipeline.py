@@ -17,7 +17,7 @@ from nanochat_pl.video.attention import token_text
 from nanochat_pl.video.scene import Scene, scene
 
 SHOWN_ROWS = 12
-SHOWN_TOKENS = 40
+SHOWN_TOKENS = 56
 """Of the document, about."""
 LONGEST_WORD_BYTES = 12
 READ_TOKENS = 250_000
@@ -161,7 +161,7 @@ def _beginning(dealer: Dealer, stream: int, reference: Reference, tokenizer: Tok
     slot, place, row, _ = reference
     document = dealer.documents(slot, dealer.chunks(stream, slot)[place])[row]
     [ids] = dealer.source.encode(tokenizer, [document], num_threads=1)
-    if len(ids) <= 1.5 * SHOWN_TOKENS:
+    if len(ids) <= 1.2 * SHOWN_TOKENS:
         return tokenizer.decode(ids)
     text = tokenizer.decode(ids[:SHOWN_TOKENS])
     return text.rpartition(" ")[0] or text

@@ -47,7 +47,7 @@ def scaling_scene(sweep: SweepRecord) -> Scene:
 
 
 def _job(job: JobRecord, metric: str) -> dict[str, Any]:
-    config = build_config("nanochat", job.record.resolved["model"])
+    config = build_config(job.record.resolved.get("architecture", "nanochat"), job.record.resolved["model"])
     curve = job.curve(metric)
     return {
         "name": job.name,

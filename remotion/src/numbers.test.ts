@@ -1,5 +1,16 @@
 import { describe, expect, it } from "vitest";
-import { lastBefore, linear, logarithmic, logTicks, percent, scientific, short, significant, ticks, whole } from "./numbers";
+import {
+  lastBefore,
+  linear,
+  logarithmic,
+  logTicks,
+  percent,
+  scientific,
+  short,
+  significant,
+  ticks,
+  whole,
+} from "./numbers";
 
 describe("numbers as text", () => {
   it("groups thousands", () => {
@@ -9,7 +20,7 @@ describe("numbers as text", () => {
     expect([12, 1024, 1310850, 2.5e9].map(short)).toEqual(["12", "1.02k", "1.31M", "2.5B"]);
     expect([0.61744, 4].map((value) => significant(value, 3))).toEqual(["0.617", "4"]);
     expect([1e12, 2.5e11, 3e-5].map(scientific)).toEqual(["10¹²", "2.5 · 10¹¹", "3 · 10⁻⁵"]);
-    expect(percent(0.336)).toBe("34%");
+    expect([0.336, 0, 0.001].map(percent)).toEqual(["34%", "0%", "<1%"]);
   });
 });
 
@@ -26,6 +37,14 @@ describe("scales", () => {
 });
 
 it("finds the last point before a place", () => {
-  expect(lastBefore([[1, 5], [4, 6]], 3)).toEqual([1, 5]);
+  expect(
+    lastBefore(
+      [
+        [1, 5],
+        [4, 6],
+      ],
+      3,
+    ),
+  ).toEqual([1, 5]);
   expect(lastBefore([[1, 5]], 0)).toBeUndefined();
 });

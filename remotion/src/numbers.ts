@@ -12,7 +12,12 @@ export function whole(value: number): string {
 
 /** Short, for axes and narrow places: 1310850 -> "1.31M". */
 export function short(value: number): string {
-  for (const [unit, letter] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]] as const) {
+  for (const [unit, letter] of [
+    [1e12, "T"],
+    [1e9, "B"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ] as const) {
     if (Math.abs(value) >= unit) {
       return `${significant(value / unit, 3)}${letter}`;
     }
@@ -28,15 +33,18 @@ export function significant(value: number, digits: number): string {
 /** 2.5e12 -> "2.5 · 10¹²". */
 export function scientific(value: number): string {
   const [mantissa, exponent] = value.toExponential(1).split("e");
-  const power = Number(exponent)
-    .toString()
-    .replace("-", "⁻")
-    .replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(digit)]);
+  const power = raised(String(Number(exponent)));
   return mantissa === "1.0" ? `10${power}` : `${Number(mantissa)} · 10${power}`;
 }
 
+/** A number as an exponent: "−0.5" -> "⁻⁰·⁵". */
+export function raised(number: string): string {
+  return number.replace(/[\d.−-]/g, (sign) => ({ ".": "·", "−": "⁻", "-": "⁻" })[sign] ?? "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(sign)]);
+}
+
+/** 0.336 -> "34%"; what is more than nothing is not 0%. */
 export function percent(share: number): string {
-  return `${Math.round(100 * share)}%`;
+  return share > 0 && share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
 }
 
 export function linear(from: Point, to: Point): Scale {

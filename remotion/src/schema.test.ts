@@ -45,7 +45,14 @@ describe("what is computed from the figures", () => {
     }
   });
   it("follows the law", () => {
-    const law = { floor: 0.5, scale: 2, unit: 100, exponent: 0.5, exponent_range: [0, 1] as const, is_determined: true };
+    const law = {
+      floor: 0.5,
+      scale: 2,
+      unit: 100,
+      exponent: 0.5,
+      exponent_range: [0, 1] as const,
+      is_determined: true,
+    };
     expect(Scaling.lossOf(law, 400)).toBeCloseTo(1.5);
   });
   it("spends time on every part", () => {

@@ -33,8 +33,9 @@ export const architecture = scene("architecture", {
   heads: count,
   kv_heads: count,
   head_width: count,
-  softcap: z.number().nullable(),
-  switches: z.strictObject({ smear: z.boolean(), backout: z.boolean(), scalars: z.boolean() }),
+  /** Of the MLP inside. */
+  mlp_width: count,
+  position: z.enum(["rope", "learned", "alibi", "none"]),
   /** The first one first. window: tokens before its own that a token sees; the others are counts of parameters. */
   layers: z.array(z.strictObject({ window: count, attention: count, mlp: count, value_embedding: count })).min(1),
   /** Parameters outside of the layers. */
@@ -62,9 +63,7 @@ export const loss = scene("loss", {
         /** (step, share); of rl. */
         reward: points,
         passed: points,
-        findings: z.array(
-          z.strictObject({ step: count, kind: z.string(), message: z.string(), severity: z.string() }),
-        ),
+        findings: z.array(z.strictObject({ step: count, kind: z.string(), message: z.string(), severity: z.string() })),
       }),
     )
     .min(1),
@@ -157,8 +156,12 @@ export type Scene<N extends Name> = z.infer<(typeof schemas)[N]>;
 export function read<N extends Name>(name: N, content: unknown): Scene<N> {
   const result = schemas[name].safeParse(content);
   if (!result.success) {
-    const faults = result.error.issues.slice(0, 5).map((issue) => `${issue.path.join(".") || "file"}: ${issue.message}`);
-    throw new Error(`These are not the figures that ${name} draws (${FORMAT}, version ${VERSION}). ${faults.join("; ")}`);
+    const faults = result.error.issues
+      .slice(0, 5)
+      .map((issue) => `${issue.path.join(".") || "file"}: ${issue.message}`);
+    throw new Error(
+      `These are not the figures that ${name} draws (${FORMAT}, version ${VERSION}). ${faults.join("; ")}`,
+    );
   }
   return result.data as Scene<N>;
 }

@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from nanochat_pl.checkpoint.model_folder import save_model_folder
 from nanochat_pl.cli import app
+from nanochat_pl.config.compose import compose
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import HardwareSpec
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.evals import suites
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.contract import build_model
+from nanochat_pl.models.gpt2 import GPT2Config
 from nanochat_pl.tokenizers.specs import ByteSpec
 from tests.forks import run_program
 from tests.processes import SMALL, train
@@ -104,6 +107,18 @@ def test_mistakes(run: RunFolder, arguments: tuple[str, ...], message: str) -> N
     with pytest.raises(UserError, match=message):
         call(*arguments)
     assert not run.evaluations.exists()
+
+
+def test_a_length_that_the_model_refuses_is_told_and_left_out(tmp_path: Path) -> None:
+    run, config = RunFolder.of("short", "base"), GPT2Config(265, 64, n_layer=1, n_head=2, n_kv_head=2, n_embd=32)
+    save_model_folder(run.model, build_model(config, "cpu", seed=3), config, ByteSpec().build(), {"step": 3})
+    OmegaConf.save(compose(["model=gpt2", "tokenizer=byte", "data.val_tokens=512", "hw=cpu"]), run.config, resolve=True)
+    output = call("short", "--suite", "bpb", "--lengths", "32,64,128")
+    assert "bpb@128 of" in output and "positions of 64" in output
+    assert re.search(r"\d\.\d{4}  \d\.\d{4} \(.\d+\.\d%\)  +–", output)
+    assert run.read_evaluations().keys() == {"bpb@32", "bpb@64"}
+    with pytest.raises(UserError, match=r"128 tokens.*positions of 64"):
+        call("short", "--suite", "bpb", "--lengths", "128")
 
 
 @pytest.mark.parametrize("text", ["stage: [", "- 1"])

@@ -10,6 +10,7 @@ from nanochat_pl.evals.core_bundle import load_core_tasks
 from nanochat_pl.evals.core_prompts import build_questions
 from nanochat_pl.evals.core_scoring import score_tokens
 from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.models.gpt2 import GPT2Config
 from nanochat_pl.tokenizers.bpe import train_bpe
 from tests.evals.core_reference import plain_answer
 from tests.models.test_nanochat import randomized
@@ -66,6 +67,23 @@ def test_the_answers_are_those_of_the_plain_way(model, tokenizer, bundle, label)
     assert right == [answer.right for answer in plain]
     if task.kind != "language_modeling":
         assert any(right)
+
+
+def test_prompts_longer_than_learned_positions_lose_their_beginnings(tokenizer, bundle):
+    config = GPT2Config(tokenizer.vocab_size, sequence_len=100, n_layer=2, n_head=2, n_kv_head=2, n_embd=16)
+    model, indices = randomized(config).eval(), range(0, 12, 4)
+    (task,) = (task for task in load_core_tasks(bundle) if task.label == "arc_easy")
+    questions = build_questions(task, task.examples(), indices, tokenizer)
+    assert max(len(row) for question in questions for row in question.rows) > 200
+    expected = []
+    for question in questions:
+        losses = []
+        for row, (start, end) in zip(question.rows, question.spans):
+            ids = torch.from_numpy(row[-100:])
+            scored = torch.nn.functional.cross_entropy(model(ids[None, :-1])[0], ids[1:], reduction="none")
+            losses.append(scored[-(end - start) :].mean())
+        expected.append(int(torch.stack(losses).argmin()) == question.gold)
+    assert answer_task(model, tokenizer, task, task.examples(), indices) == expected
 
 
 @pytest.mark.slow

@@ -17,8 +17,10 @@ from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.paths import cache_root, keep_compiled_kernels
 from nanochat_pl.inference.generate import generate
 from nanochat_pl.inference.sampling import Sampling
+from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn.compiled import compiled
+from nanochat_pl.nn.molegrad import Streaming
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -107,6 +109,28 @@ def test_each_kind_of_block_is_compiled_once_and_never_again(tmp_path: Path, rec
     assert not counters["graph_break"]
     assert graphs.losses == pytest.approx(eager.losses, rel=1e-4) and graphs.losses[3] < graphs.losses[0]
     assert graphs.keys == eager.keys
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quickly_compiled")
+def test_low_rank_gradients_are_the_same_compiled_or_recomputed():
+    found = []
+    for change in ({}, {"recompute": True}, {"compile": True}):
+        torch._dynamo.reset()
+        counters.clear()
+        streaming = Streaming(True, 4, target_layers="all", min_size=16)
+        model = build_model(TINY, "cpu", 0, Execution(streaming=streaming, **change))
+        for parameter in model.parameters():
+            parameter.data.add_(0.02)
+        loss = model(*batch(TINY))
+        loss.backward()
+        assert len(model.low_rank) > 4 and not counters["graph_break"]
+        sketches = {name: (matrix.left.grad, matrix.right.grad) for name, matrix in model.low_rank.items()}
+        full = {name: parameter.grad for name, parameter in model.named_parameters() if name not in sketches}
+        found.append((loss.detach(), sketches, full))
+    assert counters["stats"]["unique_graphs"] > 0
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -9,6 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.models.contract import build_model
+from nanochat_pl.models.execution import Execution
+from nanochat_pl.models.gpt2 import GPT2Config
 from nanochat_pl.nn.layers import MLP, Linear
 from nanochat_pl.nn.molegrad import Streaming, stream
 from nanochat_pl.optim.muon import MuonAdamWSpec
@@ -56,9 +59,12 @@ def test_outputs_and_input_gradients_are_those_of_dense_matrices(target: Any, po
     names["all"] = names["ffn_only"] | names["attention"]
     assert low_rank.keys() == {f"{name}.weight" for name in names[target]}
     full = dict(dense.named_parameters())
-    for name, (weight, left, right) in low_rank.items():
+    for name, matrix in low_rank.items():
+        weight, left, right = matrix
         gradient = full[name].grad
         assert gradient is not None and weight.grad is None
+        assert matrix.transposed == (name == "mlp.proj.weight")
+        gradient = gradient.mT if matrix.transposed else gradient
         torch.testing.assert_close(left.grad, gradient @ right, rtol=1e-4, atol=1e-7)
         if power_iters and "mlp" in name:
             torch.testing.assert_close(right.grad, gradient.mT @ left, rtol=1e-4, atol=1e-7)
@@ -69,15 +75,35 @@ def test_outputs_and_input_gradients_are_those_of_dense_matrices(target: Any, po
             torch.testing.assert_close(parameter.grad, full[name].grad, rtol=1e-4, atol=1e-7)
 
 
+def test_a_gpt2_whose_matrices_have_biases() -> None:
+    config = GPT2Config(vocab_size=64, sequence_len=16, n_layer=1, n_head=2, n_kv_head=2, n_embd=WIDTH)
+    streaming = Streaming(True, RANK, target_layers="all", min_size=16)
+    dense, streamed = build_model(config, "cpu", 0), build_model(config, "cpu", 0, Execution(streaming=streaming))
+    for model in (dense, streamed):
+        for parameter in model.parameters():
+            parameter.data.add_(0.02)
+        ids = torch.arange(17).unsqueeze(0)
+        model(ids[:, :-1], ids[:, 1:]).backward()
+    for name, parameter in dense.named_parameters():
+        other = streamed.get_parameter(name)
+        if name not in streamed.low_rank:
+            torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-4, atol=1e-5)
+            continue
+        _, left, right = streamed.low_rank[name]
+        torch.testing.assert_close(left.grad, parameter.grad @ right, rtol=1e-4, atol=1e-5)
+
+
 def test_with_all_directions_the_gradient_is_whole() -> None:
     dense, streamed, x = Block(), Block(), inputs()
     gradients(dense, x)
     low_rank = stream(streamed, Streaming(True, WIDTH, 1, "all", min_size=16))
     gradients(streamed, x)
-    for name, parameter in dense.named_parameters():
-        if name in low_rank and parameter.size(1) == WIDTH:
-            _, left, right = low_rank[name]
-            torch.testing.assert_close(left.grad @ right.mT, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert len(low_rank) == 3
+    for name, matrix in low_rank.items():
+        assert matrix.left.grad is not None
+        gradient = matrix.left.grad @ matrix.right.mT
+        gradient = gradient.mT if matrix.transposed else gradient
+        torch.testing.assert_close(gradient, dense.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
 
 
 def test_micro_batches_add_up() -> None:

@@ -16,6 +16,7 @@ from nanochat_pl.diagnosis import oom
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import NanoChatSpec
+from nanochat_pl.nn.molegrad import Streaming
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
 from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
@@ -77,6 +78,8 @@ def test_the_largest_depth_fits_and_the_next_does_not() -> None:
     assert fits(memory_bytes(config, ModelCost(config), hardware, 1, 1), hardware)
     assert not fits(memory_bytes(deeper, ModelCost(deeper), hardware, 1, 1), hardware)
     assert largest_depth(spec, 4096, with_memory(10**8, hardware)) is None
+    deepest = largest_depth(spec, 4096, hardware, Streaming(enabled=True))
+    assert deepest is not None and deepest > depth
 
 
 TRIAL = """

@@ -124,11 +124,15 @@ def test_streaming_saves_what_the_plan_says() -> None:
     matrices = 2 * 2 * 4 * 256 * 256 * 4  # of the feed-forward layers, float32
     sketches = 2 * 2 * (256 + 4 * 256) * 8 * 4
     assert dense.memory_bytes["gradients"] - low.memory_bytes["gradients"] == matrices - sketches
-    lefts = 2 * (256 + 4 * 256) * 8 * 4
+    lefts = 2 * 2 * 4 * 256 * 8 * 4  # the momentum's shape, too
     assert dense.memory_bytes["optimizer"] - low.memory_bytes["optimizer"] == matrices - sketches - lefts
     # A dense layer keeps two activations, four times as wide, for the backward pass.
     assert dense.memory_bytes["activations"] - low.memory_bytes["activations"] >= 2 * 2 * 4 * 256 * 512 * 4
-    assert "low-rank gradients (k=8, ffn_only)" in low.text() and "low-rank" not in dense.text()
+    everywhere = dataclasses.replace(low, streaming=Streaming(enabled=True, rank_k=8, target_layers="all"))
+    assert "(k=8, 12 of 13 matrices, 8 by renewal alone;" in everywhere.text()
+    saved = f"{low.saved_bytes / 1e9:.2f} GB saved"
+    assert low.saved_bytes > matrices + 2 * 2 * 4 * 256 * 512 * 4
+    assert f"low-rank gradients (k=8, 4 of 13 matrices; {saved})" in low.text() and "low-rank" not in dense.text()
     with pytest.raises(UserError, match=r"streaming\.enabled=true computes in the precision of the activations"):
         streamed(8, "float8")
 

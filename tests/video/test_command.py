@@ -1,5 +1,6 @@
 """`video` as a user calls it: mistakes, the JSON, stills of all compositions, and what stands in their pages."""
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_flat_pictures_need_no_node(
     assert "attention and pipeline" in refusal("loss", "test", "--flat")
 
 
+def test_a_report_shows_the_flat_pictures_of_its_run(small_run: Path, tmp_path: Path) -> None:
+    assert call("pipeline", "test", "--flat", "--out", str(small_run / "pipeline.png")).exit_code == 0
+    assert CliRunner().invoke(app, ["report", "test", "--out", str(tmp_path)]).exit_code == 0
+    data = base64.b64encode((small_run / "pipeline.png").read_bytes()).decode()
+    assert f'src="data:image/png;base64,{data}"' in (tmp_path / "report.html").read_text()
+    assert "/pipeline.png)" in (tmp_path / "report.md").read_text()
+    (small_run / "pipeline.png").unlink()
+
+
 def test_what_is_missing_is_named(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
@@ -139,7 +149,8 @@ def test_stills_of_all_compositions(small_run: Path, tmp_path: Path, monkeypatch
         page = browser.new_page(viewport={"width": 1280, "height": 720})
         for name, wanted in _key_figures(scenes, summary).items():
             texts = texts_of_last_frame(page, address, COMPOSITIONS[name], scenes[name])
-            assert wanted <= set(texts), (name, texts)
+            for text in wanted:
+                assert any(text in found for found in texts), (name, text, texts)
         browser.close()
 
 
@@ -147,7 +158,7 @@ def _key_figures(scenes: dict[str, Any], summary: dict[str, Any]) -> dict[str, s
     """Video -> texts that must stand in its last frame; from the run's own records where these have them."""
     [best, *_] = scenes["attention"]["next"]
     ratios = [job["tokens"] / job["scaling_parameters"] for job in scenes["scaling"]["jobs"]]
-    said = f"These trainings have {min(ratios):.2g} to {max(ratios):.2g} tokens a parameter"
+    said = f"These trainings have {min(ratios):.2g} to {max(ratios):.2g} tokens a parameter."
     tokens = [piece["tokens"] for row in scenes["pipeline"]["rows"] for piece in row]
     return {
         "architecture": {f"{summary['parameters']:,}", "layer 3 of 3"},

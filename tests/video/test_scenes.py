@@ -37,14 +37,14 @@ from tests.reporting.written_sweeps import EXPONENT, FLOOR, write_sweep
 PROMPT = "Alice and Tom found a red box. The"
 
 
-@pytest.mark.parametrize("window", [2, 5, 40])
-def test_attention_weights_are_what_a_backend_gives_to_each_token(window: int) -> None:
+@pytest.mark.parametrize(("window", "slopes"), [(2, None), (5, torch.tensor([0.5, 0.25, 0.1, 0.01])), (40, None)])
+def test_attention_weights_are_what_a_backend_gives_to_each_token(window: int, slopes: torch.Tensor | None) -> None:
     """With one-hot values a backend's answer is its weights."""
     q, k = torch.randn(1, 4, 19, 8), torch.randn(1, 2, 19, 8)
     one_hot = torch.eye(19).expand(1, 2, 19, 19)
-    given = Blocked()(torch.cat((q, torch.zeros(1, 4, 19, 11)), -1), torch.cat((k, torch.zeros(1, 2, 19, 11)), -1),
-                      one_hot, window, 0.3)  # fmt: skip
-    torch.testing.assert_close(attention_weights(q, k, window, 0.3), given)
+    wide_q, wide_k = (torch.cat((x, torch.zeros(*x.shape[:3], 11)), -1) for x in (q, k))  # as wide as the values
+    given = Blocked(slopes)(wide_q, wide_k, one_hot, window, 0.3)
+    torch.testing.assert_close(attention_weights(q, k, window, 0.3, slopes), given)
 
 
 @pytest.fixture

@@ -113,8 +113,8 @@ def falling(distance: Tensor, seen: Tensor, slopes: Tensor, dtype: torch.dtype) 
     Returns:
         (..., H, T, keys)
     """
-    cost = slopes[:, None, None].to(torch.promote_types(dtype, slopes.dtype)) * distance.unsqueeze(-3)
-    return torch.where(seen.unsqueeze(-3), -cost, -torch.inf).to(dtype)
+    gain = slopes[:, None, None].to(torch.promote_types(dtype, slopes.dtype)) * -distance.unsqueeze(-3)
+    return gain.masked_fill_(~seen.unsqueeze(-3), -torch.inf).to(dtype)
 
 
 def share_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,14 @@ function Pixels({ weights, window, rows, side }: Map & { side: number }) {
   return <canvas ref={canvas} width={side} height={side} style={{ display: "block" }} />;
 }
 
-type Props = Map & { left: number; top: number; side: number; tokens: readonly string[]; query: number; markColumn?: number };
+type Props = Map & {
+  left: number;
+  top: number;
+  side: number;
+  tokens: readonly string[];
+  query: number;
+  markColumn?: number;
+};
 
 /** One head: a row a token, a column what it looks at. */
 export function Heatmap({ left, top, side, tokens, query, markColumn, ...map }: Props) {
@@ -50,20 +57,53 @@ export function Heatmap({ left, top, side, tokens, query, markColumn, ...map }: 
       </foreignObject>
       {tokens.map((token, i) =>
         isLabelled || i === query ? (
-          <Text key={i} x={left - 10} y={top + (i + 0.5) * cell} anchor="end" isMono fontSize={isLabelled ? fontSize : 16} fill={i === query ? color.accent : color.quiet} opacity={i < map.rows ? 1 : 0.3}>
+          <Text
+            key={i}
+            x={left - 10}
+            y={top + (i + 0.5) * cell}
+            anchor="end"
+            isMono
+            fontSize={isLabelled ? fontSize : 16}
+            fill={i === query ? color.accent : color.quiet}
+            opacity={i < map.rows ? 1 : 0.3}
+          >
             {clipped(visible(token), 9)}
           </Text>
         ) : null,
       )}
-      <rect x={left} y={top + query * cell} width={(query + 1) * cell} height={cell - 1} fill="none" stroke={color.ink} strokeWidth={2} />
+      <rect
+        x={left}
+        y={top + query * cell}
+        width={(query + 1) * cell}
+        height={cell - 1}
+        fill="none"
+        stroke={color.ink}
+        strokeWidth={2}
+      />
       {markColumn !== undefined && (
-        <rect x={left + markColumn * cell - 1} y={top} width={cell} height={side} fill="none" stroke={color.accent} strokeWidth={3} />
+        <rect
+          x={left + markColumn * cell - 1}
+          y={top}
+          width={cell}
+          height={side}
+          fill="none"
+          stroke={color.accent}
+          strokeWidth={3}
+        />
       )}
     </g>
   );
 }
 
-type AllProps = { left: number; right: number; top: number; bottom: number; scene: Scene<"AttentionVisualization">; current: { layer: number; head: number }; frame: number };
+type AllProps = {
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+  scene: Scene<"AttentionVisualization">;
+  current: { layer: number; head: number };
+  frame: number;
+};
 
 /** Every head of every layer, small. */
 export function AllHeads({ left, right, top, bottom, scene, current, frame }: AllProps) {
@@ -93,7 +133,15 @@ export function AllHeads({ left, right, top, bottom, scene, current, frame }: Al
                 <foreignObject x={x} y={y} width={side} height={side}>
                   <Pixels weights={weights} window={layer.window} rows={weights.length} side={side} />
                 </foreignObject>
-                <rect x={x - 2} y={y - 2} width={side + 4} height={side + 4} fill="none" stroke={isCurrent ? color.ink : color.line} strokeWidth={isCurrent ? 3 : 1} />
+                <rect
+                  x={x - 2}
+                  y={y - 2}
+                  width={side + 4}
+                  height={side + 4}
+                  fill="none"
+                  stroke={isCurrent ? color.ink : color.line}
+                  strokeWidth={isCurrent ? 3 : 1}
+                />
               </g>
             );
           })}

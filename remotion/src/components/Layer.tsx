@@ -10,10 +10,18 @@ const MOST_HEADS = 16;
 const SIDE = 104;
 const TOKENS = 13;
 
+const POSITIONS = {
+  rope: "places: by rotation (RoPE)",
+  learned: "places: a learned vector each",
+  alibi: "places: far is weaker (ALiBi)",
+  none: "places: not told",
+};
+
 /** One layer, opened: heads, what they see, the MLP. */
 export function Layer({ scene, index }: { scene: Scene<"TransformerArchitecture">; index: number }) {
   const layer = scene.layers[index];
   const values = layer.value_embedding > 0;
+  const hasValues = scene.layers.some((other) => other.value_embedding > 0);
   return (
     <g>
       <rect x={LEFT} y={TOP} width={RIGHT - LEFT} height={BOTTOM - TOP} rx={14} fill={color.panel} />
@@ -22,9 +30,13 @@ export function Layer({ scene, index }: { scene: Scene<"TransformerArchitecture"
       </Text>
       <Heads scene={scene} />
       <Sight window={layer.window} context={scene.context} />
-      <Mlp width={scene.width} />
+      <Mlp width={scene.width} inside={scene.mlp_width} />
       <Text x={LEFT + 22} y={BOTTOM - 24} fontSize={size.small} fill={values ? role.value_embedding : color.quiet}>
-        {values ? `+ value embedding ${whole(layer.value_embedding)}` : "no value embedding here"}
+        {values
+          ? `+ value embedding ${whole(layer.value_embedding)}`
+          : hasValues
+            ? "no value embedding here"
+            : POSITIONS[scene.position]}
       </Text>
     </g>
   );
@@ -41,7 +53,16 @@ function Heads({ scene }: { scene: Scene<"TransformerArchitecture"> }) {
         {`${scene.heads} heads × ${scene.head_width}${group > 1 ? `, ${scene.kv_heads} of keys and values` : ""}`}
       </Text>
       {Array.from({ length: shown }, (_, i) => (
-        <rect key={i} x={LEFT + 22 + i * width} y={y + 24} width={width - 5} height={40} rx={6} fill={role.attention} opacity={Math.floor(i / group) % 2 && group > 1 ? 0.65 : 1} />
+        <rect
+          key={i}
+          x={LEFT + 22 + i * width}
+          y={y + 24}
+          width={width - 5}
+          height={40}
+          rx={6}
+          fill={role.attention}
+          opacity={Math.floor(i / group) % 2 && group > 1 ? 0.65 : 1}
+        />
       ))}
     </g>
   );
@@ -58,7 +79,15 @@ function Sight({ window, context }: { window: number; context: number }) {
     for (let column = 0; column < TOKENS; column++) {
       const isSeen = column <= row && row - column < reach;
       cells.push(
-        <rect key={`${row} ${column}`} x={LEFT + 22 + column * cell} y={y + row * cell} width={cell - 1.5} height={cell - 1.5} fill={isSeen ? role.attention : color.line} opacity={isSeen ? 1 : 0.5} />,
+        <rect
+          key={`${row} ${column}`}
+          x={LEFT + 22 + column * cell}
+          y={y + row * cell}
+          width={cell - 1.5}
+          height={cell - 1.5}
+          fill={isSeen ? role.attention : color.line}
+          opacity={isSeen ? 1 : 0.5}
+        />,
       );
     }
   }
@@ -78,7 +107,7 @@ function Sight({ window, context }: { window: number; context: number }) {
   );
 }
 
-function Mlp({ width }: { width: number }) {
+function Mlp({ width, inside }: { width: number; inside: number }) {
   const left = LEFT + 22;
   const right = RIGHT - 22;
   const middle = (left + right) / 2;
@@ -87,7 +116,7 @@ function Mlp({ width }: { width: number }) {
   return (
     <g>
       <Text x={left} y={y} fill={role.mlp} fontSize={size.small} bold>
-        MLP, with ReLU squared
+        MLP, on each token alone
       </Text>
       <path
         d={`M${middle - quarter} ${y + 108}L${left} ${y + 63}L${middle - quarter} ${y + 18}H${middle + quarter}L${right} ${y + 63}L${middle + quarter} ${y + 108}Z`}
@@ -95,7 +124,7 @@ function Mlp({ width }: { width: number }) {
       />
       {[
         [y + 34, width],
-        [y + 63, 4 * width],
+        [y + 63, inside],
         [y + 92, width],
       ].map(([at, count]) => (
         <Text key={at} x={middle} y={at} anchor="middle" fill={color.ground} fontSize={size.small} bold>

@@ -28,19 +28,43 @@ export function Packing({ scene, frame, framesOfChoice }: Props) {
       <Text x={MARGIN} y={TOP + 8} fill={color.quiet}>
         {`${choice.waiting.length} waiting documents, each as high as it is long`}
       </Text>
-      {choice.waiting.map((length, i) => (
-        <rect key={i} x={MARGIN + i * pitch} y={bottom - height(length)} width={pitch - 3} height={height(length)} rx={2} fill={i === taken ? "none" : length <= choice.room ? series[0] : color.line} stroke={i === taken ? color.accent : "none"} strokeWidth={2} />
-      ))}
-      <line x1={MARGIN} x2={WIDTH - MARGIN} y1={line} y2={line} stroke={color.ink} strokeWidth={2} strokeDasharray="7 6" />
-      <Text x={MARGIN} y={Math.min(bottom - 16, Math.max(line - 16, TOP + 34))} bold>
-        {`room: ${choice.room}`}
+      <Text x={WIDTH - MARGIN} y={TOP + 8} anchor="end" bold>
+        {`- - -  room in the row: ${choice.room}`}
       </Text>
+      {choice.waiting.map((length, i) => (
+        <rect
+          key={i}
+          x={MARGIN + i * pitch}
+          y={bottom - height(length)}
+          width={pitch - 3}
+          height={height(length)}
+          rx={2}
+          fill={i === taken ? "none" : length <= choice.room ? series[0] : color.line}
+          stroke={i === taken ? color.accent : "none"}
+          strokeWidth={2}
+        />
+      ))}
+      <line
+        x1={MARGIN}
+        x2={WIDTH - MARGIN}
+        y1={line}
+        y2={line}
+        stroke={color.ink}
+        strokeWidth={2}
+        strokeDasharray="7 6"
+      />
       <rect x={MARGIN} y={ROW.top} width={width} height={ROW.height} rx={6} fill={color.panel} stroke={color.line} />
       <Text x={MARGIN} y={ROW.top - 20} fill={color.quiet}>
         {`the row: ${scene.row_tokens} places`}
       </Text>
       {placed.map((one, i) => (
-        <Piece key={i} left={MARGIN + (scene.row_tokens - one.room) * unit} width={one.placed * unit} label={one.placed} tint={series[i % series.length]} />
+        <Piece
+          key={i}
+          left={MARGIN + (scene.row_tokens - one.room) * unit}
+          width={one.placed * unit}
+          label={one.placed}
+          tint={series[i % series.length]}
+        />
       ))}
       {taken >= 0 && (
         <rect
@@ -52,7 +76,14 @@ export function Packing({ scene, frame, framesOfChoice }: Props) {
           fill={color.accent}
         />
       )}
-      {moved === 1 && <Piece left={MARGIN + start * unit} width={choice.placed * unit} label={choice.placed} tint={series[at % series.length]} />}
+      {moved === 1 && (
+        <Piece
+          left={MARGIN + start * unit}
+          width={choice.placed * unit}
+          label={choice.placed}
+          tint={series[at % series.length]}
+        />
+      )}
     </g>
   );
 }
@@ -61,7 +92,14 @@ function Piece({ left, width, label, tint }: { left: number; width: number; labe
   return (
     <g>
       <rect x={left + 1} y={ROW.top + 3} width={Math.max(2, width - 2)} height={ROW.height - 6} rx={4} fill={tint} />
-      <Text x={left + width / 2} y={width > 34 ? ROW.top + ROW.height / 2 : ROW.top + ROW.height + 18} anchor="middle" bold={width > 34} fill={width > 34 ? color.ground : tint} fontSize={width > 34 ? size.label : size.small}>
+      <Text
+        x={left + width / 2}
+        y={width > 34 ? ROW.top + ROW.height / 2 : ROW.top + ROW.height + 18}
+        anchor="middle"
+        bold={width > 34}
+        fill={width > 34 ? color.ground : tint}
+        fontSize={width > 34 ? size.label : size.small}
+      >
         {label}
       </Text>
     </g>

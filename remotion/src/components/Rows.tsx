@@ -11,6 +11,8 @@ export function Rows({ scene, frame }: { scene: Scene<"DataPipeline">; frame: nu
   const left = MARGIN + 74;
   const right = WIDTH - MARGIN - BEYOND;
   const unit = (right - left) / scene.row_tokens;
+  const most = Math.max(1, ...scene.rows.flat().map((piece) => piece.of - piece.tokens));
+  const unitBeyond = Math.min(unit, (BEYOND - 60) / most);
   const pitch = (BOTTOM - TOP - 34) / scene.rows.length;
   let number = 0;
   return (
@@ -26,7 +28,13 @@ export function Rows({ scene, frame }: { scene: Scene<"DataPipeline">; frame: nu
         let x = left;
         return (
           <g key={i} opacity={grown(frame, i * 4, i * 4 + 12)}>
-            <Text x={left - 12} y={y + pitch / 2 - 2} anchor="end" fill={i === scene.row ? color.ink : color.quiet} fontSize={size.small}>
+            <Text
+              x={left - 12}
+              y={y + pitch / 2 - 2}
+              anchor="end"
+              fill={i === scene.row ? color.ink : color.quiet}
+              fontSize={size.small}
+            >
               {`row ${i + 1}`}
             </Text>
             {row.map(({ tokens, of }, j) => {
@@ -34,18 +42,33 @@ export function Rows({ scene, frame }: { scene: Scene<"DataPipeline">; frame: nu
               const at = x;
               x += width;
               const tint = series[number++ % series.length];
-              const missing = Math.min(BEYOND - 50, (of - tokens) * unit);
+              const missing = (of - tokens) * unitBeyond;
               return (
                 <g key={j}>
                   <rect x={at + 1} y={y} width={Math.max(1, width - 2)} height={pitch - 6} rx={4} fill={tint} />
                   {width > 44 && (
-                    <Text x={at + width / 2} y={y + pitch / 2 - 2} anchor="middle" fill={color.ground} fontSize={size.small} bold>
+                    <Text
+                      x={at + width / 2}
+                      y={y + pitch / 2 - 2}
+                      anchor="middle"
+                      fill={color.ground}
+                      fontSize={size.small}
+                      bold
+                    >
                       {tokens}
                     </Text>
                   )}
                   {of > tokens && (
                     <g>
-                      <rect x={right + 4} y={y + 3} width={missing} height={pitch - 12} rx={3} fill={tint} opacity={0.35} />
+                      <rect
+                        x={right + 4}
+                        y={y + 3}
+                        width={missing}
+                        height={pitch - 12}
+                        rx={3}
+                        fill={tint}
+                        opacity={0.35}
+                      />
                       <Text x={right + 12 + missing} y={y + pitch / 2 - 2} fill={color.quiet} fontSize={size.small}>
                         {`−${of - tokens}`}
                       </Text>

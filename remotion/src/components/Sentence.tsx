@@ -1,4 +1,3 @@
-import { percent } from "../numbers";
 import { color } from "../theme";
 import { Text, visible } from "./Text";
 
@@ -24,7 +23,14 @@ export function laidOut(tokens: readonly string[], left: number, right: number, 
 }
 
 /** The text, token by token; behind each how much of the query's attention it gets. */
-export function Sentence(props: { left: number; right: number; top: number; tokens: string[]; query: number; weights: number[] }) {
+export function Sentence(props: {
+  left: number;
+  right: number;
+  top: number;
+  tokens: string[];
+  query: number;
+  weights: number[];
+}) {
   const fontSize = props.tokens.length > 26 ? 16 : 20;
   const most = Math.max(...props.weights, 0.01);
   return (
@@ -36,12 +42,35 @@ export function Sentence(props: { left: number; right: number; top: number; toke
           <g key={i} opacity={i > props.query ? 0.35 : 1}>
             <rect x={chip.left} y={chip.top} width={chip.width} height={fontSize * 1.5} rx={5} fill={color.panel} />
             {weight !== undefined && (
-              <rect x={chip.left} y={chip.top} width={chip.width} height={fontSize * 1.5} rx={5} fill={color.accent} opacity={(0.85 * weight) / most} />
+              <rect
+                x={chip.left}
+                y={chip.top}
+                width={chip.width}
+                height={fontSize * 1.5}
+                rx={5}
+                fill={color.accent}
+                opacity={(0.85 * weight) / most}
+              />
             )}
             {isQuery && (
-              <rect x={chip.left} y={chip.top} width={chip.width} height={fontSize * 1.5} rx={5} fill="none" stroke={color.ink} strokeWidth={2.5} />
+              <rect
+                x={chip.left}
+                y={chip.top}
+                width={chip.width}
+                height={fontSize * 1.5}
+                rx={5}
+                fill="none"
+                stroke={color.ink}
+                strokeWidth={2.5}
+              />
             )}
-            <Text x={chip.left + 5} y={chip.top + fontSize * 0.78} isMono fontSize={fontSize} fill={weight !== undefined && weight > 0.55 * most ? color.ground : color.ink}>
+            <Text
+              x={chip.left + 5}
+              y={chip.top + fontSize * 0.78}
+              isMono
+              fontSize={fontSize}
+              fill={weight !== undefined && weight > 0.55 * most ? color.ground : color.ink}
+            >
               {chip.label}
             </Text>
           </g>
@@ -49,10 +78,4 @@ export function Sentence(props: { left: number; right: number; top: number; toke
       })}
     </g>
   );
-}
-
-/** In words: the token that gets the most. */
-export function mostOf(tokens: readonly string[], weights: readonly number[]): string {
-  const i = weights.indexOf(Math.max(...weights));
-  return `${visible(tokens[i])} ${percent(weights[i])}`;
 }

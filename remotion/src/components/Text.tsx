@@ -35,7 +35,11 @@ export function Text(props: Props) {
 
 /** Characters that one would not see, made visible. */
 export function visible(token: string): string {
-  return token.replace(/^ | $/g, "␣").replace(/\n/g, "↵").replace(/\t/g, "→").replace(/<\|(\w+)\|>/g, "‹$1›");
+  return token
+    .replace(/^ | $/g, "␣")
+    .replace(/\n/g, "↵")
+    .replace(/\t/g, "→")
+    .replace(/<\|(\w+)\|>/g, "‹$1›");
 }
 
 /** At most so many characters; what is cut off is an ellipsis. */

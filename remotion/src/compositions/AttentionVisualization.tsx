@@ -38,7 +38,7 @@ export function Drawing({ scene }: { scene: Figures }) {
   return (
     <Stage
       title="Where the model looks"
-      subtitle={clipped(`${scene.name}: attention weights for “${scene.prompt.replace(/\n/g, " ")}”`, 92)}
+      subtitle={clipped(`${scene.name}: attention in “${scene.prompt.replace(/\n/g, " ")}”`, 96)}
       captions={captions(scene, stops)}
     >
       <Heatmap
@@ -56,9 +56,24 @@ export function Drawing({ scene }: { scene: Figures }) {
       <Text x={RIGHT.right} y={TOP + 12} fontSize={size.small} fill={color.quiet} anchor="end">
         {`what “${visible(scene.tokens[query])}” looks at`}
       </Text>
-      <Sentence left={RIGHT.left} right={RIGHT.right} top={TOP + 40} tokens={scene.tokens} query={query} weights={layer.heads[now.head][query]} />
+      <Sentence
+        left={RIGHT.left}
+        right={RIGHT.right}
+        top={TOP + 40}
+        tokens={scene.tokens}
+        query={query}
+        weights={layer.heads[now.head][query]}
+      />
       <g opacity={1 - ending}>
-        <AllHeads left={RIGHT.left} right={RIGHT.right} top={TOP + 206} bottom={BOTTOM} scene={scene} current={now} frame={frame} />
+        <AllHeads
+          left={RIGHT.left}
+          right={RIGHT.right}
+          top={TOP + 172}
+          bottom={BOTTOM}
+          scene={scene}
+          current={now}
+          frame={frame}
+        />
       </g>
       <g opacity={ending}>
         <Next scene={scene} shown={ending} />
@@ -79,7 +94,15 @@ function Next({ scene, shown }: { scene: Figures; shown: number }) {
         const y = TOP + 250 + i * 41;
         return (
           <g key={i}>
-            <rect x={RIGHT.left} y={y} width={Math.max(3, (width - 250) * probability * shown)} height={30} rx={5} fill={color.accent} opacity={i ? 0.55 : 1} />
+            <rect
+              x={RIGHT.left}
+              y={y}
+              width={Math.max(3, (width - 250) * probability * shown)}
+              height={30}
+              rx={5}
+              fill={color.accent}
+              opacity={i ? 0.55 : 1}
+            />
             <Text x={RIGHT.left + Math.max(3, (width - 250) * probability * shown) + 12} y={y + 15}>
               {`${percent(probability)}  ${clipped(visible(token), 14)}`}
             </Text>
@@ -91,21 +114,21 @@ function Next({ scene, shown }: { scene: Figures; shown: number }) {
 }
 
 function said({ layer, head, does, share }: Shown): string {
-  const who = `Layer ${layer + 1}, head ${head + 1}`;
+  const who = `layer ${layer + 1}, head ${head + 1}`;
   const part = share === undefined ? "" : percent(share);
   switch (does) {
     case "previous":
-      return `${who} looks at the token before more than any other head does: ${part} of its attention.`;
+      return `Of all heads, ${who} looks the most at the token before: ${part} of its attention goes there.`;
     case "sink":
-      return `${who} rests on the very first token: ${part} of its attention, most of all heads. Such a place is called a sink.`;
+      return `Of all heads, ${who} rests the most on the very first token: ${part} of its attention. Such a place is called a sink.`;
     case "self":
-      return `${who} looks at the token itself the most: ${part} of its attention.`;
+      return `Of all heads, ${who} looks the most at the token itself: ${part} of its attention.`;
     case "far":
-      return `${who} looks back the furthest: ${part} of its attention goes to tokens 4 or more before, the first one left out.`;
+      return `Of all heads, ${who} looks back the most: ${part} of its attention is 4 or more tokens away, the first one left out.`;
     case "broad":
-      return `${who} spreads the most evenly: over ${part} of the tokens that it could see, as entropy counts them.`;
+      return `Of all heads, ${who} spreads the most evenly: as if over ${part} of the tokens that it can see.`;
     default:
-      return `${who}: each row is a token, each column one that it may read.`;
+      return `This is ${who}.`;
   }
 }
 
@@ -117,13 +140,16 @@ function captions(scene: Figures, stops: Shown[]): Caption[] {
   const [best] = scene.next;
   const heads = scene.layers.reduce((sum, layer) => sum + layer.heads.length, 0);
   return [
-    { from: 0, text: "Each row is a token, each column one that it may read: the brighter, the more. A row sums to 100%." },
+    {
+      from: 0,
+      text: "Each row is a token, each column one that it may read: the brighter, the more. A row sums to 100%.",
+    },
     { from: WALK[0] + 50, text: sight },
     ...stops.map((stop, i) => ({ from: WALK[1] + i * HEAD_FRAMES, text: said(stop) })),
     {
       from: WALK[1] + HEAD_FRAMES * stops.length,
       text: best
-        ? `From all ${heads} heads together it reads that “${visible(best.token)}” comes next, with ${percent(best.probability)}.`
+        ? `From all ${heads} heads together it reads that “${visible(best.token)}” comes next, with a probability of ${percent(best.probability)}.`
         : `These are all ${heads} heads of the model.`,
     },
   ];

@@ -60,14 +60,17 @@ export function Drawing({ scene }: { scene: Figures }) {
 
 function subtitle(scene: Figures): string {
   const tokenizer = scene.tokenizer === "bpe" ? "byte pair encoding" : `${scene.tokenizer}s`;
-  return clipped(`${scene.name}: ${tokenizer} with ${whole(scene.vocabulary)} tokens, the batch of step ${whole(scene.step)}`, 90);
+  return clipped(
+    `${scene.name}: ${tokenizer} with ${whole(scene.vocabulary)} tokens, the batch of step ${whole(scene.step)}`,
+    90,
+  );
 }
 
 function Reading({ text, frame }: { text: string; frame: number }) {
   const shown = Math.ceil(grown(frame, 5, 60) * text.length);
   return (
     <foreignObject x={MARGIN} y={TOP + 10} width={WIDTH - 2 * MARGIN} height={BOTTOM - TOP}>
-      <div style={{ fontFamily: mono, fontSize: 32, lineHeight: 1.55, color: color.ink, whiteSpace: "pre-wrap" }}>
+      <div style={{ fontFamily: mono, fontSize: 36, lineHeight: 1.5, color: color.ink, whiteSpace: "pre-wrap" }}>
         {text.slice(0, shown)}
         <span style={{ opacity: 0 }}>{text.slice(shown)}</span>
       </div>
@@ -101,8 +104,23 @@ function Merges({ merges, frame }: { merges: readonly (readonly string[])[]; fra
               x += width + 8;
               return (
                 <g key={i}>
-                  <rect x={box.x} y={y + 3} width={width} height={height - 8} rx={7} fill={box.lit ? color.accent : color.panel} stroke={color.line} />
-                  <Text x={box.x + width / 2} y={y + height / 2 - 1} anchor="middle" isMono fontSize={fontSize} fill={box.lit ? color.ground : color.ink}>
+                  <rect
+                    x={box.x}
+                    y={y + 3}
+                    width={width}
+                    height={height - 8}
+                    rx={7}
+                    fill={box.lit ? color.accent : color.panel}
+                    stroke={color.line}
+                  />
+                  <Text
+                    x={box.x + width / 2}
+                    y={y + height / 2 - 1}
+                    anchor="middle"
+                    isMono
+                    fontSize={fontSize}
+                    fill={box.lit ? color.ground : color.ink}
+                  >
                     {part.replace(/ /g, "␣")}
                   </Text>
                 </g>
@@ -152,18 +170,36 @@ function captions(scene: Figures): Caption[] {
   const kept = pieces.reduce((sum, piece) => sum + piece.tokens, 0);
   const ratio = significant(scene.bytes / scene.tokens.length, 3);
   const said: Caption[] = [
-    { from: 0, text: "A document as this run has read it. A model knows no letters, only numbers: the text must be cut into tokens." },
-    { from: tokens[0], text: `${scene.bytes} bytes become ${scene.tokens.length} tokens, ${ratio} bytes each. The numbers are all that the model gets.` },
-    { from: pack[0], text: `Rows have ${scene.row_tokens} places. Of ${first.waiting.length} waiting documents the longest that fits comes next: first one of ${first.length}.` },
-    { from: batch[0], text: `${scene.rows.length} of the ${scene.rows_per_step} rows of step ${whole(scene.step)}. No place is empty; ${whole(cut)} tokens were cut off (${percent(cut / (cut + kept))}), to the right of the line.` },
+    {
+      from: 0,
+      text: "The beginning of a document that this run has read. A model knows only numbers: the text must be cut into tokens.",
+    },
+    {
+      from: tokens[0],
+      text: `${scene.bytes} bytes become ${scene.tokens.length} tokens, ${ratio} bytes each. The numbers are all that the model gets.`,
+    },
+    {
+      from: pack[0],
+      text: `Rows have ${scene.row_tokens} places. Of ${first.waiting.length} waiting documents the longest that fits comes next: first one of ${first.length}.`,
+    },
+    {
+      from: batch[0],
+      text: `${scene.rows.length} of the ${scene.rows_per_step} rows of step ${whole(scene.step)}. No place is empty; ${whole(cut)} tokens were cut off (${percent(cut / (cut + kept))}), to the right of the line.`,
+    },
   ];
   if (scene.merges.length) {
     const word = scene.merges[0].join("").trim();
-    said.push({ from: merge[0], text: `Byte pair encoding joins the pair that was learned earliest, again and again: ${scene.merges.length - 1} merges make “${word}” one token.` });
+    said.push({
+      from: merge[0],
+      text: `Byte pair encoding joins the pair that was learned earliest, again and again: ${scene.merges.length - 1} merges make “${word}” one token.`,
+    });
   }
   if (last.placed < last.length) {
     const from = pack[0] + (scene.choices.length - 1) * CHOICE_FRAMES;
-    said.push({ from, text: `Now nothing fits into the last ${last.room} ${last.room === 1 ? "place" : "places"}: the shortest, of ${last.length}, is cut, which wastes the least.` });
+    said.push({
+      from,
+      text: `Now nothing fits into the last ${last.room} ${last.room === 1 ? "place" : "places"}: the shortest, of ${last.length}, is cut, which wastes the least.`,
+    });
   }
   return said.sort((a, b) => a.from - b.from);
 }

@@ -4,7 +4,7 @@ import { Axes, type Box, path } from "../components/Axes";
 import { Stage } from "../components/Stage";
 import { clipped, Text } from "../components/Text";
 import { grown, passed } from "../motion";
-import { logarithmic, logTicks, type Scale, scientific, short, significant } from "../numbers";
+import { logarithmic, logTicks, type Scale, raised, scientific, short, significant } from "../numbers";
 import type { Scene } from "../schema";
 import { BOTTOM, color, MARGIN, series, size, TOP } from "../theme";
 
@@ -53,8 +53,14 @@ function spanOf(values: readonly number[], room: number): [number, number] {
 /** Each training's loss over what it has spent, what none undercuts, and the law. */
 function Compute({ scene, frame }: { scene: Figures; frame: number }) {
   const points = scene.jobs.flatMap((job) => job.points);
-  const [lowX, highX] = spanOf(points.map(([x]) => x), 0.06);
-  const [lowY, highY] = spanOf(points.map(([, y]) => y), 0.08);
+  const [lowX, highX] = spanOf(
+    points.map(([x]) => x),
+    0.06,
+  );
+  const [lowY, highY] = spanOf(
+    points.map(([, y]) => y),
+    0.08,
+  );
   const x = logarithmic([lowX, highX], [LEFT.left, LEFT.right]);
   const y = logarithmic([lowY, highY], [LEFT.bottom, LEFT.top]);
   const now = Math.exp(Math.log(lowX) + passed(frame, ...DRAW) * Math.log(highX / lowX));
@@ -69,13 +75,42 @@ function Compute({ scene, frame }: { scene: Figures; frame: number }) {
       />
       {scene.jobs.map((job, i) => (
         <g key={job.name}>
-          <path d={path(job.points.filter(([at]) => at <= now), x, y)} fill="none" stroke={series[i % series.length]} strokeWidth={3} strokeLinejoin="round" opacity={frame > LAW ? 0.6 : 1} />
+          <path
+            d={path(
+              job.points.filter(([at]) => at <= now),
+              x,
+              y,
+            )}
+            fill="none"
+            stroke={series[i % series.length]}
+            strokeWidth={3}
+            strokeLinejoin="round"
+            opacity={frame > LAW ? 0.6 : 1}
+          />
         </g>
       ))}
       {scene.envelope.map(([a, b]) => (
-        <circle key={a} cx={x(a)} cy={y(b)} r={6} fill="none" stroke={color.ink} strokeWidth={2} opacity={grown(frame, LAW - 10, LAW + 10)} />
+        <circle
+          key={a}
+          cx={x(a)}
+          cy={y(b)}
+          r={6}
+          fill="none"
+          stroke={color.ink}
+          strokeWidth={2}
+          opacity={grown(frame, LAW - 10, LAW + 10)}
+        />
       ))}
-      {scene.law && <LawLine law={scene.law} x={x} y={y} from={scene.envelope[0][0]} to={highX} shown={passed(frame, LAW, LAW + 50)} />}
+      {scene.law && (
+        <LawLine
+          law={scene.law}
+          x={x}
+          y={y}
+          from={scene.envelope[0][0]}
+          to={highX}
+          shown={passed(frame, LAW, LAW + 50)}
+        />
+      )}
     </g>
   );
 }
@@ -92,12 +127,36 @@ export function spread(values: readonly number[], scale: Scale, pixels: number):
   return kept;
 }
 
-function LawLine({ law, x, y, from, to, shown }: { law: Law; x: Scale; y: Scale; from: number; to: number; shown: number }) {
+function LawLine({
+  law,
+  x,
+  y,
+  from,
+  to,
+  shown,
+}: {
+  law: Law;
+  x: Scale;
+  y: Scale;
+  from: number;
+  to: number;
+  shown: number;
+}) {
   const until = Math.exp(Math.log(from) + shown * Math.log(to / from));
   const places = Array.from({ length: 60 }, (_, i) => from * (until / from) ** (i / 59));
   return (
     <g opacity={shown > 0 ? 1 : 0}>
-      <path d={path(places.map((at) => [at, lossOf(law, at)] as const), x, y)} fill="none" stroke={color.accent} strokeWidth={4} strokeDasharray="10 8" />
+      <path
+        d={path(
+          places.map((at) => [at, lossOf(law, at)] as const),
+          x,
+          y,
+        )}
+        fill="none"
+        stroke={color.accent}
+        strokeWidth={4}
+        strokeDasharray="10 8"
+      />
     </g>
   );
 }
@@ -110,9 +169,9 @@ function Sizes({ scene, frame }: { scene: Figures; frame: number }) {
   const left = RIGHT.left - 82;
   return (
     <g opacity={grown(frame, 15, 35)}>
-      <rect x={left} y={TOP} width={width} height={height * scene.jobs.length + 66} rx={14} fill={color.panel} />
+      <rect x={left} y={TOP} width={width} height={height * scene.jobs.length + 110} rx={14} fill={color.panel} />
       <Text x={left + 52} y={TOP + 30} fill={color.quiet} fontSize={size.small}>
-        parameters*
+        parameters
       </Text>
       <Text x={left + width / 2 + 60} y={TOP + 30} fill={color.quiet} anchor="end" fontSize={size.small}>
         tokens
@@ -131,12 +190,22 @@ function Sizes({ scene, frame }: { scene: Figures; frame: number }) {
             <Text x={left + width / 2 + 60} y={y} anchor="end" fontSize={fontSize}>
               {short(job.tokens)}
             </Text>
-            <Text x={left + width - 22} y={y} anchor="end" bold fontSize={fontSize} opacity={grown(frame, DRAW[1] - 20, DRAW[1])}>
+            <Text
+              x={left + width - 22}
+              y={y}
+              anchor="end"
+              bold
+              fontSize={fontSize}
+              opacity={grown(frame, DRAW[1] - 20, DRAW[1])}
+            >
               {significant(job.final, 4)}
             </Text>
           </g>
         );
       })}
+      <Text x={left + 22} y={TOP + 84 + height * scene.jobs.length} fill={color.quiet} fontSize={size.small}>
+        parameters: of matrices and head
+      </Text>
     </g>
   );
 }
@@ -146,7 +215,7 @@ function Ratios({ scene, frame }: { scene: Figures; frame: number }) {
   const sizes = scene.jobs.map((job) => job.scaling_parameters);
   const [lowX, highX] = spanOf(sizes, 0.15);
   const tokens = scene.jobs.map((job) => job.tokens);
-  const [lowY, highY] = spanOf([...tokens, OWN_RATIO * Math.min(...sizes), CHINCHILLA_RATIO * Math.max(...sizes)], 0.06);
+  const [lowY, highY] = spanOf([...tokens, OWN_RATIO * lowX, CHINCHILLA_RATIO * highX], 0.04);
   const x = logarithmic([lowX, highX], [RIGHT.left, RIGHT.right]);
   const y = logarithmic([lowY, highY], [RIGHT.bottom, RIGHT.top]);
   return (
@@ -158,16 +227,50 @@ function Ratios({ scene, frame }: { scene: Figures; frame: number }) {
         xLabel="parameters of matrices and head"
         yLabel="tokens trained on"
       />
-      <RatioLine ratio={CHINCHILLA_RATIO} label="20 : 1, Chinchilla" tint={color.ink} x={x} y={y} span={[lowX, highX]} shown={grown(frame, RATIOS + 10, RATIOS + 40)} above />
-      <RatioLine ratio={OWN_RATIO} label="12 : 1, nanochat" tint={color.accent} x={x} y={y} span={[lowX, highX]} shown={grown(frame, RATIOS + 30, RATIOS + 60)} />
+      <RatioLine
+        ratio={CHINCHILLA_RATIO}
+        label="20 : 1, Chinchilla"
+        tint={color.ink}
+        x={x}
+        y={y}
+        span={[lowX, highX]}
+        shown={grown(frame, RATIOS + 10, RATIOS + 40)}
+        above
+      />
+      <RatioLine
+        ratio={OWN_RATIO}
+        label="12 : 1, nanochat"
+        tint={color.accent}
+        x={x}
+        y={y}
+        span={[lowX, highX]}
+        shown={grown(frame, RATIOS + 30, RATIOS + 60)}
+      />
       {scene.jobs.map((job, i) => (
-        <circle key={job.name} cx={x(job.scaling_parameters)} cy={y(job.tokens)} r={8} fill={series[i % series.length]} stroke={color.ground} strokeWidth={2} />
+        <circle
+          key={job.name}
+          cx={x(job.scaling_parameters)}
+          cy={y(job.tokens)}
+          r={8}
+          fill={series[i % series.length]}
+          stroke={color.ground}
+          strokeWidth={2}
+        />
       ))}
     </g>
   );
 }
 
-type LineProps = { ratio: number; label: string; tint: string; x: Scale; y: Scale; span: [number, number]; shown: number; above?: boolean };
+type LineProps = {
+  ratio: number;
+  label: string;
+  tint: string;
+  x: Scale;
+  y: Scale;
+  span: [number, number];
+  shown: number;
+  above?: boolean;
+};
 
 function RatioLine({ ratio, label, tint, x, y, span, shown, above }: LineProps) {
   const middle = Math.sqrt(span[0] * span[1]);
@@ -176,7 +279,15 @@ function RatioLine({ ratio, label, tint, x, y, span, shown, above }: LineProps) 
   const at = `translate(${x(middle)} ${y(ratio * middle)}) rotate(${angle})`;
   return (
     <g opacity={shown}>
-      <line x1={x1} y1={y1} x2={x1 + (x2 - x1) * shown} y2={y1 + (y2 - y1) * shown} stroke={tint} strokeWidth={3} strokeDasharray="8 6" />
+      <line
+        x1={x1}
+        y1={y1}
+        x2={x1 + (x2 - x1) * shown}
+        y2={y1 + (y2 - y1) * shown}
+        stroke={tint}
+        strokeWidth={3}
+        strokeDasharray="8 6"
+      />
       <g transform={at}>
         <Text x={0} y={above ? -18 : 20} anchor="middle" fill={tint} fontSize={size.small}>
           {label}
@@ -188,20 +299,31 @@ function RatioLine({ ratio, label, tint, x, y, span, shown, above }: LineProps) 
 
 function captions(scene: Figures): Caption[] {
   const { law } = scene;
+  const isOfSizes = new Set(scene.jobs.map((job) => job.scaling_parameters)).size > 1;
   const ratios = scene.jobs.map((job) => job.tokens / job.scaling_parameters);
   const said = law
     ? `The rings are what no cheaper moment undercuts. A law through them: loss = ${significant(law.floor, 3)} + ` +
-      `${significant(law.scale, 3)} × (C / ${scientific(law.unit)})^−${significant(law.exponent, 3)}.` +
+      `${significant(law.scale, 3)} × (C / ${scientific(law.unit)})${raised(`−${significant(law.exponent, 3)}`)}.` +
       (law.is_determined ? "" : " So few points do not determine it.")
     : `The rings are what no cheaper moment undercuts. ${scene.why_no_law}`;
   return [
     { from: 0, text: "Each line is one training. It moves right as it spends compute, and down as it learns." },
-    { from: 110, text: "Small models learn fast and then stop; large ones cost more at first, and get further." },
+    {
+      from: 110,
+      text: isOfSizes
+        ? "A small model learns fast at first; a large one pays more for each step, and gets further."
+        : "All have one size, and differ in other settings.",
+    },
     { from: LAW, text: said },
-    { from: RATIOS, text: "For given compute, how large a model on how many tokens? Hoffmann et al. found about 20 tokens a parameter, nanochat takes 12." },
+    {
+      from: RATIOS,
+      text: "For given compute, how large a model on how many tokens? Hoffmann et al. found about 20 tokens a parameter, nanochat takes 12.",
+    },
     {
       from: END,
-      text: `These trainings have ${significant(Math.min(...ratios), 2)} to ${significant(Math.max(...ratios), 2)} tokens a parameter: below the lines a model is fed too little for its size.`,
+      text:
+        `These trainings have ${significant(Math.min(...ratios), 2)} to ${significant(Math.max(...ratios), 2)} tokens a parameter. ` +
+        "Below the lines a smaller model on more text would be better for the same compute, above them a larger one.",
     },
   ];
 }

@@ -13,7 +13,7 @@ type StageFigures = Figures["stages"][number];
 
 const PLAY: readonly [number, number] = [50, 400];
 const PLOT: Box = { left: MARGIN + 56, right: 860, top: TOP + 44, bottom: BOTTOM - 46 };
-const SIDE = 910;
+const SIDE = 930;
 const LEAST_SHARE = 0.14;
 const FINDING_FRAMES = 50;
 
@@ -53,8 +53,9 @@ export function Drawing({ scene }: { scene: Figures }) {
           x={[]}
           y={shownTicks.map((value) => ({ at: y(value), label: significant(value, 3) }))}
           xLabel=""
-          yLabel={losses.length ? "loss, nats per token" : ""}
+          yLabel={losses.length ? "loss, nats per token" : "share"}
         />
+        <Legend />
         {parts.map((part) => (
           <SegmentFrame key={part.figures.stage} part={part} />
         ))}
@@ -74,6 +75,22 @@ function subtitle(scene: Figures): string {
   return clipped(`${scene.name}: ${names}${parameters}`, 90);
 }
 
+function Legend() {
+  const y = PLOT.top - 22;
+  return (
+    <g>
+      <line x1={PLOT.right - 252} x2={PLOT.right - 222} y1={y} y2={y} stroke={color.quiet} strokeWidth={3} />
+      <Text x={PLOT.right - 214} y={y} fill={color.quiet} fontSize={size.small}>
+        training
+      </Text>
+      <circle cx={PLOT.right - 100} cy={y} r={6} stroke={color.ink} strokeWidth={2.5} fill={color.ground} />
+      <Text x={PLOT.right - 86} y={y} fill={color.quiet} fontSize={size.small}>
+        held out
+      </Text>
+    </g>
+  );
+}
+
 function SegmentFrame({ part }: { part: Segment }) {
   const middle = (part.left + part.right) / 2;
   const tint = stageColor[part.figures.stage] ?? color.ink;
@@ -86,6 +103,23 @@ function SegmentFrame({ part }: { part: Segment }) {
       <Text x={middle} y={PLOT.bottom + 49} anchor="middle" fill={color.quiet} fontSize={size.small}>
         {whole(part.figures.steps)} {part.right - part.left > 120 ? "steps" : ""}
       </Text>
+      {part.figures.reward.length > 0 && (
+        <Text x={part.right + 8} y={PLOT.top - 22} fill={tint} fontSize={size.small}>
+          reward
+        </Text>
+      )}
+      {part.figures.reward.length > 0 &&
+        [0, 0.5, 1].map((share) => (
+          <Text
+            key={share}
+            x={part.right + 8}
+            y={PLOT.bottom + (PLOT.top - PLOT.bottom) * share}
+            fill={tint}
+            fontSize={size.small}
+          >
+            {percent(share)}
+          </Text>
+        ))}
       <line x1={part.right} x2={part.right} y1={PLOT.top} y2={PLOT.bottom} stroke={color.line} strokeDasharray="3 5" />
     </g>
   );
@@ -131,7 +165,15 @@ function Findings({ part, step, y }: { part: Segment; step: number; y: (value: n
       })}
       {latest && frames !== undefined && frames <= FINDING_FRAMES && (
         <g>
-          <rect x={PLOT.left + 90} y={PLOT.top - 4} width={PLOT.right - PLOT.left - 90} height={40} rx={8} fill={color.panel} stroke={color.accent} />
+          <rect
+            x={PLOT.left + 90}
+            y={PLOT.top - 4}
+            width={PLOT.right - PLOT.left - 90}
+            height={40}
+            rx={8}
+            fill={color.panel}
+            stroke={color.accent}
+          />
           <Text x={PLOT.left + 106} y={PLOT.top + 16} fontSize={size.small} fill={color.accent}>
             {clipped(`step ${whole(latest.step)}: ${latest.message}`, 66)}
           </Text>
@@ -153,7 +195,7 @@ function Counters(props: { scene: Figures; stage: StageFigures; step: number; op
     rows.push(["tokens read", whole(step * stage.tokens_per_step)]);
   }
   if (loss !== undefined) {
-    rows.push(["loss", significant(loss, 3)], ["as unsure as among", `${significant(Math.exp(loss), 3)} tokens`]);
+    rows.push(["loss", significant(loss, 3)], ["as unsure as among", `${unsure(Math.exp(loss))} tokens`]);
   }
   if (bpb !== undefined) {
     rows.push(["bits per byte", bpb.toFixed(3)]);
@@ -187,6 +229,11 @@ function Counters(props: { scene: Figures; stage: StageFigures; step: number; op
   );
 }
 
+/** How many tokens, with two places where there are few. */
+function unsure(count: number): string {
+  return count < 10 ? count.toFixed(2) : significant(count, 3);
+}
+
 const SAID: Record<string, string> = {
   base: "base: it reads text and guesses each next token. The loss says how much the right one surprised it.",
   mid: "mid: the same on conversations, tool calls and multiple choice.",
@@ -199,7 +246,10 @@ function captions(scene: Figures, parts: Segment[]): Caption[] {
     ? `Untrained, each of the ${whole(scene.vocabulary)} tokens is as likely as any other: a loss of ` +
       `ln ${whole(scene.vocabulary)} = ${Math.log(scene.vocabulary).toFixed(2)} nats.`
     : "Each step, the model guesses the next token everywhere in a batch, and is changed to guess better.";
-  const said = parts.map((part) => ({ from: Math.round(part.start), text: SAID[part.figures.stage] ?? part.figures.stage }));
+  const said = parts.map((part) => ({
+    from: Math.round(part.start),
+    text: SAID[part.figures.stage] ?? part.figures.stage,
+  }));
   return [{ from: 0, text: first }, ...said, { from: PLAY[1] + 5, text: ending(scene) }];
 }
 

@@ -27,7 +27,7 @@ export const NAMES: Record<Part, string> = {
   mlp: "MLP",
   value_embedding: "value embeddings",
   head: "head",
-  scalars: "scalars and gates",
+  scalars: "all others",
 };
 
 /** Parameters of each part of the model; all of them together are `parameters`. */
@@ -49,7 +49,7 @@ export function Drawing({ scene }: { scene: Figures }) {
   const placed = passed(frame, ...LAYERS) * count;
   const opened = Math.min(count - 1, Math.floor(placed));
   const subtitle = clipped(
-    `${scene.name}, ${scene.stage}: a ${scene.architecture} of ${count} layers, ${short(scene.parameters)} parameters`,
+    `${scene.name}: ${scene.architecture}, ${count} layers, ${short(scene.parameters)} parameters`,
     90,
   );
   return (
@@ -77,7 +77,12 @@ function Tower({ scene, placed, frame }: { scene: Figures; placed: number; frame
       <Text x={left + width / 2} y={BOTTOM - 12} anchor="middle" fill={color.quiet} opacity={grown(frame, 0, 15)}>
         tokens ↑
       </Text>
-      <Slab y={BOTTOM - 30 - ENDS_HEIGHT} part="embedding" label={`embedding  ${whole(scene.vocabulary)} × ${whole(scene.width)}`} shown={grown(frame, 10, 30)} />
+      <Slab
+        y={BOTTOM - 30 - ENDS_HEIGHT}
+        part="embedding"
+        label={`embedding  ${whole(scene.vocabulary)} × ${whole(scene.width)}`}
+        shown={grown(frame, 10, 30)}
+      />
       {scene.layers.map((layer, i) => {
         const shown = Math.min(1, Math.max(0, placed - i) * 2);
         const y = first - height * (i + 1) - (1 - shown) * 40;
@@ -88,14 +93,37 @@ function Tower({ scene, placed, frame }: { scene: Figures; placed: number; frame
         return (
           <g key={i} opacity={shown}>
             <rect x={left} y={y} width={split - 2} height={inner} fill={role.attention} rx={Math.min(5, inner / 3)} />
-            <rect x={left + split + 1} y={y} width={width - split - 1} height={inner} fill={role.mlp} rx={Math.min(5, inner / 3)} />
-            {narrow > 0 && <rect x={left - narrow - 4} y={y} width={narrow} height={inner} fill={role.value_embedding} rx={3} />}
+            <rect
+              x={left + split + 1}
+              y={y}
+              width={width - split - 1}
+              height={inner}
+              fill={role.mlp}
+              rx={Math.min(5, inner / 3)}
+            />
+            {narrow > 0 && (
+              <rect x={left - narrow - 4} y={y} width={narrow} height={inner} fill={role.value_embedding} rx={3} />
+            )}
             {inner >= 24 && (
               <>
-                <Text x={left + split / 2} y={y + inner / 2} anchor="middle" fill={color.ground} fontSize={size.small} bold>
+                <Text
+                  x={left + split / 2}
+                  y={y + inner / 2}
+                  anchor="middle"
+                  fill={color.ground}
+                  fontSize={size.small}
+                  bold
+                >
                   attention
                 </Text>
-                <Text x={left + split + (width - split) / 2} y={y + inner / 2} anchor="middle" fill={color.ground} fontSize={size.small} bold>
+                <Text
+                  x={left + split + (width - split) / 2}
+                  y={y + inner / 2}
+                  anchor="middle"
+                  fill={color.ground}
+                  fontSize={size.small}
+                  bold
+                >
                   MLP
                 </Text>
                 <Text x={left + width + 10} y={y + inner / 2} fill={color.quiet} fontSize={size.small}>
@@ -106,7 +134,12 @@ function Tower({ scene, placed, frame }: { scene: Figures; placed: number; frame
           </g>
         );
       })}
-      <Slab y={top - ENDS_HEIGHT - GAP} part="head" label={`head  ${whole(scene.width)} × ${whole(scene.vocabulary)}`} shown={isHeadIn} />
+      <Slab
+        y={top - ENDS_HEIGHT - GAP}
+        part="head"
+        label={`head  ${whole(scene.width)} × ${whole(scene.vocabulary)}`}
+        shown={isHeadIn}
+      />
       <Text x={left + width / 2} y={top - ENDS_HEIGHT - GAP - 17} anchor="middle" fill={color.quiet} opacity={isHeadIn}>
         ↑ next token
       </Text>
@@ -130,7 +163,11 @@ function Parameters({ scene, placed, frame }: { scene: Figures; placed: number; 
   const all = totals(scene);
   const largest = Math.max(...Object.values(all));
   const parts = (Object.keys(all) as Part[]).filter((part) => all[part] > 0);
-  const outside = { embedding: grown(frame, 10, 40), head: grown(frame, HEAD, HEAD + 30), scalars: grown(frame, HEAD, HEAD + 30) };
+  const outside = {
+    embedding: grown(frame, 10, 40),
+    head: grown(frame, HEAD, HEAD + 30),
+    scalars: grown(frame, HEAD, HEAD + 30),
+  };
   const now = (part: Part) => {
     if (part === "embedding" || part === "head" || part === "scalars") {
       return all[part] * outside[part];
@@ -159,7 +196,14 @@ function Parameters({ scene, placed, frame }: { scene: Figures; placed: number; 
               {whole(now(part))}
             </Text>
             <rect x={SIDE.left + 22} y={y + 23} width={width} height={14} rx={7} fill={color.ground} />
-            <rect x={SIDE.left + 22} y={y + 23} width={Math.max(0, (width * now(part)) / largest)} height={14} rx={7} fill={role[part]} />
+            <rect
+              x={SIDE.left + 22}
+              y={y + 23}
+              width={Math.max(0, (width * now(part)) / largest)}
+              height={14}
+              rx={7}
+              fill={role[part]}
+            />
           </g>
         );
       })}
@@ -180,16 +224,31 @@ function captions(scene: Figures): Caption[] {
   const values = layers.filter((layer) => layer.value_embedding).length;
   const biggest = (Object.keys(all) as Part[]).reduce((a, b) => (all[a] >= all[b] ? a : b));
   return [
-    { from: 0, text: `Text comes in as tokens. There are ${whole(vocabulary)}, and the embedding has a vector of ${whole(width)} numbers for each.` },
-    { from, text: `${count} layers of one shape: attention lets a token read earlier ones, the MLP works on each by itself.` },
-    { from: Math.round(from + third), text: `Attention has ${heads} ${heads === 1 ? "head" : "heads"} of ${scene.head_width} numbers. ${windows}` },
+    {
+      from: 0,
+      text: `Text comes in as tokens. There are ${whole(vocabulary)}, and the embedding has a vector of ${whole(width)} numbers for each.`,
+    },
+    {
+      from,
+      text: `${count} layers of one shape: attention lets a token read earlier ones, the MLP works on each by itself.`,
+    },
+    {
+      from: Math.round(from + third),
+      text: `Attention has ${heads} ${heads === 1 ? "head" : "heads"} of ${scene.head_width} numbers. ${windows}`,
+    },
     {
       from: Math.round(from + 2 * third),
       text: values
         ? `In ${values} of ${count} layers (violet) a second table adds to what attention reads: parameters that cost hardly any time.`
-        : `The MLP is four times as wide inside: ${whole(width)} numbers become ${whole(4 * width)}, and ${whole(width)} again.`,
+        : `The MLP is wider inside: ${whole(width)} numbers become ${whole(scene.mlp_width)}, and ${whole(width)} again.`,
     },
-    { from: HEAD, text: `The head makes a score for each of the ${whole(vocabulary)} tokens out of the last vector: the likelier, the higher.` },
-    { from: END, text: `${whole(scene.parameters)} parameters in all, ${percent(all[biggest] / scene.parameters)} of them in ${biggest === "mlp" ? "the MLPs" : NAMES[biggest]}. Every one was learned from text.` },
+    {
+      from: HEAD,
+      text: `The head makes a score for each of the ${whole(vocabulary)} tokens out of the last vector: the likelier, the higher.`,
+    },
+    {
+      from: END,
+      text: `${whole(scene.parameters)} parameters in all, ${percent(all[biggest] / scene.parameters)} of them in ${biggest === "mlp" ? "the MLPs" : NAMES[biggest]}. All of them were learned from text.`,
+    },
   ];
 }

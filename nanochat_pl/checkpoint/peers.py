@@ -1,0 +1,91 @@
+"""Checkpoints of nanoGPT and nanochat, by which their models go on here."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from nanochat_pl.checkpoint.foreign import ForeignModel, read_pickled
+from nanochat_pl.checkpoint.weight_map import Weight, WeightMap, gpt2_weights
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.models.config import NanoChatConfig
+from nanochat_pl.models.gpt2 import GPT2Config
+
+NANOCHAT_STAGES = {
+    "base_checkpoints": "base",
+    "mid_checkpoints": "mid",
+    "chatsft_checkpoints": "sft",
+    "chatrl_checkpoints": "rl",
+}
+"""The folders that nanochat keeps its checkpoints in."""
+
+NANOCHAT = WeightMap(
+    (
+        Weight("transformer.wte.weight", ("embedding.weight",)),
+        Weight("lm_head.weight", ("head.weight",)),
+        Weight("value_embeds.{}.weight", ("value_embeddings.{}.weight",)),
+        Weight("resid_lambdas", ("resid_scalars",)),
+        Weight("x0_lambdas", ("x0_scalars",)),
+        Weight("smear_gate.weight", ("smear_gate.weight",)),
+        Weight("smear_lambda", ("smear_scale",)),
+        Weight("backout_lambda", ("backout_scale",)),
+        Weight("transformer.h.{}.attn.c_q.weight", ("blocks.{}.attn.query.weight",)),
+        Weight("transformer.h.{}.attn.c_k.weight", ("blocks.{}.attn.key.weight",)),
+        Weight("transformer.h.{}.attn.c_v.weight", ("blocks.{}.attn.value.weight",)),
+        Weight("transformer.h.{}.attn.ve_gate.weight", ("blocks.{}.attn.value_gate.weight",)),
+        Weight("transformer.h.{}.attn.c_proj.weight", ("blocks.{}.attn.proj.weight",)),
+        Weight("transformer.h.{}.mlp.c_fc.weight", ("blocks.{}.mlp.fc.weight",)),
+        Weight("transformer.h.{}.mlp.c_proj.weight", ("blocks.{}.mlp.proj.weight",)),
+    ),
+    prefix=r"_orig_mod\.",
+)
+NANOGPT = gpt2_weights("transformer.", transposed=False)
+
+
+def read_nanogpt(path: Path) -> ForeignModel:
+    """nanoGPT's ckpt.pt (or its folder). nanoGPT computes GELU exactly.
+
+    Raises:
+        UserError: it is none, or damaged.
+    """
+    path = path / "ckpt.pt" if path.is_dir() else path
+    saved = read_pickled(_existing(path, "nanoGPT's ckpt.pt"))
+    try:
+        sizes, weights, step = dict(saved["model_args"]), saved["model"], int(saved["iter_num"])
+        config = GPT2Config(
+            vocab_size=sizes["vocab_size"], sequence_len=sizes["block_size"], n_layer=sizes["n_layer"],
+            n_head=sizes["n_head"], n_kv_head=sizes["n_head"], n_embd=sizes["n_embd"], bias=sizes["bias"],
+            dropout=float(sizes.get("dropout", 0.0)), gelu="exact",
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no checkpoint of nanoGPT's train.py: {type(error).__name__} {error}.") from error
+    return ForeignModel(config, weights, NANOGPT, "base", {"step": step})
+
+
+def read_nanochat(path: Path) -> ForeignModel:
+    """nanochat's model_STEP.pt with the meta_STEP.json beside it, or the newest of a folder (92d63d4).
+
+    Raises:
+        UserError: it is none, damaged, or of an earlier nanochat.
+    """
+    if path.is_dir():
+        found = [file for file in path.iterdir() if re.fullmatch(r"model_\d+\.pt", file.name)]
+        path = max(found, key=lambda file: int(file.stem.split("_")[1]), default=path / "model_STEP.pt")
+    described = path.with_name(path.stem.replace("model", "meta") + ".json")
+    weights = read_pickled(_existing(path, "nanochat's model_STEP.pt"))
+    try:
+        meta = json.loads(_existing(described, "what describes it").read_text(encoding="utf-8"))
+        config = NanoChatConfig(**{"window_pattern": "L"} | meta["model_config"])
+        facts: dict[str, Any] = {"step": int(meta["step"])}
+        if isinstance(meta.get("val_bpb"), float):
+            facts["val_bpb"] = meta["val_bpb"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{described} does not describe a model of nanochat: {error}.") from error
+    stage = next((stage for folder, stage in NANOCHAT_STAGES.items() if folder in path.resolve().parts), "base")
+    return ForeignModel(config, weights, NANOCHAT, stage, facts)
+
+
+def _existing(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise UserError(f"There is no {path}. Name {what}, or the folder that it lies in.")
+    return path
