@@ -39,7 +39,13 @@ def test_there_is_something_to_check() -> None:
         assert all(theirs and ours for theirs, ours in rows(page))
 
 
-@pytest.mark.parametrize(("page", "command"), sorted(set(COMMANDS)))
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        pytest.param(*one, marks=[pytest.mark.slow] if "train.py" in one[1] else [])  # composed and planned
+        for one in sorted(set(COMMANDS))
+    ],
+)
 def test_a_command_is_one(page: str, command: str) -> None:
     words = shlex.split(command)
     if "train.py" in words:
