@@ -95,7 +95,7 @@ def _own_modeling(config: NanoChatConfig) -> dict[str, Any]:
 
 _LLAMA_SHAPED = (
     Weight("model.embed_tokens.weight", ("embedding.weight",)),
-    Weight("lm_head.weight", ("head.weight",)),
+    Weight("lm_head.weight", ("head.weight",), may_be_tied=True),
     Weight("model.layers.{}.self_attn.q_proj.weight", ("blocks.{}.attn.query.weight",)),
     Weight("model.layers.{}.self_attn.k_proj.weight", ("blocks.{}.attn.key.weight",)),
     Weight("model.layers.{}.self_attn.v_proj.weight", ("blocks.{}.attn.value.weight",)),
@@ -198,7 +198,7 @@ FORMATS: dict[str, tuple[HubFormat, ...]] = {
             name="transformers' own architecture `gpt2`",
             fits=_is_gpt2,
             describe=_gpt2,
-            weights=gpt2_weights("transformer.", transposed=True),
+            weights=gpt2_weights(transposed=True),
         ),
     ),
     "llama": (

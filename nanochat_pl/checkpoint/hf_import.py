@@ -9,7 +9,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from nanochat_pl.checkpoint.foreign import ForeignModel, read_pickled
-from nanochat_pl.checkpoint.header import FORMAT_VERSION
+from nanochat_pl.checkpoint.header import FORMAT_VERSION, ON_HUB
 from nanochat_pl.checkpoint.hf_config import config_of
 from nanochat_pl.checkpoint.hf_formats import FORMATS, RECORD
 from nanochat_pl.core.errors import UserError
@@ -49,8 +49,8 @@ class _Source:
     """
 
     def __init__(self, name: str):
-        self.is_local = not name.startswith("hf:")
-        self.name = str(Path(name).expanduser()) if self.is_local else name.removeprefix("hf:")
+        self.is_local = not name.startswith(ON_HUB)
+        self.name = str(Path(name).expanduser()) if self.is_local else name.removeprefix(ON_HUB)
         self.values = self._json("config.json")
         if self.values is None:
             raise UserError(f"{name} has no config.json, so it is no model of Hugging Face.")
@@ -63,23 +63,28 @@ class _Source:
         return download(self.name, name, "the model", "a folder that holds its config.json and model.safetensors")
 
     def fingerprint(self) -> str:
-        """Of what it is made from: for a local folder what its files say of themselves."""
-        there = [str(FORMAT_VERSION), json.dumps(self.values, sort_keys=True)]
+        """Of what it is made from: the hub's commit, or what a local folder's files say of themselves."""
+        described = self.file("config.json")
+        assert described is not None
+        there = [str(FORMAT_VERSION), described.parent.name, json.dumps(self.values, sort_keys=True)]
         if self.is_local:
-            files = sorted(path for path in Path(self.name).iterdir() if path.is_file())
+            files = sorted(path for path in described.parent.iterdir() if path.is_file())
             there += [f"{path.resolve()} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path in files]
         return hashlib.sha256("\n".join(there).encode()).hexdigest()[:16]
 
     def read(self) -> ForeignModel:
         """The model, with all its weights in memory."""
-        record = self._json(RECORD)
-        if record is not None:  # an export of ours, which says itself what it was
-            config, stage = build_config(record["architecture"], record["config"]), str(record["stage"])
-        else:
-            config, stage = config_of(self.values or {}, self.name), "base"
-        formats = FORMATS[architecture_of(config)]
-        names = next(entry.weights for entry in formats if entry.fits(config))
-        return ForeignModel(config, self._weights(), names, stage, dict(record["facts"]) if record else {})
+        record, facts, stage = self._json(RECORD), {}, "base"
+        if record is None:
+            config: Any = config_of(self.values or {}, self.name)
+        else:  # an export of ours, which says itself what it was
+            try:
+                config = build_config(record["architecture"], record["config"])
+                facts, stage = dict(record["facts"]), str(record["stage"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"The {RECORD} of {self.name} is damaged: {error}. Export the model again.") from error
+        names = next(entry.weights for entry in FORMATS[architecture_of(config)] if entry.fits(config))
+        return ForeignModel(config, self._weights(), names, stage, facts)
 
     def _weights(self) -> dict[str, Tensor]:
         from safetensors import SafetensorError
@@ -87,7 +92,7 @@ class _Source:
 
         for name in (WEIGHTS, PICKLED):
             index = self._json(name + INDEX)
-            shards = [name] if index is None else sorted(set(index["weight_map"].values()))
+            shards = [name] if index is None else sorted(set(index.get("weight_map", {}).values()))
             found = {shard: path for shard in shards if (path := self.file(Path(shard).name))}
             if index is None and not found:
                 continue

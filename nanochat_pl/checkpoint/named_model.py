@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanochat_pl.checkpoint.header import STAGES, find_model_folder
+from nanochat_pl.checkpoint.header import ON_HUB, STAGES, find_model_folder
 from nanochat_pl.checkpoint.saved import step_checkpoints, step_of
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.paths import runs_root
@@ -14,10 +14,6 @@ from nanochat_pl.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from nanochat_pl.checkpoint.model_folder import LoadedModel
-
-
-ON_HUB = "hf:"
-"""Before the name of a repository on the Hugging Face hub."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ NANOCHAT = WeightMap(
     ),
     prefix=r"_orig_mod\.",
 )
-NANOGPT = gpt2_weights("transformer.", transposed=False)
+NANOGPT = gpt2_weights(transposed=False)
 
 
 def read_nanogpt(path: Path) -> ForeignModel:

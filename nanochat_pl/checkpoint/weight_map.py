@@ -1,5 +1,6 @@
 """The weights of one model under the names of another program, both ways."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,11 +34,13 @@ class Weight:
     Attributes:
         ours: our weights whose rows make it up, one after the other.
         transposed: it is (in, out) there.
+        may_be_tied: it stands there though the model has one table for both.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transposed: bool = False
+    may_be_tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class WeightMap:
     Attributes:
         ignored: pattern of names that say nothing of the model: masks, a table's second name.
         prefix: pattern of what may stand before all names.
+        written_prefix: before all names, where they are written.
     """
 
     weights: Sequence[Weight]
     ignored: str = r"(?!)"
     prefix: str = ""
+    written_prefix: str = ""
 
     def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Ours under their names; those that the model lacks (biases, for one) are left out."""
@@ -59,7 +64,7 @@ class WeightMap:
         for entry in self._spelled(weights):
             if entry.ours[0] in weights:
                 joined = torch.cat([weights[name] for name in entry.ours]) if entry.ours[1:] else weights[entry.ours[0]]
-                exported[entry.theirs] = (joined.t() if entry.transposed else joined).contiguous()
+                exported[self.written_prefix + entry.theirs] = (joined.t() if entry.transposed else joined).contiguous()
         return exported
 
     def imported(self, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -72,7 +77,11 @@ class WeightMap:
         found = {name: weight for name, weight in found.items() if not re.fullmatch(self.ignored, name)}
         imported: dict[str, Tensor] = {}
         for entry in self._spelled(expected):
-            if entry.theirs not in found or entry.ours[0] not in expected:
+            if entry.ours[0] not in expected:
+                if entry.may_be_tied:
+                    found.pop(entry.theirs, None)
+                continue
+            if entry.theirs not in found:
                 continue
             weight = found.pop(entry.theirs)
             weight = weight.t() if entry.transposed else weight
@@ -85,22 +94,23 @@ class WeightMap:
         """Its entries for each layer."""
         layers = {int(found[1]) for name in ours if (found := re.match(r"blocks\.(\d+)\.", name))}
         return [
-            Weight(entry.theirs.format(layer), tuple(name.format(layer) for name in entry.ours), entry.transposed)
+            dataclasses.replace(
+                entry, theirs=entry.theirs.format(layer), ours=tuple(name.format(layer) for name in entry.ours)
+            )
             for entry in self.weights
             for layer in (sorted(layers) if "{}" in entry.theirs else [0])
         ]
 
 
-def gpt2_weights(prefix: str, transposed: bool) -> WeightMap:
-    """GPT-2's, as OpenAI named them.
+def gpt2_weights(transposed: bool) -> WeightMap:
+    """GPT-2's, as OpenAI named them; before the names stands what later programs have put there.
 
     Args:
-        prefix: before all names, where a file has any.
         transposed: matrices are (in, out), as in OpenAI's and transformers' files; nanoGPT's are (out, in).
     """
-    block, attention = f"{prefix}h.{{}}.", ("query", "key", "value")
+    block, attention = "h.{}.", ("query", "key", "value")
     tables = {"wte": "embedding", "wpe": "position"}
-    weights = [Weight(f"{prefix}{theirs}.weight", (f"{ours}.weight",)) for theirs, ours in tables.items()]
+    weights = [Weight(f"{theirs}.weight", (f"{ours}.weight",)) for theirs, ours in tables.items()]
     for kind in ("weight", "bias"):
         turned = transposed and kind == "weight"
         weights += [
@@ -110,9 +120,14 @@ def gpt2_weights(prefix: str, transposed: bool) -> WeightMap:
             Weight(f"{block}ln_2.{kind}", (f"blocks.{{}}.mlp_norm.{kind}",)),
             Weight(f"{block}mlp.c_fc.{kind}", (f"blocks.{{}}.mlp.fc.{kind}",), turned),
             Weight(f"{block}mlp.c_proj.{kind}", (f"blocks.{{}}.mlp.proj.{kind}",), turned),
-            Weight(f"{prefix}ln_f.{kind}", (f"norm.{kind}",)),
+            Weight(f"ln_f.{kind}", (f"norm.{kind}",)),
         ]
-    return WeightMap(weights, ignored=r"(.*\.attn\.(masked_)?bias|lm_head\.weight)", prefix=r"(_orig_mod\.)?")
+    return WeightMap(
+        weights,
+        ignored=r".*\.attn\.(masked_)?bias|lm_head\.weight",
+        prefix=r"(_orig_mod\.)?(transformer\.)?",
+        written_prefix="transformer.",
+    )
 
 
 def check_weights(

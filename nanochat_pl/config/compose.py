@@ -15,6 +15,8 @@ CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 
 NOT_TRAINED = ("run", "hw", "stage", "recipe", "experiment", "trainer", "callbacks", "logger", "hydra")
 """Sections and groups that don't change what is trained, so that they don't show in the run's name."""
+OF_BASE = ("stage.init_from", "stage.sequence_len", "stage.dropout")
+"""Options that do for stage=base; a later stage belongs to the run of its base stage, whatever it begins with."""
 
 
 def in_sweep() -> bool:
@@ -91,7 +93,7 @@ def run_name(config: DictConfig, overrides: Sequence[str]) -> str:
     changes = [
         re.sub(r"[^\w.,=+-]+", "_", f"{key}={value.rpartition('/')[2]}")
         for key, value in sorted(chosen.items())
-        if re.split(r"[./@]", key)[0] not in NOT_TRAINED
+        if re.split(r"[./@]", key)[0] not in NOT_TRAINED or (key in OF_BASE and config.stage.get("name") == "base")
     ]
     name = ",".join([base, *changes])
     if len(name) <= 120:

@@ -15,6 +15,7 @@ from nanochat_pl.video.scene import Scene, rounded, scene
 
 MOST_TOKENS = 40
 """More columns than these cannot be told from each other."""
+PROMPT = "One sunny morning, Alice and Tom went to the market. Alice"
 NEXT = 5
 SHOWN_HEADS = 6
 
@@ -113,6 +114,14 @@ def attention_scene(loaded: LoadedModel, name: str, prompt: str) -> Scene:
             for token, chance in zip(likeliest, chances)
         ],
     )
+
+
+def own_prompt(loaded: LoadedModel) -> str:
+    """A prompt for who gives none: of one sentence as many words as can be drawn."""
+    words, most = PROMPT.split(), min(MOST_TOKENS, loaded.model.config.sequence_len)
+    while len(words) > 1 and len(_ids(loaded, " ".join(words))) > most:
+        words.pop()
+    return " ".join(words)
 
 
 def telling_heads(weights: list[Tensor]) -> list[dict[str, Any]]:

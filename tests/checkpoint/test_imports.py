@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from nanochat_pl.checkpoint.hf_export import export_to_hf
@@ -92,6 +93,23 @@ def test_a_folder_computes_what_transformers_does(make: Callable[[], Any], tmp_p
     )
     written = (hf_folder(str(folder)) / "model.safetensors").stat().st_mtime_ns
     assert (hf_folder(str(folder)) / "model.safetensors").stat().st_mtime_ns == written  # from the cache
+
+
+def test_names_as_the_oldest_files_have_them(tmp_path: Path) -> None:
+    theirs = gpt2()
+    folder = saved(theirs, tmp_path / "published")
+    weights = {name.removeprefix("transformer."): x.clone() for name, x in theirs.transformer.state_dict().items()}
+    weights |= {f"h.{layer}.attn.bias": torch.ones(1, 1, 48, 48).tril() for layer in range(2)}
+    save_file(weights, folder / "model.safetensors")
+    ids = torch.arange(40)[None]
+    torch.testing.assert_close(find_named_model(str(folder)).load().model(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+
+    tied = llama(tie_word_embeddings=True)
+    folder = saved(tied, tmp_path / "tied")
+    weights = {name: x.clone() for name, x in tied.state_dict().items()}
+    assert "lm_head.weight" in weights
+    save_file(weights, folder / "model.safetensors")
+    torch.testing.assert_close(find_named_model(str(folder)).load().model(ids), tied(ids).logits, rtol=0, atol=1e-4)
 
 
 def test_by_its_name_on_the_hub(tmp_path: Path) -> None:
@@ -256,6 +274,7 @@ def test_a_longer_context_than_the_learned_positions_is_refused(tmp_path: Path) 
     assert Parent(hf_folder(folder), "base", changes={"sequence_len": 48}).config("float32").sequence_len == 48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["finetune_shakespeare", "eval_gpt2"])
 def test_experiments_with_the_published_weights(experiment: str, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")

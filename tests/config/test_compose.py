@@ -64,6 +64,8 @@ def test_a_recipe_changes_what_is_trained_and_the_command_line_wins() -> None:
         (["experiment=shakespeare_char"], "shakespeare_char"),
         (["experiment=shakespeare_char", "data.path=/a/b/text.txt"], "shakespeare_char,data.path=text.txt"),
         (["run.name=mine", "seed=2"], "mine"),
+        (["stage.init_from=hf:org/small", "stage.sequence_len=64"], "tiny,stage.init_from=small,stage.sequence_len=64"),
+        (["stage=sft", "stage.init_from=hf:gpt2"], "tiny"),
     ],
 )
 def test_the_name_of_a_run(overrides: list[str], name: str) -> None:

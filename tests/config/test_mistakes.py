@@ -48,7 +48,7 @@ MISTAKES = [
     (["model.position=alibbi"], "legal values: 'rope', 'alibi', 'none'."),
     (
         ["model.position=alibi", "hw=cpu", "hw.attention=sdpa"],
-        "hw.attention=sdpa has no kernel for model.position=alibi",
+        "hw.attention=sdpa does not compute model.position=alibi",
     ),
     (["horizon.total_batch_tokens=1000"], "Nearest legal values: 896 or 1024."),
     (["horizon.steps=0"], "horizon.steps is 0"),

@@ -47,8 +47,8 @@ def choose(
     if falling is not None and not BACKENDS[name].takes_slopes:
         able = ", ".join(other for other, kind in BACKENDS.items() if kind.takes_slopes)
         raise UserError(
-            f"hw.attention={name} has no kernel for model.position=alibi, whose scores fall with the distance; {able} "
-            f"have. The fastest of them that runs here is hw.attention={best().name}, which hw.attention=null takes."
+            f"hw.attention={name} does not compute model.position=alibi, whose scores fall with the distance; {able} "
+            f"do. The fastest of them that runs here is hw.attention={best().name}, which hw.attention=null takes."
         )
     backend = BACKENDS[name](falling)
     if reason := backend.why_not(device, dtype, head_dim):

@@ -21,7 +21,7 @@ class Flash(Backend):
     """
 
     name: AttentionBackend = "flash"
-    takes_slopes = False
+    takes_slopes = False  # of these kernels only the package's would
     kernels: ClassVar[str] = "torch's FlashAttention"
     module: ClassVar[str] = "torch.nn.attention.varlen"
     package: ClassVar[str] = "a newer torch"
