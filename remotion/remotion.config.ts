@@ -14,3 +14,9 @@ if (browser) {
 }
 Config.setVideoImageFormat("png");
 Config.setOverwriteOutput(true);
+// VP8's encoder is slow at its defaults.
+Config.overrideFfmpegCommand(({ args }) =>
+  args.includes("libvpx")
+    ? [...args.slice(0, -1), "-deadline", "realtime", "-cpu-used", "8", args[args.length - 1]]
+    : args,
+);

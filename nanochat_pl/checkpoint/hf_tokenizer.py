@@ -1,6 +1,7 @@
 """Our tokenizers as Hugging Face's tokenizer.json, with the same ids."""
 
 import itertools
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from nanochat_pl.tokenizers.base import BOS, SPECIAL_TOKENS, Tokenizer
 from nanochat_pl.tokenizers.bpe import BPETokenizer
 from nanochat_pl.tokenizers.byte import ByteTokenizer, byte_characters
 from nanochat_pl.tokenizers.char import CharTokenizer
+from nanochat_pl.tokenizers.hf import HFTokenizer
 from nanochat_pl.tokenizers.samples import SAMPLES
 
 if TYPE_CHECKING:
@@ -44,7 +46,9 @@ def build_hf_tokenizer(tokenizer: Tokenizer, is_chat: bool) -> "tokenizers.Token
     built = _build(tokenizer)
     built.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
     if is_chat:
-        built.normalizer = normalizers.Replace(f"<{ESCAPE}", "<")
+        unescape = normalizers.Replace(f"<{ESCAPE}", "<")
+        own = built.normalizer
+        built.normalizer = unescape if own is None else normalizers.Sequence([unescape, own])
     built.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.bos_id)]
     )
@@ -56,6 +60,8 @@ def _build(tokenizer: Tokenizer) -> "tokenizers.Tokenizer":
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Built
 
+    if isinstance(tokenizer, HFTokenizer):
+        return Built.from_str(_with_our_bos(tokenizer))
     if isinstance(tokenizer, CharTokenizer):
         vocabulary = {character: i for i, character in enumerate(tokenizer.characters)}
         built = Built(models.WordLevel(vocabulary, unk_token=""))  # there is none: an unknown character is an error
@@ -73,9 +79,27 @@ def _build(tokenizer: Tokenizer) -> "tokenizers.Tokenizer":
             [pre_tokenizers.Split(_regex(tokenizer.pattern), "isolated"), byte_level]
         )
     else:
-        raise UserError(f"A tokenizer of kind {tokenizer.kind!r} cannot be exported; known kinds: bpe, byte, char.")
+        raise UserError(f"A tokenizer of kind {tokenizer.kind!r} cannot be exported; known kinds: bpe, byte, char, hf.")
     built.decoder = decoders.ByteLevel()
     return built
+
+
+def _with_our_bos(tokenizer: HFTokenizer) -> str:
+    """A foreign definition, in which the token that begins a document has our name; all ids stay as they are.
+
+    Not of a unigram model, whose special tokens are pieces of text as well.
+    """
+    definition = json.loads(tokenizer.definition)
+    model = definition["model"]
+
+    def named(token: str) -> str:
+        return BOS if token == tokenizer.bos else token
+
+    for token in definition["added_tokens"]:
+        token["content"] = named(token["content"])
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {named(token): i for token, i in model["vocab"].items()}
+    return json.dumps(definition | {"post_processor": None, "truncation": None, "padding": None})
 
 
 def _bpe(ranks: dict[bytes, int]) -> "tokenizers.models.BPE":

@@ -1,14 +1,16 @@
 """`python -m nanochat_pl video NAME RUN`: a run's own numbers as a video, a picture or JSON."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanochat_pl.core.errors import EXIT_SIGTERM
+
 if TYPE_CHECKING:
     from nanochat_pl.video.scene import Scene
-
-DEFAULT_PROMPT = "One sunny morning, Alice and Tom went to the market. Alice"
 
 
 def video(
@@ -20,7 +22,8 @@ def video(
         str,
         typer.Argument(
             help="A run (tiny), a stage of it (tiny/base), a checkpoint (tiny/base@200); for scaling the folder of a "
-            "sweep; or the JSON that --data-only wrote."
+            "sweep; or the JSON that --data-only wrote.",
+            metavar="RUN",
         ),
     ],
     out: Annotated[
@@ -31,7 +34,9 @@ def video(
         str | None, typer.Option(help="Of remotion/, that draws it: one of your own, in place of NAME's.", metavar="ID")
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the model reads (attention).", metavar="TEXT")] = None,
-    frame: Annotated[int, typer.Option(help="Of a .png; negative ones count from the end.")] = -1,
+    frame: Annotated[
+        int | None, typer.Option(help="Of a .png; negative ones count from the end. The default is the last.")
+    ] = None,
     data_only: Annotated[bool, typer.Option("--data-only", help="Write the figures as JSON; --out FILE.json.")] = False,
     flat: Annotated[
         bool, typer.Option("--flat", help="A plain .png by matplotlib, without node (attention, pipeline).")
@@ -39,7 +44,7 @@ def video(
 ) -> None:
     """Draw what a run has recorded or learned: every frame comes from its own numbers."""
     from nanochat_pl.core.errors import UserError
-    from nanochat_pl.video.remotion import OPTIONS
+    from nanochat_pl.video.remotion import LAST_FRAME, OPTIONS
     from nanochat_pl.video.scene import COMPOSITIONS, kind_of, read_scene, write_scene
 
     kind = kind_of(name)
@@ -47,13 +52,17 @@ def video(
         raise UserError(f"--prompt is for `video attention`; `video {kind}` reads none.")
     if data_only and flat:
         raise UserError("--data-only writes JSON, --flat draws a picture: give one of them.")
+    if (frame is not None or composition is not None) and (data_only or flat):
+        raise UserError("--frame and --composition are for what Remotion draws; leave out --data-only and --flat.")
     legal = (".json",) if data_only else (".png",) if flat else tuple(OPTIONS)
     path = out or Path(f"{kind}{legal[0]}")
     _check(path, legal)
+    if frame is not None and path.suffix.lower() != ".png":
+        raise UserError(f"--frame is for a still, and {path} is a video: take --out {path.with_suffix('.png')}.")
     is_written = run.endswith(".json")
     if is_written and prompt is not None:
         raise UserError(f"{run} holds the weights of one prompt already; leave --prompt out, or name a run.")
-    content = read_scene(Path(run), kind) if is_written else _extract(kind, run, prompt or DEFAULT_PROMPT)
+    content = read_scene(Path(run), kind) if is_written else _extract(kind, run, prompt)
     if data_only:
         write_scene(content, path)
     elif flat:
@@ -61,7 +70,7 @@ def video(
 
         draw(content, path)
     else:
-        _render(content, composition or COMPOSITIONS[kind], path, frame)
+        _render(content, composition or COMPOSITIONS[kind], path, LAST_FRAME if frame is None else frame)
     print(path)
 
 
@@ -79,11 +88,15 @@ def _render(content: "Scene", composition: str, path: Path, frame: int) -> None:
     from nanochat_pl.cli.data_tables import bar_of_share
     from nanochat_pl.video.remotion import render
 
-    with bar_of_share(composition) as (bar, task):
-        render(content, composition, path, frame, lambda share: bar.update(task, completed=share))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_SIGTERM))  # so that nothing is left behind
+    try:
+        with bar_of_share(composition) as (bar, task):
+            render(content, composition, path, frame, lambda share: bar.update(task, completed=share))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _extract(kind: str, run: str, prompt: str) -> "Scene":
+def _extract(kind: str, run: str, prompt: str | None) -> "Scene":
     if kind == "loss":
         from nanochat_pl.reporting.records import load_run
         from nanochat_pl.video.loss import loss_scene
@@ -105,9 +118,10 @@ def _extract(kind: str, run: str, prompt: str) -> "Scene":
         from nanochat_pl.video.architecture import architecture_scene
 
         return architecture_scene(read_header(model.folder), called)
-    from nanochat_pl.video.attention import attention_scene
+    from nanochat_pl.video.attention import attention_scene, own_prompt
 
-    return attention_scene(model.load(), called, prompt)
+    loaded = model.load()
+    return attention_scene(loaded, called, own_prompt(loaded) if prompt is None else prompt)
 
 
 def _pipeline(run: str) -> "Scene":

@@ -14,6 +14,7 @@ class SyntheticData(LightningDataModule):
     """The same batch of random ids again and again, (rows, T) of them, each equally likely."""
 
     waited_seconds = 0.0
+    marks_learned = False
 
     def __init__(self, vocab_size: int, rows: int, sequence_len: int, seed: int):
         super().__init__()

@@ -165,7 +165,7 @@ def _tokenizer(diagnosis: Diagnosis, run: RunFolder) -> None:
             "another run. Train anew with run.fresh=true, or restore it."
         )
     said = tokenizer.decode(tokenizer.encode(SAMPLE))
-    if tokenizer.kind != "char" and said != SAMPLE:
+    if tokenizer.kind not in ("char", "hf") and said != SAMPLE:
         raise UserError(f"it makes {said!r} of {SAMPLE!r}: it is damaged. Restore it from the cache or another run.")
     diagnosis.good(f"The model's tokenizer is sound: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens.")
 

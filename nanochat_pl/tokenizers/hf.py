@@ -23,7 +23,8 @@ class HFTokenizer(Tokenizer):
 
     Our BOS is its own token for the beginning or the end of a document, where it has one. Of our other special tokens
     those that it knows by name keep their ids there; the rest follows its last id. Its own special tokens are not
-    text: they count no bytes, and a text that spells one is encoded as those characters.
+    text: they count no bytes, and a text that spells one is encoded as those characters (by all but unigram models, to
+    which they are pieces of text as well).
 
     Text comes back from its ids as far as the vocabulary allows: one that lowers case, or that puts a space in front
     of a text (Llama 2's), gives it back so.

@@ -15,8 +15,8 @@ from nanochat_pl.video.scene import Scene, rounded, scene
 
 MOST_TOKENS = 40
 """More columns than these cannot be told from each other."""
+PROMPT = "One sunny morning, Alice and Tom went to the market. Alice"
 NEXT = 5
-SHOWN_HEADS = 6
 
 
 class Watching(Backend):
@@ -115,6 +115,14 @@ def attention_scene(loaded: LoadedModel, name: str, prompt: str) -> Scene:
     )
 
 
+def own_prompt(loaded: LoadedModel) -> str:
+    """A prompt for who gives none: of one sentence as many words as can be drawn."""
+    words, most = PROMPT.split(), min(MOST_TOKENS, loaded.model.config.sequence_len)
+    while len(words) > 1 and len(_ids(loaded, " ".join(words))) > most:
+        words.pop()
+    return " ".join(words)
+
+
 def telling_heads(weights: list[Tensor]) -> list[dict[str, Any]]:
     """The heads that do one thing most of all, with what share of their attention; each head once.
 
@@ -146,7 +154,7 @@ def telling_heads(weights: list[Tensor]) -> list[dict[str, Any]]:
         place = next(
             (divmod(int(i), stacked.size(1)) for i in order if divmod(int(i), stacked.size(1)) not in taken), None
         )
-        if place is not None and len(found) < SHOWN_HEADS:
+        if place is not None:
             taken.add(place)
             found.append(
                 {"layer": place[0], "head": place[1], "does": does, "share": rounded(float(shares[does][place]), 4)}

@@ -45,13 +45,13 @@ class WatchedPacker:
         starts = np.flatnonzero(row == self._bos_id).tolist()
         choices = []
         for start, end in zip(starts, [*starts[1:], len(row)]):
-            if end - start == 1:  # the BOS alone fills the last place; no piece is spent on it
-                choices.append({"room": 1, "waiting": [], "length": 1, "placed": 1, "reference": None})
-                continue
             while len(self._waiting) < self._buffer_documents and self._read < len(self._taken):
                 self._waiting.append(self._taken[self._read])
                 self._read += 1
             waiting = sorted(len(piece.ids) + 1 for piece in self._waiting)
+            if end - start == 1:  # the BOS alone fills the last place; no piece is spent on it
+                choices.append({"room": 1, "waiting": waiting, "length": 1, "placed": 1, "reference": None})
+                continue
             piece = self._waiting.pop(self._find(row[start + 1 : end]))
             taken = {"length": len(piece.ids) + 1, "placed": end - start, "reference": piece.reference}
             choices.append({"room": len(row) - start, "waiting": waiting} | taken)

@@ -24,6 +24,7 @@ OPTIONS = {
 }
 """What Remotion is told for each kind of file; a gif is small and slow, as those in a README are."""
 LAST_FRAME = -1
+REFUSED = r"(These are not the figures that|Could not find composition with ID|Cannot use frame) .*"
 KEPT_WORDS = 12
 """Lines of what Remotion said last, where it failed."""
 
@@ -34,7 +35,6 @@ def render(
     out: Path,
     frame: int = LAST_FRAME,
     tell: Callable[[float], None] = lambda share: None,
-    folder: Path = FOLDER,
 ) -> None:
     """Draw a scene into a file, which is written at once or not at all.
 
@@ -42,27 +42,26 @@ def render(
         out: its ending says what is drawn: a video, or (.png) one frame.
         frame: of a png; negative ones count from the end.
         tell: is told now and then how much is done, from 0 to 1.
-        folder: the checkout's remotion/.
 
     Raises:
         UserError: something is not installed, or the composition refuses the scene.
         MachineError: Remotion failed otherwise.
     """
-    program, browser = find_program(folder), find_browser()
-    bundle = built(program, folder)
+    program, browser = find_program(), find_browser()
+    bundle = built(program)
     with tempfile.TemporaryDirectory(prefix=".video-", dir=out.resolve().parent) as place:
         props, drawn = Path(place, "props.json"), Path(place, f"drawn{out.suffix.lower()}")
         props.write_text(f'{{"scene":{as_text(content).strip()}}}', encoding="utf-8")
         is_still = drawn.suffix == ".png"
         command = [program, "still" if is_still else "render", bundle, composition, drawn, f"--props={props}"]
         command += [f"--frame={frame}"] if is_still else ["--image-format=png", "--concurrency=100%"]
-        run([*command, f"--browser-executable={browser}", *OPTIONS[drawn.suffix]], folder, tell)
+        run([*command, f"--browser-executable={browser}", *OPTIONS[drawn.suffix]], tell)
         with replacing(out) as temporary:
             shutil.copyfile(drawn, temporary)
 
 
 def find_program(folder: Path = FOLDER) -> Path:
-    """Remotion's command line.
+    """Remotion's command line, in the checkout's remotion/.
 
     Raises:
         UserError: node, or the packages of remotion/, are not installed.
@@ -105,31 +104,31 @@ def find_browser() -> str:
     )
 
 
-def built(program: Path, folder: Path = FOLDER) -> Path:
+def built(program: Path) -> Path:
     """The compositions as the browser loads them, made anew when a source is newer."""
-    bundle = folder / "build"
-    sources = [*(folder / "src").rglob("*.*"), folder / "package-lock.json"]
+    bundle = FOLDER / "build"
+    sources = [*(FOLDER / "src").rglob("*.*"), FOLDER / "package-lock.json"]
     newest = max(path.stat().st_mtime for path in sources)
     index = bundle / "index.html"
     if not index.exists() or index.stat().st_mtime < newest:
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as place:
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=FOLDER) as place:
             fresh = Path(place, "build")
-            run([program, "bundle", "src/index.ts", "--rspack", f"--out-dir={fresh}"], folder)
+            run([program, "bundle", "src/index.ts", "--rspack", f"--out-dir={fresh}"])
             shutil.rmtree(bundle, ignore_errors=True)
             os.replace(fresh, bundle)
     return bundle
 
 
-def run(command: list[str | Path], folder: Path, tell: Callable[[float], None] = lambda share: None) -> str:
-    """Run Remotion to its end; returns what it said.
+def run(command: list[str | Path], tell: Callable[[float], None] = lambda share: None) -> None:
+    """Run Remotion to its end.
 
     Raises:
-        UserError: the composition refuses the scene, or there is none of this name.
+        UserError: the composition refuses the scene; there is no such composition or frame.
         MachineError: it failed otherwise; with its last words.
     """
     process = subprocess.Popen(
         [str(part) for part in command],
-        cwd=folder,
+        cwd=FOLDER,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -150,12 +149,13 @@ def run(command: list[str | Path], folder: Path, tell: Callable[[float], None] =
         process.wait()
     if process.returncode:
         raise _failure(lines)
-    return "\n".join(lines)
 
 
 def _failure(lines: list[str]) -> Exception:
     text = "\n".join(lines)
-    if refused := re.search(r"(These are not the figures that .*|Could not find composition with ID .*)", text):
+    if refused := re.search(
+        r"(These are not the figures that .*|Could not find composition with ID .*|Cannot use frame .*)", text
+    ):
         return UserError(f"Remotion refused to draw it. {refused[1]}")
     said = "\n".join(line for line in lines if line.strip())
     return MachineError("Remotion failed. It said last:\n" + "\n".join(said.splitlines()[-KEPT_WORDS:]))

@@ -1,7 +1,6 @@
 """The JSON that a composition of remotion/ draws: its header, how it is written, and how one is read back."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -79,4 +78,4 @@ def kind_of(word: str) -> str:
 
 def rounded(value: float, digits: int = 5) -> float:
     """To so many significant digits: no more are ever shown."""
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else 0.0
+    return float(f"{value:.{digits}g}")

@@ -9,6 +9,7 @@ import attention from "./samples/attention.json";
 import loss from "./samples/loss.json";
 import pipeline from "./samples/pipeline.json";
 import scaling from "./samples/scaling.json";
+import { laidOut } from "./components/Sentence";
 import { read } from "./schema";
 
 describe("the schema", () => {
@@ -43,6 +44,15 @@ describe("what is computed from the figures", () => {
       expect(part.right - part.left).toBeGreaterThan(60);
       expect(part.left).toBeCloseTo(i ? parts[i - 1].right : 0);
     }
+  });
+  it("keeps tokens within their place, smaller where they are many", () => {
+    const place = { left: 10, right: 500, top: 20, height: 120 };
+    const sizes = [20, 16, 12];
+    expect(laidOut(["one", " two"], place, sizes).fontSize).toBe(20);
+    const { fontSize, chips } = laidOut(Array(30).fill(" token"), place, sizes);
+    expect(fontSize).toBeLessThan(20);
+    expect(Math.max(...chips.map((chip) => chip.left + chip.width))).toBeLessThanOrEqual(500);
+    expect(Math.max(...chips.map((chip) => chip.top + fontSize * 1.5))).toBeLessThanOrEqual(140);
   });
   it("follows the law", () => {
     const law = {

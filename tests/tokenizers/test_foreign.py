@@ -10,6 +10,7 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from nanochat_pl.checkpoint.hf_tokenizer import build_hf_tokenizer
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.tiny_world import document
 from nanochat_pl.tokenizers.base import SPECIAL_TOKENS
@@ -138,6 +139,20 @@ def test_special_tokens_are_theirs_where_they_have_them(tmp_path: Path) -> None:
     assert llama.token_bytes()[[0, 1, 2, 3, 700]].tolist() == [0, 0, 0, 1, 0]
     chat = render_conversation(llama, [{"role": "user", "content": "<s>"}, {"role": "assistant", "content": "yes"}])
     assert chat.ids.count(1) == 1 and llama.decode(chat.ids).startswith("<s><|user_start|> <s><|user_end|>")
+
+
+def test_it_is_exported_with_the_same_ids(folder: Path) -> None:
+    ours = find_hf_tokenizer(str(folder))
+    if folder.name == "unigram":
+        with pytest.raises(UserError, match="cannot be exported"):
+            build_hf_tokenizer(ours, is_chat=True)
+        return
+    built = build_hf_tokenizer(ours, is_chat=True)
+    for text in TEXTS[:-1]:
+        assert built.encode(text).ids == [ours.bos_id, *ours.encode(text)]
+    asked = [{"role": "user", "content": "Hello, Tom."}, {"role": "assistant", "content": "Hello."}]
+    written = "<|bos|><|user_start|>Hello, Tom.<|user_end|><|assistant_start|>Hello.<|assistant_end|>"
+    assert built.encode(written, add_special_tokens=False).ids == render_conversation(ours, asked).ids
 
 
 def test_our_own_names_are_taken_where_a_vocabulary_has_them(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def test_mistakes(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "no folder" in refusal("loss", "test", "--out", "nowhere/x.mp4")
     assert "--prompt is for" in refusal("loss", "test", "--prompt", "Hello")
     assert "context has only 32" in refusal("attention", "test", "--prompt", "word " * 60)
+    assert "is for a still" in refusal("loss", "test", "--frame", "3")
+    assert "Remotion draws" in refusal("loss", "test", "--frame", "3", "--data-only")
     assert "one of them" in refusal("loss", "test", "--flat", "--data-only")
     shutil.copytree(small_run, small_run.parent / "bare", ignore=shutil.ignore_patterns("model", "checkpoints"))
     for name in ("attention", "architecture"):
@@ -142,6 +144,8 @@ def test_stills_of_all_compositions(small_run: Path, tmp_path: Path, monkeypatch
     stages = [{key: value for key, value in stage.items() if key != "val_loss"} for stage in scenes["loss"]["stages"]]
     write_scene(scenes["loss"] | {"stages": stages}, tmp_path / "loss.json")
     assert "stages.0.val_loss" in refusal("loss", "loss.json", "--out", "bad.png")
+    assert "Nope" in refusal("scaling", "scaling.json", "--composition", "Nope", "--out", "bad.png")
+    assert "9999" in refusal("scaling", "scaling.json", "--frame", "9999", "--out", "bad.png")
     assert not list(tmp_path.glob("bad*")) and not list(tmp_path.glob(".video*"))
     summary = json.loads((small_run / "base" / "summary.json").read_text())
     with playwright_api.sync_playwright() as playwright, served(remotion.FOLDER / "build") as address:

@@ -25,8 +25,9 @@ from nanochat_pl.nn.attention.blocked import Blocked
 from nanochat_pl.reporting.records import load_run
 from nanochat_pl.reporting.sweep_records import load_sweep
 from nanochat_pl.tokenizers.bpe import train_bpe
+from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.video.architecture import architecture_scene
-from nanochat_pl.video.attention import attention_scene, attention_weights, telling_heads, watch
+from nanochat_pl.video.attention import PROMPT, attention_scene, attention_weights, own_prompt, telling_heads, watch
 from nanochat_pl.video.loss import loss_scene
 from nanochat_pl.video.pipeline import merge, pack_rows, pipeline_scene
 from nanochat_pl.video.scaling import scaling_scene
@@ -34,7 +35,7 @@ from nanochat_pl.video.scene import as_text, read_scene, write_scene
 from tests.reporting.written_runs import write_stage
 from tests.reporting.written_sweeps import EXPONENT, FLOOR, write_sweep
 
-PROMPT = "Alice and Tom found a red box. The"
+TEXT = "Alice and Tom found a red box. The"
 
 
 @pytest.mark.parametrize(("window", "slopes"), [(2, None), (5, torch.tensor([0.5, 0.25, 0.1, 0.01])), (40, None)])
@@ -58,7 +59,7 @@ def loaded(small_run: Path) -> LoadedModel:
 
 
 def test_watching_changes_nothing_and_sees_every_layer(loaded: LoadedModel) -> None:
-    ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(PROMPT)]
+    ids = [loaded.tokenizer.bos_id, *loaded.tokenizer.encode(TEXT)]
     backend = loaded.model.attention
     watching, logits = watch(loaded.model, ids)
     with torch.inference_mode():
@@ -69,20 +70,26 @@ def test_watching_changes_nothing_and_sees_every_layer(loaded: LoadedModel) -> N
 
 
 def test_the_scene_of_attention(loaded: LoadedModel) -> None:
-    scene = attention_scene(loaded, "test/base", PROMPT)
-    assert "".join(scene["tokens"]) == "<|bos|>" + PROMPT
+    scene = attention_scene(loaded, "test/base", TEXT)
+    assert "".join(scene["tokens"]) == "<|bos|>" + TEXT
     for layer in scene["layers"]:
         for head in layer["heads"]:
             for i, row in enumerate(head):
                 assert len(row) == i + 1 and sum(row) == pytest.approx(1, abs=0.002)
                 assert not any(row[: max(0, i - layer["window"])])
     assert scene["next"][0]["probability"] >= scene["next"][1]["probability"] > 0
-    assert as_text(scene) == as_text(attention_scene(loaded, "test/base", PROMPT))
+    assert as_text(scene) == as_text(attention_scene(loaded, "test/base", TEXT))
 
 
 def test_a_chat_model_reads_the_prompt_as_a_question(loaded: LoadedModel) -> None:
     scene = attention_scene(dataclasses.replace(loaded, stage="sft"), "test/sft", "Who are you?")
     assert scene["tokens"][1] == "<|user_start|>" and scene["tokens"][-1] == "<|assistant_start|>"
+
+
+def test_who_gives_no_prompt_gets_one_that_fits(loaded: LoadedModel) -> None:
+    bytewise = own_prompt(dataclasses.replace(loaded, tokenizer=ByteTokenizer()))
+    assert PROMPT.startswith(own_prompt(loaded)) and len(bytewise) < 32 < len(PROMPT)
+    assert PROMPT[: len(bytewise) + 1] == bytewise + " "
 
 
 @pytest.mark.parametrize(("prompt", "said"), [("x" * 200, "context has only 32"), (" ", "empty")])

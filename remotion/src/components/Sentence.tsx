@@ -5,8 +5,23 @@ const ADVANCE = 0.602;
 
 export type Chip = { left: number; top: number; width: number; label: string };
 
-/** Places of the tokens in lines that end at `right`. */
-export function laidOut(tokens: readonly string[], left: number, right: number, top: number, fontSize: number): Chip[] {
+type Place = { left: number; right: number; top: number; height: number };
+
+/** The places of tokens in lines, in the largest of the sizes in which all stand within a place; else in the smallest. */
+export function laidOut(
+  tokens: readonly string[],
+  place: Place,
+  sizes: readonly number[],
+  pitch: (fontSize: number) => number = (fontSize) => fontSize * 1.75,
+): { fontSize: number; chips: Chip[] } {
+  const tried = sizes.map((fontSize) => ({ fontSize, chips: inLines(tokens, place, fontSize, pitch(fontSize)) }));
+  const fits = tried.find(({ fontSize, chips }) => {
+    return (chips.at(-1)?.top ?? 0) + pitch(fontSize) <= place.top + place.height;
+  });
+  return fits ?? tried[tried.length - 1];
+}
+
+function inLines(tokens: readonly string[], { left, right, top }: Place, fontSize: number, pitch: number): Chip[] {
   let x = left;
   let y = top;
   return tokens.map((token) => {
@@ -14,7 +29,7 @@ export function laidOut(tokens: readonly string[], left: number, right: number, 
     const width = [...label].length * fontSize * ADVANCE + 10;
     if (x + width > right && x > left) {
       x = left;
-      y += fontSize * 1.75;
+      y += pitch;
     }
     const chip = { left: x, top: y, width, label };
     x += width + 4;
@@ -23,19 +38,12 @@ export function laidOut(tokens: readonly string[], left: number, right: number, 
 }
 
 /** The text, token by token; behind each how much of the query's attention it gets. */
-export function Sentence(props: {
-  left: number;
-  right: number;
-  top: number;
-  tokens: string[];
-  query: number;
-  weights: number[];
-}) {
-  const fontSize = props.tokens.length > 26 ? 16 : 20;
+export function Sentence(props: Place & { tokens: string[]; query: number; weights: number[] }) {
+  const { fontSize, chips } = laidOut(props.tokens, props, [20, 16, 14, 12]);
   const most = Math.max(...props.weights, 0.01);
   return (
     <g>
-      {laidOut(props.tokens, props.left, props.right, props.top, fontSize).map((chip, i) => {
+      {chips.map((chip, i) => {
         const weight = props.weights[i];
         const isQuery = i === props.query;
         return (

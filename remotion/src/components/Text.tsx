@@ -39,6 +39,7 @@ export function visible(token: string): string {
     .replace(/^ | $/g, "␣")
     .replace(/\n/g, "↵")
     .replace(/\t/g, "→")
+    .replace(/\p{Cc}/gu, "·")
     .replace(/<\|(\w+)\|>/g, "‹$1›");
 }
 

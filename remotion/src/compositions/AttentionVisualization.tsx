@@ -60,6 +60,7 @@ export function Drawing({ scene }: { scene: Figures }) {
         left={RIGHT.left}
         right={RIGHT.right}
         top={TOP + 40}
+        height={112}
         tokens={scene.tokens}
         query={query}
         weights={layer.heads[now.head][query]}

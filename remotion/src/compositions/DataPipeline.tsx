@@ -16,15 +16,19 @@ type Span = readonly [number, number];
 const READ: Span = [0, 80];
 const MERGE_FRAMES = 18;
 const TOKENS_FRAMES = 110;
-const CHOICE_FRAMES = 55;
 const BATCH_FRAMES = 130;
+
+/** For each document of the row; many small ones go faster. */
+function choiceFrames(scene: Figures): number {
+  return Math.max(8, Math.min(55, Math.round(240 / scene.choices.length)));
+}
 
 /** Where each part begins and ends; the second is left out where nothing is merged. */
 export function parts(scene: Figures): { read: Span; merge: Span; tokens: Span; pack: Span; batch: Span } {
   const lengths = [
     scene.merges.length ? scene.merges.length * MERGE_FRAMES + 45 : 0,
     TOKENS_FRAMES,
-    scene.choices.length * CHOICE_FRAMES + 30,
+    scene.choices.length * choiceFrames(scene) + 30,
     BATCH_FRAMES,
   ];
   let at = READ[1];
@@ -50,7 +54,7 @@ export function Drawing({ scene }: { scene: Figures }) {
       {isIn(tokens) && <Tokens scene={scene} frame={frame - tokens[0]} />}
       {isIn(pack) && (
         <g opacity={enters(pack)}>
-          <Packing scene={scene} frame={frame - pack[0]} framesOfChoice={CHOICE_FRAMES} />
+          <Packing scene={scene} frame={frame - pack[0]} framesOfChoice={choiceFrames(scene)} />
         </g>
       )}
       {isIn(batch) && <Rows scene={scene} frame={frame - batch[0]} />}
@@ -70,7 +74,15 @@ function Reading({ text, frame }: { text: string; frame: number }) {
   const shown = Math.ceil(grown(frame, 5, 60) * text.length);
   return (
     <foreignObject x={MARGIN} y={TOP + 10} width={WIDTH - 2 * MARGIN} height={BOTTOM - TOP}>
-      <div style={{ fontFamily: mono, fontSize: 36, lineHeight: 1.5, color: color.ink, whiteSpace: "pre-wrap" }}>
+      <div
+        style={{
+          fontFamily: mono,
+          fontSize: text.length < 360 ? 36 : 26,
+          lineHeight: 1.5,
+          color: color.ink,
+          whiteSpace: "pre-wrap",
+        }}
+      >
         {text.slice(0, shown)}
         <span style={{ opacity: 0 }}>{text.slice(shown)}</span>
       </div>
@@ -135,23 +147,27 @@ function Merges({ merges, frame }: { merges: readonly (readonly string[])[]; fra
 
 /** The text as tokens, each with its number below. */
 function Tokens({ scene, frame }: { scene: Figures; frame: number }) {
-  const fontSize = 26;
-  const widened = scene.tokens.map(({ id, text }) => {
-    const missing = String(id).length * 0.72 - text.length;
-    return missing > 0 ? text + "\u2007".repeat(Math.ceil(missing)) : text;
-  });
-  const chips = laidOut(widened, MARGIN, WIDTH - MARGIN, TOP + 10, fontSize);
+  const widened = scene.tokens.map(({ id, text }) => text.padEnd(Math.ceil(String(id).length * 0.85), "\u2007"));
+  const place = { left: MARGIN, right: WIDTH - MARGIN, top: TOP + 10, height: BOTTOM - TOP - 10 };
+  const { fontSize, chips } = laidOut(widened, place, [26, 22, 18, 15], (one) => one * 1.45 + 42);
+  const height = fontSize * 1.45;
   return (
     <g>
       {chips.map((chip, i) => {
-        const y = TOP + 10 + ((chip.top - TOP - 10) / (fontSize * 1.75)) * 80;
+        const y = chip.top;
         return (
           <g key={i} opacity={grown(frame, (i * 40) / chips.length, (i * 40) / chips.length + 10)}>
-            <rect x={chip.left} y={y} width={chip.width} height={38} rx={6} fill={series[i % series.length]} />
-            <Text x={chip.left + 5} y={y + 19} isMono fontSize={fontSize} fill={color.ground}>
+            <rect x={chip.left} y={y} width={chip.width} height={height} rx={6} fill={series[i % series.length]} />
+            <Text x={chip.left + 5} y={y + height / 2} isMono fontSize={fontSize} fill={color.ground}>
               {chip.label}
             </Text>
-            <Text x={chip.left + chip.width / 2} y={y + 54} anchor="middle" fill={color.quiet} fontSize={size.small}>
+            <Text
+              x={chip.left + chip.width / 2}
+              y={y + height + 16}
+              anchor="middle"
+              fill={color.quiet}
+              fontSize={size.small}
+            >
               {scene.tokens[i].id}
             </Text>
           </g>
@@ -195,7 +211,7 @@ function captions(scene: Figures): Caption[] {
     });
   }
   if (last.placed < last.length) {
-    const from = pack[0] + (scene.choices.length - 1) * CHOICE_FRAMES;
+    const from = pack[0] + (scene.choices.length - 1) * choiceFrames(scene);
     said.push({
       from,
       text: `Now nothing fits into the last ${last.room} ${last.room === 1 ? "place" : "places"}: the shortest, of ${last.length}, is cut, which wastes the least.`,

@@ -163,7 +163,7 @@ function LawLine({
 
 /** The trainings by name, with what they came to. */
 function Sizes({ scene, frame }: { scene: Figures; frame: number }) {
-  const height = Math.min(48, (BOTTOM - TOP - 60) / scene.jobs.length);
+  const height = Math.min(48, (BOTTOM - TOP - 110) / scene.jobs.length);
   const fontSize = Math.min(size.label, height * 0.8);
   const width = RIGHT.right - RIGHT.left + 82;
   const left = RIGHT.left - 82;

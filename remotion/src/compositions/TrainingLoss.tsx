@@ -12,7 +12,7 @@ type Figures = Scene<"TrainingLoss">;
 type StageFigures = Figures["stages"][number];
 
 const PLAY: readonly [number, number] = [50, 400];
-const PLOT: Box = { left: MARGIN + 56, right: 860, top: TOP + 44, bottom: BOTTOM - 46 };
+const PLOT: Box = { left: MARGIN + 56, right: 850, top: TOP + 44, bottom: BOTTOM - 46 };
 const SIDE = 930;
 const LEAST_SHARE = 0.14;
 const FINDING_FRAMES = 50;
@@ -55,7 +55,7 @@ export function Drawing({ scene }: { scene: Figures }) {
           xLabel=""
           yLabel={losses.length ? "loss, nats per token" : "share"}
         />
-        <Legend />
+        <Legend hasFindings={scene.stages.some((stage) => stage.findings.length > 0)} />
         {parts.map((part) => (
           <SegmentFrame key={part.figures.stage} part={part} />
         ))}
@@ -63,7 +63,7 @@ export function Drawing({ scene }: { scene: Figures }) {
       {parts.map((part) => (
         <Curves key={part.figures.stage} part={part} y={y} frame={frame} />
       ))}
-      <Findings part={now} step={step} y={y} />
+      <Findings parts={parts} now={now} step={step} y={y} />
       <Counters scene={scene} stage={now.figures} step={step} opacity={grown(frame, 10, 35)} />
     </Stage>
   );
@@ -75,7 +75,7 @@ function subtitle(scene: Figures): string {
   return clipped(`${scene.name}: ${names}${parameters}`, 90);
 }
 
-function Legend() {
+function Legend({ hasFindings }: { hasFindings: boolean }) {
   const y = PLOT.top - 22;
   return (
     <g>
@@ -83,6 +83,14 @@ function Legend() {
       <Text x={PLOT.right - 214} y={y} fill={color.quiet} fontSize={size.small}>
         training
       </Text>
+      {hasFindings && (
+        <g>
+          <path d={`M${PLOT.right - 366} ${y + 7}l-8 -15h16z`} fill={color.accent} />
+          <Text x={PLOT.right - 352} y={y} fill={color.quiet} fontSize={size.small}>
+            finding
+          </Text>
+        </g>
+      )}
       <circle cx={PLOT.right - 100} cy={y} r={6} stroke={color.ink} strokeWidth={2.5} fill={color.ground} />
       <Text x={PLOT.right - 86} y={y} fill={color.quiet} fontSize={size.small}>
         held out
@@ -146,23 +154,32 @@ function Curves({ part, y, frame }: { part: Segment; y: (value: number) => numbe
   );
 }
 
-/** What the monitor has found so far in the stage that is played, the latest in words. */
-function Findings({ part, step, y }: { part: Segment; step: number; y: (value: number) => number }) {
-  const { figures } = part;
-  const x = linear([0, figures.steps], [part.left + 4, part.right - 4]);
-  const found = figures.findings.filter((finding) => finding.step <= step);
-  const latest = found.at(-1);
-  const frames = latest && ((step - latest.step) / figures.steps) * (part.end - part.start);
+/** What the monitor has found so far: a mark at each place, the latest in words. */
+function Findings({
+  parts,
+  now,
+  step,
+  y,
+}: {
+  parts: Segment[];
+  now: Segment;
+  step: number;
+  y: (value: number) => number;
+}) {
+  const played = parts.slice(0, parts.indexOf(now) + 1);
+  const latest = now.figures.findings.filter((finding) => finding.step <= step).at(-1);
+  const frames = latest && ((step - latest.step) / now.figures.steps) * (now.end - now.start);
   return (
     <g>
-      {found.map((finding, i) => {
-        const value = lastBefore(figures.loss, finding.step)?.[1] ?? 0;
-        return (
-          <g key={i}>
-            <path d={`M${x(finding.step)} ${y(value) - 8}l-8 -15h16z`} fill={color.accent} />
-          </g>
-        );
-      })}
+      {played.flatMap((part) =>
+        part.figures.findings
+          .filter((finding) => part !== now || finding.step <= step)
+          .map((finding, i) => {
+            const x = linear([0, part.figures.steps], [part.left + 4, part.right - 4])(finding.step);
+            const top = y(lastBefore(part.figures.loss, finding.step)?.[1] ?? 0) - 23;
+            return <path key={`${part.figures.stage} ${i}`} d={`M${x} ${top + 15}l-8 -15h16z`} fill={color.accent} />;
+          }),
+      )}
       {latest && frames !== undefined && frames <= FINDING_FRAMES && (
         <g>
           <rect

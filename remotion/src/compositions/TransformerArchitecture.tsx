@@ -175,6 +175,7 @@ function Parameters({ scene, placed, frame }: { scene: Figures; placed: number; 
     return scene.layers.reduce((sum, layer, i) => sum + layer[part] * Math.min(1, Math.max(0, placed - i)), 0);
   };
   const sum = parts.reduce((total, part) => total + now(part), 0);
+  const isShared = !all.embedding || !all.head;
   const width = SIDE.right - SIDE.left - 44;
   return (
     <g opacity={grown(frame, 0, 20)}>
@@ -190,7 +191,7 @@ function Parameters({ scene, placed, frame }: { scene: Figures; placed: number; 
         return (
           <g key={part}>
             <Text x={SIDE.left + 22} y={y + 8} fontSize={size.small} fill={role[part]} bold>
-              {NAMES[part]}
+              {isShared && (part === "head" || part === "embedding") ? "embedding and head" : NAMES[part]}
             </Text>
             <Text x={SIDE.right - 22} y={y + 8} fontSize={size.small} anchor="end">
               {whole(now(part))}
