@@ -90,15 +90,16 @@ class Training:
 
 @contextmanager
 def kept_by_mlps(model: Any) -> Iterator[dict[int, int]]:
-    """storage -> bytes that the MLPs save for the backward pass; weights, subspaces and their casts are left out."""
+    """storage -> bytes that the MLPs save for the backward pass; weights and subspaces themselves are left out."""
     kept: dict[int, int] = {}
     parameters = [*model.parameters(), *(sketch for low_rank in model.low_rank.values() for sketch in low_rank)]
-    shapes = {shape for p in parameters for shape in (tuple(p.shape), tuple(p.shape[::-1]))}
+    own = {parameter.untyped_storage()._cdata for parameter in parameters}
     inside: list[Any] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        if inside and tuple(tensor.shape) not in shapes:
-            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if inside and storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     handles = []

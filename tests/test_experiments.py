@@ -65,7 +65,11 @@ def cuts(name: str, documents: Path) -> list[str]:
     made_up = config.data._target_.endswith(("ModularDataSpec", "AdditionDataSpec"))
     own = [*SIZES, *(() if made_up else ROWS)]
     if made_up:
-        own.append(f"horizon.total_batch_tokens={4 * config.model.sequence_len}")
+        own += [f"horizon.total_batch_tokens={4 * config.model.sequence_len}", "data.val_tokens=null"]
+    if "train_fraction" in config.data:
+        own.append("data.train_fraction=0.98")
+    if "val_equations" in config.data:
+        own.append("data.val_equations=20")
     if "size" in config.model:
         own.append("model.size=null")
     if config.data._target_.endswith("HubDataSpec"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
@@ -160,6 +161,19 @@ def _command(overrides: Sequence[str], *more: str) -> str:
 
 def _differences(before: DictConfig, after: DictConfig) -> list[tuple[str, Any, Any]]:
     old, new = flat(OmegaConf.to_container(before, resolve=True)), flat(OmegaConf.to_container(after, resolve=True))
-    since = {key for key in new if key.split(".")[0] not in before}  # sections that an earlier version did not have
+    # What an earlier version did not have: whole sections, and options that stand as if nobody had set them.
+    since = {key for key in new.keys() - old.keys() if key.split(".")[0] not in before or _is_default(after, key)}
     keys = sorted(key for key in (old.keys() | new.keys()) - since if not key.startswith(MAY_CHANGE))
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
+
+
+def _is_default(config: DictConfig, key: str) -> bool:
+    """Whether an option has the value that its section's dataclass gives it."""
+    section, *names = key.split(".")
+    target = OmegaConf.select(config, f"{section}._target_")
+    if target is None:
+        return False
+    value: Any = get_class(target)
+    for name in names:
+        value = getattr(value, name, ...)
+    return value == OmegaConf.select(config, key)

@@ -117,8 +117,11 @@ class ForeignSpec:
         except Exception as error:  # whatever a class makes of its arguments
             names = " and ".join(part.name for part in (self.first, self.others) if part)
             raise UserError(f"{names} cannot train with the options of optim: {error}") from error
-        kept = [[value.nbytes for value in optimizer.state[p].values() if value.ndim] for p in (matrix, table)]
-        return sum(kept[0]) / matrix.numel(), sum(kept[1]) / table.numel()
+        of_matrix, of_table = (
+            sum(value.nbytes for value in optimizer.state[p].values() if isinstance(value, Tensor) and value.ndim)
+            for p in (matrix, table)
+        )
+        return of_matrix / matrix.numel(), of_table / table.numel()
 
 
 class ForeignOptimizer(Optimizer):

@@ -17,7 +17,6 @@ MOST_TOKENS = 40
 """More columns than these cannot be told from each other."""
 PROMPT = "One sunny morning, Alice and Tom went to the market. Alice"
 NEXT = 5
-SHOWN_HEADS = 6
 
 
 class Watching(Backend):
@@ -155,7 +154,7 @@ def telling_heads(weights: list[Tensor]) -> list[dict[str, Any]]:
         place = next(
             (divmod(int(i), stacked.size(1)) for i in order if divmod(int(i), stacked.size(1)) not in taken), None
         )
-        if place is not None and len(found) < SHOWN_HEADS:
+        if place is not None:
             taken.add(place)
             found.append(
                 {"layer": place[0], "head": place[1], "does": does, "share": rounded(float(shares[does][place]), 4)}

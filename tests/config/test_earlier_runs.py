@@ -31,11 +31,14 @@ def test_a_run_goes_on_with_what_may_change(tmp_path: Path) -> None:
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
-    """It has no section of what has come since."""
+    """It has no sections and no options that have come since."""
     sections = OmegaConf.to_container(compose([]), resolve=True)
     assert isinstance(sections, dict) and sections.pop("streaming")
+    assert sections["model"].pop("position") == "rope" and sections["optim"].pop("vector")
     run = left_by(OmegaConf.create(sections), tmp_path)
     assert find_earlier(run, compose([])) is not None
     assert not Specs.of(load_config(run)).streaming.enabled
+    with pytest.raises(UserError, match=r"model\.position was None and is now 'alibi'"):
+        find_earlier(run, compose(["model.position=alibi"]))
     with pytest.raises(UserError, match=r"seed was 42"):
         find_earlier(run, compose(["seed=1"]))
