@@ -62,7 +62,13 @@ def test_options_are_those_of_a_training() -> None:
     batches: list[tuple[dict[str, str], list[str]]] = []  # as many as agree are composed at once
     for _, span in OPTIONS:
         chosen = dict(option.split("=", 1) for option in shlex.split(span))
-        fits = (batch for batch in batches if all(batch[0].get(key, value) == value for key, value in chosen.items()))
+        groups = {key: value for key, value in chosen.items() if "." not in key}
+        fits = (
+            batch
+            for batch in batches
+            if {key: value for key, value in batch[0].items() if "." not in key} == groups
+            and all(batch[0].get(key, value) == value for key, value in chosen.items())
+        )
         values, spans = next(fits, ({}, []))
         if not spans:
             batches.append((values, spans))
