@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ def read_pickled(path: Path) -> dict[str, Any]:
         UserError: it is damaged, or holds what could run a program.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise UserError(
             f"{path} is damaged, or holds more than tensors and plain values, and nothing else is read: a pickle could "

@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from nanochat_pl.checkpoint.parent import Parent, find_parent
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.spec import Spec
+from nanochat_pl.models.contract import build_config
 
 OWN_MODEL = ("model.", "model=", "tokenizer.", "tokenizer=")
 """Overrides by which a run has another model than its recipe's run."""
 OF_EVERY_STAGE = ("recipe=", "experiment=", "hw.", "hw=", "streaming.", "seed=", "run.name=")
+MAY_DIFFER = ("compute_dtype", "vocab_size", "sequence_len", "dropout")
+"""Options of a model's config that a stage may change of the model that it begins with."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What optimizers keep in the shape of the parameter."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class LaterStageSpec(Spec):
 def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path, model: Any) -> None:
     """Give an optimizer the state that another run's checkpoint holds; its own rates and decays stay.
 
+    Tables may have gained or lost rows, of tokens or positions: the moments of new ones are zeros.
+
     Args:
         model: the config of the optimizer's model.
 
@@ -72,8 +80,13 @@ def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path, model: Any
     """
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    before = saved["nanochat_pl"]["model"]
-    if differing := [key for key, value in model.as_dict().items() if key != "compute_dtype" and value != before[key]]:
+    before = build_config(saved["nanochat_pl"]["architecture"], saved["nanochat_pl"]["model"])
+    if type(before) is not type(model):
+        differing = ["architecture"]
+    else:
+        both = zip(before.as_dict().items(), model.as_dict().values())
+        differing = [key for (key, old), new in both if key not in MAY_DIFFER and old != new]
+    if differing:
         raise UserError(
             f"{checkpoint} holds the optimizer's state of another model than lies beside it: they differ in "
             f"{', '.join(differing)}. Begin without it: stage.momentum=false."
@@ -88,6 +101,21 @@ def load_momentum(optimizer: torch.optim.Optimizer, checkpoint: Path, model: Any
             f"or streaming.min_size were others (it differs in {', '.join(sorted(names ^ saved_names)[:3])}). Take "
             "those of the stage before, or begin without its momentum: stage.momentum=false."
         )
+    shapes = {
+        name: p.shape for group in optimizer.param_groups for name, p in zip(group["param_names"], group["params"])
+    }
+    for group in state["param_groups"]:
+        for index, name in zip(group["params"], group["param_names"]):
+            moments = state["state"].get(index, {})
+            moments |= {key: _of_rows(moments[key], shapes[name]) for key in MOMENTS if key in moments}
     optimizer.load_state_dict(state)
     for group, values in zip(optimizer.param_groups, own, strict=True):
         group.update(values)
+
+
+def _of_rows(moment: Tensor, shape: torch.Size) -> Tensor:
+    """With as many rows as `shape`: some less, or more of zeros."""
+    if moment.shape == shape or moment.shape[1:] != shape[1:]:
+        return moment
+    rows = min(len(moment), shape[0])
+    return torch.cat((moment[:rows], moment.new_zeros(shape[0] - rows, *shape[1:])))

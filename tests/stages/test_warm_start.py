@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from nanochat_pl.checkpoint.parent import Parent
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.stages.sft import SFTStageSpec
 from nanochat_pl.stages.warm_start import load_momentum
@@ -28,6 +30,11 @@ def save(name: str, stage: str, vocab_size: int = TOKENIZER.vocab_size, step: in
     folder = runs_root() / name / stage / "model"
     save_model_folder(folder, randomized(config), config, TOKENIZER, {"step": step}, stage=stage)
     return folder
+
+
+def header(config: NanoChatConfig) -> dict[str, Any]:
+    """What a checkpoint says of its model."""
+    return {"architecture": "nanochat", "model": config.as_dict()}
 
 
 def parent_of(run: str, *overrides: str, resumed: bool = False) -> Parent:
@@ -85,7 +92,7 @@ def test_the_momentum_arrives_and_the_rates_stay(tmp_path: Path) -> None:
         p.grad = torch.randn_like(p)
     before.step()
     checkpoint = tmp_path / "last.ckpt"
-    torch.save({"nanochat_pl": {"model": TINY.as_dict()}, "optimizer_states": [before.state_dict()]}, checkpoint)
+    torch.save({"nanochat_pl": header(TINY), "optimizer_states": [before.state_dict()]}, checkpoint)
     rates = [group["lr"] for group in after.param_groups]
     load_momentum(after, checkpoint, TINY)
     assert [group["lr"] for group in after.param_groups] == rates
@@ -93,7 +100,7 @@ def test_the_momentum_arrives_and_the_rates_stay(tmp_path: Path) -> None:
     for p, values in before.state.items():
         for name, value in values.items():
             torch.testing.assert_close(after.state[p][name], value, rtol=0, atol=0)
-    other = {"nanochat_pl": {"model": TINY.as_dict() | {"n_embd": 99}}, "optimizer_states": []}
+    other = {"nanochat_pl": header(dataclasses.replace(TINY, n_layer=9)), "optimizer_states": []}
     torch.save(other, checkpoint)
-    with pytest.raises(UserError, match="of another model than lies beside it: they differ in n_embd"):
+    with pytest.raises(UserError, match="of another model than lies beside it: they differ in n_layer"):
         load_momentum(after, checkpoint, TINY)
