@@ -20,7 +20,7 @@ def config_of(values: dict[str, Any], where: str) -> ModelConfig:
     """
     readers = {"gpt2": _read_gpt2, "llama": _read_llama, "mistral": _read_llama}
     kind = values.get("model_type")
-    if kind not in readers:
+    if not isinstance(kind, str) or kind not in readers:
         raise UserError(
             f"{where} is a model of type {kind!r}, which is not computed here{nearest(str(kind), [*readers])} Types: "
             f"{', '.join(readers)}."
@@ -29,6 +29,10 @@ def config_of(values: dict[str, Any], where: str) -> ModelConfig:
         return readers[kind](values, functools.partial(_refuse_other, values, where))
     except KeyError as error:
         raise UserError(f"The config.json of {where} is incomplete: it has no {error}.") from error
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"The config.json of {where} is damaged: {error}.") from error
 
 
 def _refuse_other(values: dict[str, Any], where: str, **legal: tuple[Any, ...]) -> None:

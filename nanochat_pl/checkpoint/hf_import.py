@@ -15,7 +15,7 @@ from nanochat_pl.checkpoint.hf_formats import FORMATS, RECORD
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hub_file import download
 from nanochat_pl.core.paths import cache_root
-from nanochat_pl.models.contract import architecture_of, build_config
+from nanochat_pl.models.contract import ARCHITECTURES, architecture_of, build_config
 from nanochat_pl.tokenizers.hf_files import find_hf_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -79,11 +79,15 @@ class _Source:
             config: Any = config_of(self.values or {}, self.name)
         else:  # an export of ours, which says itself what it was
             try:
+                if record["architecture"] not in ARCHITECTURES:  # a path of code: what was fetched runs none
+                    raise ValueError(f"{record['architecture']!r} is none of {', '.join(ARCHITECTURES)}")
                 config = build_config(record["architecture"], record["config"])
                 facts, stage = dict(record["facts"]), str(record["stage"])
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"The {RECORD} of {self.name} is damaged: {error}. Export the model again.") from error
-        names = next(entry.weights for entry in FORMATS[architecture_of(config)] if entry.fits(config))
+        names = next((entry.weights for entry in FORMATS[architecture_of(config)] if entry.fits(config)), None)
+        if names is None:
+            raise UserError(f"{self.name} has options of its model that are not imported; take our model folder of it.")
         return ForeignModel(config, self._weights(), names, stage, facts)
 
     def _weights(self) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """What a language model must offer to the stages, the engine and the optimizer, and how one is built by name."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -93,7 +94,7 @@ def build_config(architecture: str, values: dict[str, Any]) -> ModelConfig:
         UserError: an unknown architecture or key, or values that don't fit.
     """
     kind = ARCHITECTURES[architecture][0] if architecture in ARCHITECTURES else _config_of_path(architecture)
-    fields = tuple(kind.__dataclass_fields__)
+    fields = tuple(field.name for field in dataclasses.fields(kind))
     for key in values:
         if key not in fields:
             raise UserError(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,27 @@ def test_pickles_that_could_run_a_program_are_refused(tmp_path: Path) -> None:
         torch.save(gpt2().state_dict(), folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
         assert load_model_folder(hf_folder(str(folder))).model.config.n_layer == 2
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_damaged_description_is_named_and_none_runs_code(tmp_path: Path) -> None:
+    folder = saved(gpt2(), tmp_path / "published")
+    (folder / "nanochat_pl.json").write_text(
+        json.dumps({"architecture": "this.s", "config": {}, "facts": {}, "stage": "base"})
+    )
+    with pytest.raises(UserError, match=r"'this\.s' is none of nanochat, gpt2, llama"):
+        hf_folder(str(folder))
+    assert "this" not in sys.modules
+    (folder / "nanochat_pl.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    for change in (
+        {"n_embd": None},
+        {"n_layer": "4"},
+        {"model_type": ["gpt2"]},
+        {"model_type": "llama", "hidden_size": 8},
+    ):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(UserError):
+            hf_folder(str(folder))
 
 
 def test_weights_of_another_model_are_named(tmp_path: Path) -> None:
