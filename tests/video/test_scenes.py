@@ -5,12 +5,13 @@ import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from nanochat_pl.checkpoint.header import read_header
+from nanochat_pl.checkpoint.header import ModelHeader, read_header
 from nanochat_pl.checkpoint.model_folder import LoadedModel
 from nanochat_pl.checkpoint.named_model import find_named_model
 from nanochat_pl.config.resume import load_config
@@ -21,6 +22,8 @@ from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.data.stream import Dealer
 from nanochat_pl.models.contract import build_config, build_model
 from nanochat_pl.models.cost import ModelCost
+from nanochat_pl.models.execution import Execution
+from nanochat_pl.models.gpt2 import GPT2, GPT2Config
 from nanochat_pl.nn.attention.blocked import Blocked
 from nanochat_pl.reporting.records import load_run
 from nanochat_pl.reporting.sweep_records import load_sweep
@@ -139,6 +142,26 @@ def test_a_shared_table_learned_positions_and_padding_are_told_apart(small_run: 
     assert layers + sum(scene["outside"].values()) == scene["parameters"]
     narrow = sizes | {"intermediate_size": 8}
     assert architecture_scene(dataclasses.replace(header, architecture="llama", config=narrow), "")["mlp_width"] == 8
+
+
+class Unnamed(GPT2):
+    """Its MLPs stand under another name."""
+
+    def __init__(self, config: GPT2Config, execution: Execution):
+        super().__init__(config, execution)
+        for block in self.blocks:
+            block.feed_forward = block._modules.pop("mlp")
+
+
+@dataclasses.dataclass(frozen=True)
+class UnnamedConfig(GPT2Config):
+    network: ClassVar[Any] = Unnamed
+
+
+def test_a_model_without_parts_by_their_names_is_refused() -> None:
+    sizes = {"vocab_size": 65, "sequence_len": 32, "n_layer": 2, "n_embd": 16, "n_head": 2, "n_kv_head": 2}
+    with pytest.raises(UserError, match="no part `mlp`"):
+        architecture_scene(ModelHeader(f"{__name__}.UnnamedConfig", sizes, "base"), "test")
 
 
 def test_the_curve_is_that_of_metrics_csv(small_run: Path) -> None:

@@ -32,7 +32,7 @@ export const NAMES: Record<Part, string> = {
 };
 
 function nameOf(part: Part, all: Record<Part, number>): string {
-  return part === "embedding" && !all.head ? "embedding and head" : NAMES[part];
+  return part === "embedding" && !all.head ? "embedding = head" : NAMES[part];
 }
 
 /** Parameters of each part of the model; all of them together are `parameters`. */
