@@ -1,6 +1,5 @@
 """A training of a few steps: first measured, then traced."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,6 @@ class Bench(Callback):
     def __init__(self, warmup: int, steps: int, traced: int, trace: Path):
         self.measured = Measured()
         self._warmup, self._steps, self._traced, self._trace = warmup, steps, traced, trace
-        self._began = 0.0
         self._timeline: Timeline | None = None
         self._profile: profile | None = None
 
@@ -63,17 +61,16 @@ class Bench(Callback):
             _wait_for(device)
             self._timeline = Timeline(device)
             trainer.profiler = self._timeline  # type: ignore[attr-defined]
-            self._began = time.perf_counter()
         elif step == self._warmup + self._steps:
             _wait_for(device)
-            self._measure(trainer, stage, time.perf_counter() - self._began)
+            self._measure(trainer, stage)
             self._profile = _profile(device)
             self._profile.start()
         elif step == self._warmup + self._steps + self._traced:
             _wait_for(device)
             self._read_profile(device)
 
-    def _measure(self, trainer: Trainer, stage: Any, seconds: float) -> None:
+    def _measure(self, trainer: Trainer, stage: Any) -> None:
         assert self._timeline is not None
         measured = self.measured
         phases = self._timeline.cut()
@@ -81,7 +78,7 @@ class Bench(Callback):
             clock: {phase: spent / self._steps for phase, spent in of_clock.items()}
             for clock, of_clock in phases.items()
         }
-        measured.seconds = seconds / self._steps
+        measured.seconds = sum(measured.phases["host"].values())
         measured.peak_memory_bytes = peak_memory_bytes(trainer.strategy.root_device.type)
         if stage.counts_tokens:
             measured.tokens = stage.blueprint.horizon.total_batch_tokens

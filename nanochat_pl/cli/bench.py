@@ -27,14 +27,12 @@ def bench(
 
     A step is an optimizer step with all its micro-batches; horizon.total_batch_tokens= makes it shorter.
     """
-    import logging
     import sys
 
     from rich.console import Console
 
     from nanochat_pl.training.bench import run_bench
 
-    logging.getLogger("nanochat_pl").setLevel(logging.WARNING)
     plan, measured, trace = run_bench(overrides or [], warmup, steps, traced, synthetic)
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(plan.text().splitlines()[0], highlight=False)

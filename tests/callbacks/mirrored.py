@@ -1,6 +1,7 @@
 """What W&B's files in a run folder hold, for tests."""
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,16 @@ def read_mirrored(run: Path) -> Mirrored:
     for file in sorted(run.glob("wandb/*run-*/*.wandb"), key=lambda file: file.parent.name.removeprefix("offline-")):
         for record in records(file):
             _add(mirrored, record, file.parent)
+    return mirrored
+
+
+def read_ended(run: Path) -> Mirrored:
+    """The same of a run that has ended, as soon as W&B's own process has written that down."""
+    for _ in range(100):
+        mirrored = read_mirrored(run)
+        if mirrored.exits:
+            break
+        time.sleep(0.1)
     return mirrored
 
 
