@@ -59,6 +59,10 @@ class LRRange(Callback):
             self._losses.append(loss)
             self._running += (1 - self.smoothing) * (loss - self._running)
             self._smoothed.append(self._running / (1 - self.smoothing ** len(self._losses)))
+        elif not self._losses:
+            log.warning(
+                "The first step's loss is %s already, so there is no range to test: it is no matter of the rate.", loss
+            )
         if not math.isfinite(loss) or self._explodes():
             trainer.should_stop = True
 

@@ -86,6 +86,8 @@ def evaluate(
         raise UserError(
             "--lengths goes with --suite bpb, and --png with both: --suite bpb --lengths 128,256 --png F.png."
         )
+    if png is not None and png.suffix.lower() != ".png":
+        raise UserError(f"--png {png} ends with '{png.suffix}'; it must end with .png.")
     suites = build_suites(
         [name for name in suite if name != "bpb"],
         max_per_task=max_per_task,

@@ -52,6 +52,7 @@ def plan(
             specs.planned_vocab_size(),
             hardware,
             specs.streaming,
+            specs.optim,
         )
         _print(scaling_table.scaling_table(rows, hardware, offer.dollars if offer else price_per_hour))
         if offer:
@@ -75,7 +76,7 @@ def plan(
     if offer:
         print(f"{'rent':>10}  {rent(offer, hardware.world_size, planned.seconds)}")
     if largest:
-        depth = scaling_table.largest_depth(specs.model, vocab_size, hardware, specs.streaming)
+        depth = scaling_table.largest_depth(specs.model, vocab_size, hardware, specs.streaming, specs.optim)
         found = f"model.depth={depth} fits" if depth else "no model fits"
         print(f"{'largest':>10}  {found}, {specs.model.sequence_len:,} tokens at a time")
 

@@ -85,8 +85,12 @@ def prepare(
             f"Interrupted. The finished files in {out} are kept: run the same command again to go on.", EXIT_SIGINT
         ) from error
     if bins:
+        size = preparation.tokenizer.dtype().itemsize
+        whom = (
+            "for nanoGPT" if size == 2 else "uint32: nanoGPT reads them only with np.uint32 in place of its np.uint16"
+        )
         for name, count in write_bins(index, out, preparation.tokenizer).items():
-            print(f"{out / name}: {count:,} ids of {preparation.tokenizer.dtype().itemsize} bytes, for nanoGPT.")
+            print(f"{out / name}: {count:,} ids of {size} bytes, {whom}.")
     print(_summary(index, out, preparation.tokenizer, specs))
 
 

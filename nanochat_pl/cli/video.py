@@ -10,6 +10,7 @@ import typer
 from nanochat_pl.core.errors import EXIT_SIGTERM
 
 if TYPE_CHECKING:
+    from nanochat_pl.core.run_folder import RunFolder
     from nanochat_pl.video.scene import Scene
 
 
@@ -75,11 +76,13 @@ def video(
 
 
 def _check(path: Path, legal: tuple[str, ...]) -> None:
-    """Before anything long: whether `path` ends with what can be made, in a folder that is there."""
+    """Before anything long: whether `path` ends with what can be made, is no folder, and stands in one."""
     from nanochat_pl.core.errors import UserError
 
     if path.suffix.lower() not in legal:
         raise UserError(f"--out {path} ends with '{path.suffix}'; here it must end with {' or '.join(legal)}.")
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder; name a file in it: --out {path / 'video'}{legal[0]}.")
     if not path.resolve().parent.is_dir():
         raise UserError(f"--out {path}: there is no folder {path.resolve().parent}. Make it first.")
 
@@ -147,4 +150,15 @@ def _pipeline(run: str) -> "Scene":
         rows_per_step=resolved["rows_per_step"],
         steps=int(stage.number("step") or 1),
         seed=specs.seed,
+        trained_on=_fingerprint_of_data(stage.folder),
     )
+
+
+def _fingerprint_of_data(run: "RunFolder") -> str | None:
+    """As the newest checkpoint has it; None where none is left."""
+    from nanochat_pl.checkpoint.contents import read_contents
+    from nanochat_pl.checkpoint.saved import step_checkpoints
+    from nanochat_pl.core.run_folder import as_object
+
+    newest = next(iter(step_checkpoints(run.checkpoints)), None)
+    return as_object(read_contents(newest).data.get("fingerprint")).get("training data") if newest else None

@@ -173,7 +173,10 @@ def _is_default(config: DictConfig, key: str) -> bool:
     target = OmegaConf.select(config, f"{section}._target_")
     if target is None:
         return False
-    value: Any = get_class(target)
+    try:
+        value: Any = get_class(target)
+    except ValueError:  # a function, whose defaults are not asked for
+        return False
     for name in names:
         value = getattr(value, name, ...)
     return value == OmegaConf.select(config, key)

@@ -109,6 +109,9 @@ class Specs:
             self.streaming,
             self.optim,
         )
+        warmup, steps = getattr(self.schedule, "warmup_steps", 0), plan.horizon.steps
+        if warmup >= steps and not note:
+            note = f"schedule.warmup_steps={warmup} is not less than the run's {steps} steps: the rates rise to its end"
         return dataclasses.replace(plan, note=note, parent=parent.origin() if parent else {})
 
     def check_same_model(self, parent: Parent, overrides: Sequence[str]) -> None:

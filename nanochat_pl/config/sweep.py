@@ -150,8 +150,11 @@ def _write_reports(jobs: list[Job]) -> None:
     from nanochat_pl.reporting.records import load_run
 
     for folder in dict.fromkeys(Path(job["folder"]).parent for job in jobs if job["status"] == "finished"):
-        page, _ = write_report(build_report(load_run(str(folder))), folder, folder)
-        print(f"Report: {page}")
+        try:
+            page, _ = write_report(build_report(load_run(str(folder))), folder, folder)
+            print(f"Report: {page}")
+        except Exception as error:  # of which Hydra would make a warning, without the failed jobs' exit code
+            print(f"No report of {folder}: {error}", file=sys.stderr)
 
 
 def _refuse(why: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.errors import MachineError
+from nanochat_pl.core.errors import MachineError, UserError
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES, errno.EPERM)
 
@@ -79,7 +79,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def known_error(error: BaseException) -> Any:
-    """An error with an `exit_code`: this one, or the `MachineError` that it means; None for any other."""
+    """An error with an `exit_code`: this one, or what it means to the user; None for any other."""
     if hasattr(error, "exit_code"):
         return error
     if is_out_of_memory(error):
@@ -89,6 +89,8 @@ def known_error(error: BaseException) -> Any:
         )
     if isinstance(error, OSError) and is_disk_error(error):
         return MachineError(f"The disk failed: {error}. Free some space or choose another folder, and run it again.")
+    if isinstance(error, NotADirectoryError):
+        return UserError(f"{error.filename} cannot be: a part of this path is a file, no folder. Name another.")
     return None
 
 

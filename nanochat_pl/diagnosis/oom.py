@@ -196,7 +196,8 @@ def _print_settings(
     smaller_chip = dataclasses.replace(plan.hardware.chip, memory_bytes=int(plan.hardware.chip.memory_bytes / factor))
     hardware = dataclasses.replace(plan.hardware, chip=smaller_chip, recompute=True)
     # A stage behind base has the depth of the model that it begins with.
-    deepest = None if plan.parent else largest_depth(spec, plan.model.vocab_size, hardware, plan.streaming)
+    ask = (spec, plan.model.vocab_size, hardware, plan.streaming, plan.optimizer)
+    deepest = None if plan.parent else largest_depth(*ask)
     if not shown:
         what = f"; model.depth={deepest} is the deepest that does" if deepest else ""
         diagnosis.wrong(

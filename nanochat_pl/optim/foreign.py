@@ -106,17 +106,28 @@ class ForeignSpec:
 
     @functools.cached_property
     def _bytes_per_element(self) -> tuple[float, float]:
-        """Of the state of a matrix and of a table, after a step of a small model."""
-        matrix, table, vector = (nn.Parameter(torch.ones(shape)) for shape in ((PROBED, PROBED), (PROBED, PROBED), 1))
-        parameters = {"matrix": matrix, "embedding": table, "vector": vector}
+        """Of the state of a matrix and of a table; on a GPU where a CPU does not do."""
+        try:
+            return self._try_on("cpu")
+        except Exception as error:  # whatever a class makes of its arguments
+            failure = error
+        if torch.cuda.is_available() and not isinstance(failure, TypeError | ValueError):
+            try:
+                return self._try_on("cuda")
+            except Exception as error:
+                failure = error
+        names = " and ".join(part.name for part in (self.first, self.others) if part)
+        raise UserError(f"{names} cannot train with the options of optim: {failure}") from failure
+
+    def _try_on(self, device: str) -> tuple[float, float]:
+        """What is kept for each element of a matrix and of a table, after a step of a small model."""
+        shapes = {"matrix": (PROBED, PROBED), "embedding": (PROBED, PROBED), "vector": (1,)}
+        parameters = {name: nn.Parameter(torch.ones(shape, device=device)) for name, shape in shapes.items()}
         for p in parameters.values():
             p.grad = torch.ones_like(p)
-        try:
-            optimizer = self.build(parameters.items(), {name: name for name in parameters}, width=PROBED)
-            optimizer.step()
-        except Exception as error:  # whatever a class makes of its arguments
-            names = " and ".join(part.name for part in (self.first, self.others) if part)
-            raise UserError(f"{names} cannot train with the options of optim: {error}") from error
+        optimizer = self.build(parameters.items(), {name: name for name in parameters}, width=PROBED)
+        optimizer.step()
+        matrix, table = parameters["matrix"], parameters["embedding"]
         of_matrix, of_table = (
             sum(value.nbytes for value in optimizer.state[p].values() if isinstance(value, Tensor) and value.ndim)
             for p in (matrix, table)
@@ -143,6 +154,7 @@ class ForeignOptimizer(Optimizer):
         for part, groups in parts:
             place = slice(start, start + len(groups))
             member = part.build(own[place])
+            self.state.update(member.state)  # what some classes make at once
             own[place] = [{**group, "optimizer": part.name} for group in member.param_groups]
             self._members.append((member, place))
             start = place.stop

@@ -9,6 +9,7 @@ from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.contract import OptimizerSpec
+from nanochat_pl.optim.foreign import ForeignSpec
 from nanochat_pl.optim.muon import NANOCHAT, WORKSPACE_BYTES, MuonAdamWSpec
 from nanochat_pl.planning.trace import trace
 
@@ -73,6 +74,8 @@ def state_bytes(
         "gradients": cost.weight_bytes,
         "optimizer": optimizer.state_bytes(cost.parameters_by_role, hardware.world_size),
     }
+    if isinstance(optimizer, ForeignSpec):  # four bytes beside each element that is kept in two
+        state["optimizer"] += 2 * (4 * cost.parameters - cost.weight_bytes)
     if streaming.enabled:
         for weight, left, right in build_model(
             cost.config, "meta", None, Execution(streaming=streaming)

@@ -11,6 +11,8 @@ from nanochat_pl.core.paths import replacing
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.nn.molegrad import DENSE, Streaming
+from nanochat_pl.optim.contract import OptimizerSpec
+from nanochat_pl.optim.muon import NANOCHAT
 from nanochat_pl.optim.scaling import HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
 from nanochat_pl.planning.screen import duration, gigabytes
@@ -46,6 +48,7 @@ def scaling_rows(
     vocab_size: int,
     hardware: Hardware,
     streaming: Streaming = DENSE,
+    optimizer: OptimizerSpec = NANOCHAT,
 ) -> list[Row]:
     """A row a depth: what is set by hand in model and horizon beyond `tokens_per_parameter` is left to the laws."""
     reference = ModelCost(model.reference(vocab_size)).scaling_parameters
@@ -64,14 +67,14 @@ def scaling_rows(
         )
         flops = cost.training_flops_per_token * resolved.tokens
         speed = training_flops_per_second(hardware, config.n_embd) * hardware.world_size
-        batch, state = resolved.total_batch_tokens, sum(state_bytes(cost, hardware, streaming).values())
+        state = sum(state_bytes(cost, hardware, streaming, optimizer).values())
         rows.append(
             Row(
                 depth,
                 config.n_embd,
                 cost.parameters,
                 resolved.tokens,
-                batch,
+                resolved.total_batch_tokens,
                 resolved.steps,
                 flops,
                 flops / speed,
@@ -81,13 +84,19 @@ def scaling_rows(
     return rows
 
 
-def largest_depth(model: ModelSpec, vocab_size: int, hardware: Hardware, streaming: Streaming = DENSE) -> int | None:
+def largest_depth(
+    model: ModelSpec,
+    vocab_size: int,
+    hardware: Hardware,
+    streaming: Streaming = DENSE,
+    optimizer: OptimizerSpec = NANOCHAT,
+) -> int | None:
     """The deepest model whose training fits on the hardware, one row at a time; None: none does."""
     low, high = 0, DEEPEST
     while low < high:
         depth = (low + high + 1) // 2
         config = model.of_depth(depth).config(vocab_size, hardware.compute_dtype)
-        memory = memory_bytes(config, ModelCost(config), hardware, 1, 1, streaming=streaming)
+        memory = memory_bytes(config, ModelCost(config), hardware, 1, 1, streaming=streaming, optimizer=optimizer)
         low, high = (depth, high) if fits(memory, hardware) else (low, depth - 1)
     return low or None
 

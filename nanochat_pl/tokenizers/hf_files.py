@@ -7,14 +7,18 @@ from typing import Any
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hub_file import download
+from nanochat_pl.tokenizers.base import FORMAT, Tokenizer
 from nanochat_pl.tokenizers.base import HEADER_FILE as DEFINITION_FILE
 from nanochat_pl.tokenizers.hf import HFTokenizer
+from nanochat_pl.tokenizers.load import load_tokenizer
 
 SETTINGS_FILE = "tokenizer_config.json"
 
 
-def find_hf_tokenizer(name: str, bos: str | None = None) -> HFTokenizer:
+def find_hf_tokenizer(name: str, bos: str | None = None) -> Tokenizer:
     """The tokenizer of a local folder or tokenizer.json, else of the repository of that name on the hub.
+
+    A folder may hold one of ours, as `tokenizer import` writes it: the same ids, with its own `bos`.
 
     Where there is no tokenizer.json, the library transformers makes one of what is there.
 
@@ -65,14 +69,22 @@ def content_hash(name: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _tokenizer(definition: Path, settings: Path | None, bos: str | None) -> HFTokenizer:
+def _tokenizer(definition: Path, settings: Path | None, bos: str | None) -> Tokenizer:
     try:
         text = definition.read_text(encoding="utf-8")
+        if f'"{FORMAT}"' in text and json.loads(text).get("format") == FORMAT:
+            return _own(definition, bos)
         known = json.loads(settings.read_text(encoding="utf-8")) if settings and settings.is_file() else {}
         eos = _token(known, "eos_token")
         return HFTokenizer(text, bos or _token(known, "bos_token") or eos, eos)
     except (ValueError, AttributeError) as error:  # UserError is a ValueError too
         raise UserError(f"{definition} cannot be used as a tokenizer: {error}") from error
+
+
+def _own(definition: Path, bos: str | None) -> Tokenizer:
+    if bos is not None:
+        raise UserError(f"it is one of nanochat-pl's, whose documents begin as they do; leave tokenizer.bos={bos} out.")
+    return load_tokenizer(definition.parent)
 
 
 def _token(settings: dict[str, Any], name: str) -> str | None:

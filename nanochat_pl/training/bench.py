@@ -9,6 +9,7 @@ from nanochat_pl.config.compose import compose, run_name
 from nanochat_pl.config.construct import construct
 from nanochat_pl.config.explain import composing
 from nanochat_pl.core.distributed import Processes
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.place import ALONE
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.data.synthetic import SyntheticData
@@ -41,6 +42,8 @@ def run_bench(
     overrides = [*overrides, "hw.devices=1", "hw.nodes=1"]
     with composing(overrides):
         job = Job.of(compose(overrides), overrides, started=0.0)
+    if synthetic and job.specs.data.holds == "questions":
+        raise UserError(f"stage={job.config.stage.name} makes its own data; leave --synthetic out.")
     job = dataclasses.replace(job, run=RunFolder.of(run_name(job.config, overrides), STAGE))
     hw = job.specs.hw
     processes = Processes(ALONE, hw.detect().accelerator, hw.timeout_seconds)

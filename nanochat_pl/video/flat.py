@@ -17,13 +17,19 @@ def draw(content: Scene, path: Path) -> None:
     """Write the picture of a scene as a PNG.
 
     Raises:
-        UserError: there is no such picture of this kind of scene.
+        UserError: there is no such picture of this kind of scene; figures are missing, or are no such figures.
     """
     if content["kind"] not in PICTURES:
         raise UserError(
             f"--flat draws {' and '.join(PICTURES)}, not {content['kind']}; `report` has curves and sweeps."
         )
-    figure = PICTURES[content["kind"]](content)
+    try:
+        figure = PICTURES[content["kind"]](content)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"These are not the figures of `{content['kind']}`: one is missing or of another kind "
+            f"({type(error).__name__}: {error}). `video {content['kind']} RUN --data-only` writes them."
+        ) from error
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 

@@ -27,10 +27,11 @@ def loss_scene(run: RunRecord) -> Scene:
     Raises:
         UserError: there is no step yet.
     """
-    stages = [_stage(stage) for stage in run.stages if stage.metrics]
-    if not stages:
+    trained = [stage for stage in run.stages if stage.metrics]
+    if not trained:
         raise UserError(f"{run.path} has no metrics yet: nothing was trained there, or not for long enough.")
-    return scene("loss", run.name, parameters=_parameters(run), vocabulary=_vocabulary(run), stages=stages)
+    stages = [_stage(stage) for stage in trained]
+    return scene("loss", run.name, parameters=_parameters(run), vocabulary=_vocabulary(trained[0]), stages=stages)
 
 
 def _stage(stage: StageRecord) -> dict[str, Any]:
@@ -61,6 +62,8 @@ def _parameters(run: RunRecord) -> int | float | None:
     return next((number for stage in run.stages if (number := stage.number("parameters"))), None)
 
 
-def _vocabulary(run: RunRecord) -> int | float | None:
-    sizes = (as_number(as_object(stage.resolved.get("model")).get("vocab_size")) for stage in run.stages)
-    return next((size for size in sizes if size), None)
+def _vocabulary(first: StageRecord) -> int | float | None:
+    """Of a stage that begins from nothing, with a loss of ln vocabulary; None: of another."""
+    if first.name != "base" or first.resolved.get("parent"):
+        return None
+    return as_number(as_object(first.resolved.get("model")).get("vocab_size"))

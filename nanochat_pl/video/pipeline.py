@@ -82,16 +82,25 @@ def pack_rows(
 
 
 def pipeline_scene(
-    data: DataSpec, tokenizer: Tokenizer, *, name: str, sequence_len: int, rows_per_step: int, steps: int, seed: int
+    data: DataSpec,
+    tokenizer: Tokenizer,
+    *,
+    name: str,
+    sequence_len: int,
+    rows_per_step: int,
+    steps: int,
+    seed: int,
+    trained_on: str | None = None,
 ) -> Scene:
     """Of a batch of a pretraining, early enough to be packed again within seconds, late enough for mixed rows: at
     first a full buffer has a piece of a row's length for every row.
 
     Args:
         steps: that the run has trained.
+        trained_on: the fingerprint of its training data; None: it is not known.
 
     Raises:
-        UserError: the run does not pack text into rows by best fit.
+        UserError: the run does not pack text into rows by best fit; its data are others now.
     """
     if data.holds != "text" or data.packing != "best_fit":
         raise UserError(
@@ -101,6 +110,11 @@ def pipeline_scene(
     step = max(1, min(steps, READ_TOKENS // (rows_per_step * sequence_len)))
     sources = data.build_sources()
     try:
+        if trained_on not in (None, sources[0].fingerprint):
+            raise UserError(
+                f"The training data of {name} were changed since: their fingerprint was {trained_on[:12]}, is "
+                f"{sources[0].fingerprint[:12]}. The video would show rows that it has never read; restore the data."
+            )
         dealer = Dealer(sources[0], data.streams, seed)
         buffer = data.buffered_documents(sources[0])
         with ThreadPoolExecutor(1) as pool:

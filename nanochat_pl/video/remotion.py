@@ -25,6 +25,7 @@ OPTIONS = {
 """What Remotion is told for each kind of file; a gif is small and slow, as those in a README are."""
 LAST_FRAME = -1
 REFUSED = r"(These are not the figures that|Could not find composition with ID|Cannot use frame) .*"
+LEAST_NODE = 20
 KEPT_WORDS = 12
 """Lines of what Remotion said last, where it failed."""
 
@@ -64,11 +65,14 @@ def find_program(folder: Path = FOLDER) -> Path:
     """Remotion's command line, in the checkout's remotion/.
 
     Raises:
-        UserError: node, or the packages of remotion/, are not installed.
+        UserError: node, or the packages of remotion/, are not installed; node is too old.
     """
-    if shutil.which("node") is None:
+    version = _version_of_node()
+    found = re.match(r"v(\d+)\.", version)
+    if found is None or int(found[1]) < LEAST_NODE:
+        here = f"`node --version` says '{version}' here" if shutil.which("node") else "there is no `node` here"
         raise UserError(
-            "Videos are drawn by Remotion, which needs node 20 or newer, and there is no `node` here. Install it with "
+            f"Videos are drawn by Remotion, which needs node {LEAST_NODE} or newer, and {here}. Install it with "
             "npm and a browser (Debian, Ubuntu: apt install nodejs npm chromium; macOS: brew install node), then the "
             "packages: npm ci --prefix remotion. Without them, --data-only writes the figures as JSON, and --flat "
             "draws attention and the pipeline as a PNG."
@@ -85,6 +89,14 @@ def find_program(folder: Path = FOLDER) -> Path:
             "Without them, --data-only writes the figures as JSON."
         )
     return program
+
+
+def _version_of_node() -> str:
+    """As node tells it; empty where there is none, or none that runs."""
+    try:
+        return subprocess.run(["node", "--version"], capture_output=True, text=True, errors="replace").stdout.strip()
+    except OSError:
+        return ""
 
 
 def find_browser() -> str:
@@ -153,9 +165,7 @@ def run(command: list[str | Path], tell: Callable[[float], None] = lambda share:
 
 def _failure(lines: list[str]) -> Exception:
     text = "\n".join(lines)
-    if refused := re.search(
-        r"(These are not the figures that .*|Could not find composition with ID .*|Cannot use frame .*)", text
-    ):
-        return UserError(f"Remotion refused to draw it. {refused[1]}")
+    if refused := re.search(REFUSED, text):
+        return UserError(f"Remotion refused to draw it. {refused[0]}")
     said = "\n".join(line for line in lines if line.strip())
     return MachineError("Remotion failed. It said last:\n" + "\n".join(said.splitlines()[-KEPT_WORDS:]))

@@ -65,6 +65,21 @@ describe("what is computed from the figures", () => {
     };
     expect(Scaling.lossOf(law, 400)).toBeCloseTo(1.5);
   });
+  it("tells the time of the stages that read text, where all of it is known", () => {
+    const [base, ...others] = read("TrainingLoss", loss).stages;
+    const rl = { ...base, stage: "rl", bpb: [], tokens_per_step: null, seconds: 7 };
+    const run = { ...base, bpb: [], steps: 10, tokens_per_step: 100, seconds: 60 };
+    expect(Loss.ending([run, rl])).toBe("1k tokens were read in 60 seconds (base).");
+    expect(Loss.ending([run, { ...run, stage: "mid", seconds: null }])).toBe("2k tokens were read (base, mid).");
+    expect(Loss.ending([rl])).toBe("");
+    expect(Loss.ending([base, ...others])).toContain("bits per byte");
+  });
+  it("says of two sizes what they ended at, not what one would expect", () => {
+    const [job] = read("ScalingLaws", scaling).jobs;
+    const jobs = [1e6, 4e6, 4e6].map((scaling_parameters, i) => ({ ...job, scaling_parameters, final: 1 + i }));
+    expect(Scaling.ofSizes(jobs)).toContain("1M parameters, ended at 1, the largest, of 4M, at 2.");
+    expect(Scaling.ofSizes(jobs.slice(1))).toContain("All have one size");
+  });
   it("spends time on every part", () => {
     const scene = read("DataPipeline", pipeline);
     const parts = Object.values(Pipeline.parts(scene));

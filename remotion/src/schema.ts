@@ -27,6 +27,8 @@ export const architecture = scene("architecture", {
   architecture: z.string(),
   stage: z.string(),
   vocabulary: count,
+  /** Of the embedding and of the head: the vocabulary and what pads it. */
+  table_rows: count,
   /** Tokens. */
   context: count,
   width: count,
@@ -38,13 +40,14 @@ export const architecture = scene("architecture", {
   position: z.enum(["rope", "learned", "alibi", "none"]),
   /** The first one first. window: tokens before its own that a token sees; the others are counts of parameters. */
   layers: z.array(z.strictObject({ window: count, attention: count, mlp: count, value_embedding: count })).min(1),
-  /** Parameters outside of the layers. */
-  outside: z.strictObject({ embedding: count, head: count, scalars: count }),
+  /** Parameters outside of the layers; head is 0 where it shares the embedding's table. positions: learned ones. */
+  outside: z.strictObject({ embedding: count, head: count, positions: count, scalars: count }),
   parameters: count,
 });
 
 export const loss = scene("loss", {
   parameters: count.nullable(),
+  /** null: not known, or the run begins with weights and was never as unsure as ln vocabulary. */
   vocabulary: count.nullable(),
   stages: z
     .array(

@@ -24,6 +24,7 @@ export const role = {
   mlp: "#7ee787",
   value_embedding: "#c792ea",
   head: "#ff7b9c",
+  positions: "#5eead4",
   scalars: "#a9b8d4",
 } as const;
 

@@ -22,6 +22,7 @@ from nanochat_pl.checkpoint.peers import NANOCHAT
 from nanochat_pl.cli import checkpoints
 from nanochat_pl.config.compose import compose
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.paths import known_error
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.nanochat import NanoChatConfig
 from nanochat_pl.tokenizers.byte import ByteTokenizer
@@ -198,9 +199,10 @@ def test_nanochat_s_checkpoint(tmp_path: Path) -> None:
     refused = imported(folder, "--from", "nanochat")
     assert isinstance(refused.exception, UserError) and "tokenizer.pkl" in str(refused.exception)
     ByteTokenizer().save(tmp_path / "bytes")
-    result = imported(
-        str(folder), "--from", "nanochat", "--tokenizer", str(tmp_path / "bytes"), "--out", str(tmp_path / "m")
-    )
+    options = (str(folder), "--from", "nanochat", "--tokenizer", str(tmp_path / "bytes"), "--out")
+    below_a_file = known_error(imported(*options, str(folder / "meta_000005.json" / "m")).exception)
+    assert isinstance(below_a_file, UserError) and "meta_000005.json" in str(below_a_file)
+    result = imported(*options, str(tmp_path / "m"))
     assert result.exit_code == 0, result.output
     loaded = load_model_folder(tmp_path / "m")
     ids = torch.arange(16)[None]

@@ -20,7 +20,7 @@ def test_figures_agree_with_each_other(tmp_path: Path) -> None:
     plan, measured, trace = run_bench([*SMALL, *FEW], warmup=1, steps=3, traced=2, synthetic=False)
     assert trace == tmp_path / "runs" / "test" / "bench" / "trace.json"
     assert measured.tokens == 256 and measured.seconds > 0 and measured.peak_memory_bytes > 1e7
-    assert measured.flops == measured.tokens / measured.seconds * plan.cost.training_flops_per_token
+    assert measured.flops == pytest.approx(measured.tokens / measured.seconds * plan.cost.training_flops_per_token)
     assert measured.mfu is None, "a CPU's peak is not known"
     phases = measured.phases["host"]
     assert list(measured.phases) == ["host"] and set(phases) == {"forward", "backward", "optimizer", "loader", "host"}
@@ -50,6 +50,8 @@ def test_without_any_data(tmp_path: Path) -> None:
 def test_mistakes_are_those_of_a_training() -> None:
     with pytest.raises(UserError, match="did you mean"):
         run_bench(["model.dept=3"], 1, 1, 1, False)
+    with pytest.raises(UserError, match="stage=rl makes its own data"):
+        run_bench(["stage=rl"], 1, 1, 1, True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

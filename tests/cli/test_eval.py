@@ -101,6 +101,7 @@ def test_a_model_folder_elsewhere(run: RunFolder, tmp_path: Path) -> None:
         (("mine", "--suite", "bpb", "--lengths", "128,2k"), "'128,2k' must be numbers of tokens"),
         (("mine", "--suite", "tiny", "--lengths", "128"), "goes with --suite bpb"),
         (("mine", "--suite", "bpb", "--png", "x.png"), "--png with both"),
+        (("mine", "--suite", "bpb", "--lengths", "64", "--png", "x.jpgg"), "must end with .png"),
     ],
 )
 def test_mistakes(run: RunFolder, arguments: tuple[str, ...], message: str) -> None:

@@ -50,6 +50,12 @@ def test_without_a_price_the_rent_of_a_gpu_is_told_with_its_date() -> None:
     assert "rent" not in planned("hw=cpu", "model.depth=2")
 
 
+def test_a_warmup_as_long_as_the_run_is_noted() -> None:
+    said = "schedule.warmup_steps=100 is not less than the run's 100 steps"
+    assert said in " ".join(planned("hw=cpu", "schedule=cosine", "horizon.steps=100").split())
+    assert "warmup_steps" not in planned("hw=cpu", "schedule=cosine", "horizon.steps=101")
+
+
 def test_a_later_stage_is_planned_before_the_earlier_one_is_trained() -> None:
     text = planned("+hw=h100x1", "stage=sft", "model.depth=8", "hw.tokens_per_device=4096")
     assert "8 layers" in text and "horizon.epochs=1 takes" in text

@@ -19,6 +19,7 @@ from nanochat_pl.tiny_world import document
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.load import load_tokenizer
 from nanochat_pl.tokenizers.specs import BPESpec
+from nanochat_pl.tokenizers.word import WordTokenizer
 from tests.forks import Program, run_program
 from tests.processes import SMALL, losses, train
 
@@ -73,6 +74,14 @@ def test_bins_of_documents_are_read_back(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(alone / "tokenizer")
     assert [tokenizer.decode(ids) for ids in read_documents(train)] == [document(i) for i in range(300)]
     assert len(list(read_documents(val))) == 40
+
+
+def test_bins_of_a_large_vocabulary_are_wider_than_nanogpt_s(tmp_path: Path) -> None:
+    WordTokenizer([f"w{i}" for i in range(1 << 16)]).save(tmp_path / "words")
+    (tmp_path / "my.txt").write_text("w1 w65535 " * 40)
+    options = ["data.packing=windows", "--tokenizer", str(tmp_path / "words"), "--processes", "1", "--bins"]
+    output = prepare(str(tmp_path / "my.txt"), *options, "--out", str(tmp_path / "out"))
+    assert "ids of 4 bytes, uint32: nanoGPT reads them only with np.uint32" in output
 
 
 def test_files_with_a_tokenizer_in_a_folder(tmp_path: Path) -> None:

@@ -42,3 +42,5 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
         find_earlier(run, compose(["model.position=alibi"]))
     with pytest.raises(UserError, match=r"seed was 42"):
         find_earlier(run, compose(["seed=1"]))
+    with pytest.raises(UserError, match=r"optim\._target_ was .* and is now 'torch\.optim\.sgd\.sgd'"):
+        find_earlier(run, compose(["optim._target_=torch.optim.sgd.sgd"]))

@@ -13,6 +13,7 @@ import hydra
 import pytest
 
 from nanochat_pl.config.compose import CONF_FOLDER
+from nanochat_pl.config.sweep import _write_reports
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.sweep_folder import SweepFolder, first_sentence, job_of, spread_over_seeds
 from tests.processes import REPOSITORY, SMALL, losses, start_fork, train
@@ -100,6 +101,11 @@ def test_sweeps_lie_where_the_runs_are(variables: dict, root: str, monkeypatch: 
     with hydra.initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
         config = hydra.compose("train", return_hydra_config=True)
     assert re.fullmatch(rf"{root}/sweeps/\d{{4}}-.*", config.hydra.sweep.dir)
+
+
+def test_a_report_that_fails_does_not_end_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write_reports([{"folder": str(tmp_path / "gone" / "base"), "status": "finished"}])
+    assert f"No report of {tmp_path}/gone: " in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -107,6 +107,47 @@ def test_any_of_torchs_trains_or_is_refused(kind: str) -> None:
     assert planned == pytest.approx(kept, rel=0.05, abs=2000)  # Adafactor keeps rows and columns
 
 
+class Remembering(torch.optim.SGD):
+    """It has its state from the beginning, and on a CPU it does not step where `needs_gpu`."""
+
+    def __init__(self, params: Any, lr: float = 0.1, needs_gpu: bool = False):
+        super().__init__(params, lr)
+        self.needs_gpu = needs_gpu
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] = {"last": p.detach().clone()}
+
+    def step(self, closure: Any = None) -> None:
+        if self.needs_gpu and not self.param_groups[0]["params"][0].is_cuda:
+            raise RuntimeError("There is no GPU.")
+        super().step(closure)
+        for p, kept in self.state.items():
+            kept["last"].copy_(p.detach())
+
+
+def test_state_that_a_class_makes_at_once_is_kept() -> None:
+    made, params = ForeignSpec(Part("Remembering", Remembering, {})), parameters()
+    optimizer = build(made, params)
+    assert {name: optimizer.state[p]["last"].tolist() for name, p in params.items()} == {
+        name: p.tolist() for name, p in parameters().items()
+    }
+    set_gradients(params, 0)
+    optimizer.step()
+    again = parameters()
+    restored = build(made, again)
+    restored.load_state_dict(optimizer.state_dict())
+    assert all(torch.equal(restored.state[again[name]]["last"], p) for name, p in params.items())
+
+
+def test_a_class_for_gpus_is_tried_on_one() -> None:
+    part = Part("Remembering", Remembering, {"needs_gpu": True})
+    if torch.cuda.is_available():
+        assert ForeignSpec(part).state_bytes({"matrix": 100}, world_size=1) == 400
+    else:
+        with pytest.raises(UserError, match="There is no GPU"):
+            ForeignSpec(part)
+
+
 @pytest.mark.parametrize("name", ["adamw", "torch_muon", "torch"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_restored_state_goes_on_exactly(name: str, dtype: torch.dtype) -> None:

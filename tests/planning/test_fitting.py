@@ -17,17 +17,20 @@ from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.nn.molegrad import Streaming
+from nanochat_pl.optim.foreign import ForeignSpec, Part
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import HorizonSpec
+from nanochat_pl.planning import scaling_table
 from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
 from nanochat_pl.planning.out_of_memory import out_of_memory_advice
 from nanochat_pl.planning.plan import AUTO_TOKENS, Plan, make_plan
-from nanochat_pl.planning.scaling_table import largest_depth
+from nanochat_pl.planning.scaling_table import largest_depth, scaling_rows
 from nanochat_pl.planning.trial import share_of_optimizer, tried
 from tests.forks import run_program
 from tests.processes import SMALL, run_together, train
 
 SPEC = NanoChatSpec(depth=4, n_embd=128, head_dim=32, sequence_len=128, window_pattern="L")
+ADAMW = ForeignSpec(Part("AdamW", torch.optim.AdamW, {}))
 CPU = HardwareSpec(accelerator="cpu", tokens_per_device="auto").detect()
 
 
@@ -80,6 +83,22 @@ def test_the_largest_depth_fits_and_the_next_does_not() -> None:
     assert largest_depth(spec, 4096, with_memory(10**8, hardware)) is None
     deepest = largest_depth(spec, 4096, hardware, Streaming(enabled=True))
     assert deepest is not None and deepest > depth
+
+
+def test_adamw_s_state_and_its_float32_copies_of_tables_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    hardware = HardwareSpec(accelerator="cuda", chip="RTX 4090").assume()
+    spec = NanoChatSpec(sequence_len=512, aspect_ratio=32, head_dim=64)
+    cost = ModelCost(dataclasses.replace(spec, depth=4).config(4096, "bfloat16"))
+    tables = sum(cost.parameters_by_role[role] for role in ("embedding", "value_embedding"))
+    state = state_bytes(cost, hardware, optimizer=ADAMW)
+    assert state["optimizer"] == 8 * cost.parameters + 4 * tables
+    (row,) = scaling_rows([4], spec, HorizonSpec(), 4096, hardware, optimizer=ADAMW)
+    (muon,) = scaling_rows([4], spec, HorizonSpec(), 4096, hardware)
+    assert row.state_bytes == sum(state.values()) > muon.state_bytes
+    just_enough = with_memory(int(sum(memory_bytes(cost.config, cost, hardware, 1, 1).values()) / 0.89), hardware)
+    monkeypatch.setattr(scaling_table, "DEEPEST", 5)
+    assert largest_depth(spec, 4096, just_enough) == 4
+    assert largest_depth(spec, 4096, just_enough, optimizer=ADAMW) == 3
 
 
 TRIAL = """

@@ -234,9 +234,11 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "tokenizer.json").write_text("[1]")
     with pytest.raises(UserError, match=r"tokenizer\.json cannot be used as a tokenizer"):
         HFSpec(str(tmp_path)).build()
-    BPESpec(300).build(DOCUMENTS).save(tmp_path)
-    with pytest.raises(UserError, match="not a tokenizer of the library"):
-        HFSpec(str(tmp_path)).build()
+    ours = BPESpec(300).build(DOCUMENTS)  # in a folder of the name that is asked for
+    ours.save(tmp_path)
+    assert HFSpec(str(tmp_path)).build().fingerprint == ours.fingerprint
+    with pytest.raises(UserError, match=r"leave tokenizer\.bos=x out"):
+        HFSpec(str(tmp_path), bos="x").build()
     published("gpt2", tmp_path / "it")
     with pytest.raises(UserError, match="has no token '<s>'"):
         HFSpec(str(tmp_path / "it"), bos="<s>").build()

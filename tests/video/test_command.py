@@ -3,11 +3,13 @@
 import base64
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from nanochat_pl.cli import app
@@ -20,8 +22,8 @@ from tests.video.pages import served, texts_of_last_frame
 BROWSER = next((found for name in remotion.BROWSERS if (found := shutil.which(name))), None)
 MISSING = (
     "node is not installed" if shutil.which("node") is None else
-    "the packages of remotion/ are not installed (npm ci --prefix remotion)"
-    if not (remotion.FOLDER / "node_modules").is_dir() else
+    "the packages of remotion/ are not installed (make remotion/node_modules/installed)"
+    if not (remotion.FOLDER / "node_modules" / "installed").exists() else
     "chromium is not installed" if BROWSER is None else ""
 )  # fmt: skip
 needs_remotion = pytest.mark.skipif(bool(MISSING), reason=f"videos are not drawn: {MISSING}")
@@ -46,6 +48,8 @@ def test_mistakes(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "no folder" in refusal("scaling", "tset")
     assert ".mp4 or .webm" in refusal("loss", "test", "--out", "x.avi")
     assert "no folder" in refusal("loss", "test", "--out", "nowhere/x.mp4")
+    with tempfile.TemporaryDirectory(suffix=".png") as folder:
+        assert "is a folder" in refusal("pipeline", "test", "--flat", "--out", folder)
     assert "--prompt is for" in refusal("loss", "test", "--prompt", "Hello")
     assert "context has only 32" in refusal("attention", "test", "--prompt", "word " * 60)
     assert "is for a still" in refusal("loss", "test", "--frame", "3")
@@ -71,6 +75,26 @@ def test_json_is_written_and_taken_back(small_run: Path, tmp_path: Path, monkeyp
     Path("old.json").write_text(before.decode().replace('"version":1', '"version":9'))
     assert "version 9" in refusal("loss", "old.json")
     assert "figures of `loss`" in refusal("attention", "loss.json")
+    for name, lacking in (("attention", "layers"), ("pipeline", "rows")):
+        content = read_scene(Path(f"{name}.json"), name)
+        write_scene({key: value for key, value in content.items() if key != lacking}, Path("lacking.json"))
+        assert f"'{lacking}'" in refusal(name, "lacking.json", "--flat")
+
+
+def test_data_that_were_changed_since_are_no_longer_the_runs(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "changed"
+    shutil.copytree(small_run, run)
+    monkeypatch.setenv("NANOCHAT_PL_RUNS", str(tmp_path))
+    out = ("--data-only", "--out", str(tmp_path / "x.json"))
+    assert call("pipeline", "changed", *out).exit_code == 0
+    config = yaml.safe_load((run / "base" / "config.yaml").read_text())
+    config["data"]["num_documents"] -= 1
+    (run / "base" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "were changed since" in refusal("pipeline", "changed", *out)
+    shutil.rmtree(run / "base" / "checkpoints")
+    assert call("pipeline", "changed", *out).exit_code == 0
 
 
 @pytest.mark.parametrize("name", ["attention", "pipeline"])
@@ -102,9 +126,11 @@ def test_what_is_missing_is_named(small_run: Path, tmp_path: Path, monkeypatch: 
     assert "apt install nodejs npm" in refusal("loss", "test")
     node = tmp_path / "bin" / "node"
     node.parent.mkdir()
-    node.write_text("#!/bin/sh\n")
+    node.write_text("#!/bin/sh\necho v18.20.4\n")
     node.chmod(0o755)
     monkeypatch.setenv("PATH", str(node.parent))
+    assert "'v18.20.4'" in refusal("loss", "test")
+    node.write_text("#!/bin/sh\necho v20.1.0\n")
     with pytest.raises(UserError, match="npm ci"):
         remotion.find_program(_folder(tmp_path / "remotion"))
     with pytest.raises(UserError, match="Clone the repository"):

@@ -5,12 +5,13 @@ import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from nanochat_pl.checkpoint.header import read_header
+from nanochat_pl.checkpoint.header import ModelHeader, read_header
 from nanochat_pl.checkpoint.model_folder import LoadedModel
 from nanochat_pl.checkpoint.named_model import find_named_model
 from nanochat_pl.config.resume import load_config
@@ -21,6 +22,8 @@ from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.data.stream import Dealer
 from nanochat_pl.models.contract import build_config, build_model
 from nanochat_pl.models.cost import ModelCost
+from nanochat_pl.models.execution import Execution
+from nanochat_pl.models.gpt2 import GPT2, GPT2Config
 from nanochat_pl.nn.attention.blocked import Blocked
 from nanochat_pl.reporting.records import load_run
 from nanochat_pl.reporting.sweep_records import load_sweep
@@ -129,6 +132,38 @@ def test_parameters_are_counted_once(small_run: Path) -> None:
     assert [layer["value_embedding"] > 0 for layer in scene["layers"]] == [True, False, True]
 
 
+def test_a_shared_table_learned_positions_and_padding_are_told_apart(small_run: Path) -> None:
+    header = read_header(small_run / "base" / "model")
+    sizes = {"vocab_size": 65, "sequence_len": 32, "n_layer": 2, "n_embd": 16, "n_head": 2, "n_kv_head": 2}
+    scene = architecture_scene(dataclasses.replace(header, architecture="gpt2", config=sizes), "test")
+    assert scene["outside"] | {"scalars": 0} == {"embedding": 128 * 16, "head": 0, "positions": 32 * 16, "scalars": 0}
+    assert scene["table_rows"] == 128 and scene["vocabulary"] == 65 and scene["mlp_width"] == 64
+    layers = sum(layer["attention"] + layer["mlp"] for layer in scene["layers"])
+    assert layers + sum(scene["outside"].values()) == scene["parameters"]
+    narrow = sizes | {"intermediate_size": 8}
+    assert architecture_scene(dataclasses.replace(header, architecture="llama", config=narrow), "")["mlp_width"] == 8
+
+
+class Unnamed(GPT2):
+    """Its MLPs stand under another name."""
+
+    def __init__(self, config: GPT2Config, execution: Execution):
+        super().__init__(config, execution)
+        for block in self.blocks:
+            block.feed_forward = block._modules.pop("mlp")
+
+
+@dataclasses.dataclass(frozen=True)
+class UnnamedConfig(GPT2Config):
+    network: ClassVar[Any] = Unnamed
+
+
+def test_a_model_without_parts_by_their_names_is_refused() -> None:
+    sizes = {"vocab_size": 65, "sequence_len": 32, "n_layer": 2, "n_embd": 16, "n_head": 2, "n_kv_head": 2}
+    with pytest.raises(UserError, match="no part `mlp`"):
+        architecture_scene(ModelHeader(f"{__name__}.UnnamedConfig", sizes, "base"), "test")
+
+
 def test_the_curve_is_that_of_metrics_csv(small_run: Path) -> None:
     scene = loss_scene(load_run("test"))
     with (small_run / "base" / "metrics.csv").open(newline="") as file:
@@ -140,12 +175,14 @@ def test_the_curve_is_that_of_metrics_csv(small_run: Path) -> None:
         json.loads((small_run / "base/summary.json").read_text())["val_bpb"], 1e-4
     )
     assert base["stage"] == "base" and base["tokens_per_step"] == 256
+    assert scene["vocabulary"] == 512
 
 
 def test_findings_stand_in_the_scene_and_rl_has_no_loss() -> None:
     run = write_stage("one", "rl", curves=True)
     announce(run, Finding("spike", 7, "It jumped.", "Wait."))
-    [stage] = loss_scene(load_run("one"))["stages"]
+    [stage] = (scene := loss_scene(load_run("one")))["stages"]
+    assert scene["vocabulary"] is None  # it was never as unsure as an untrained model
     assert stage["findings"] == [{"step": 7, "kind": "spike", "message": "It jumped.", "severity": "warning"}]
     assert not stage["loss"]
     with pytest.raises(UserError, match="no metrics"):

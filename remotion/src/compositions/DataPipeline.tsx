@@ -188,7 +188,7 @@ function captions(scene: Figures): Caption[] {
   const said: Caption[] = [
     {
       from: 0,
-      text: "The beginning of a document that this run has read. A model knows only numbers: the text must be cut into tokens.",
+      text: "The beginning of a document of this run's training data. A model knows only numbers: the text must be cut into tokens.",
     },
     {
       from: tokens[0],

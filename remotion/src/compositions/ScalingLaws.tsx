@@ -297,9 +297,22 @@ function RatioLine({ ratio, label, tint, x, y, span, shown, above }: LineProps) 
   );
 }
 
+/** What the best training of the smallest size and that of the largest ended at. */
+export function ofSizes(jobs: Figures["jobs"]): string {
+  const sizes = jobs.map((job) => job.scaling_parameters);
+  const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
+  if (least === most) {
+    return "All have one size, and differ in other settings.";
+  }
+  const best = (of: number) => Math.min(...jobs.filter((job) => job.scaling_parameters === of).map((job) => job.final));
+  return (
+    `A larger model pays more for each token. Here the smallest, of ${short(least)} parameters, ended at ` +
+    `${significant(best(least), 4)}, the largest, of ${short(most)}, at ${significant(best(most), 4)}.`
+  );
+}
+
 function captions(scene: Figures): Caption[] {
   const { law } = scene;
-  const isOfSizes = new Set(scene.jobs.map((job) => job.scaling_parameters)).size > 1;
   const ratios = scene.jobs.map((job) => job.tokens / job.scaling_parameters);
   const said = law
     ? `The rings are what no cheaper moment undercuts. A law through them: loss = ${significant(law.floor, 3)} + ` +
@@ -310,9 +323,7 @@ function captions(scene: Figures): Caption[] {
     { from: 0, text: "Each line is one training. It moves right as it spends compute, and down as it learns." },
     {
       from: 110,
-      text: isOfSizes
-        ? "A small model learns fast at first; a large one pays more for each step, and gets further."
-        : "All have one size, and differ in other settings.",
+      text: ofSizes(scene.jobs),
     },
     { from: LAW, text: said },
     {

@@ -112,7 +112,7 @@ function SegmentFrame({ part }: { part: Segment }) {
         {whole(part.figures.steps)} {part.right - part.left > 120 ? "steps" : ""}
       </Text>
       {part.figures.reward.length > 0 && (
-        <Text x={part.right + 8} y={PLOT.top - 22} fill={tint} fontSize={size.small}>
+        <Text x={part.right + 64} y={PLOT.top - 24} anchor="end" fill={tint} fontSize={size.small}>
           reward
         </Text>
       )}
@@ -267,15 +267,20 @@ function captions(scene: Figures, parts: Segment[]): Caption[] {
     from: Math.round(part.start),
     text: SAID[part.figures.stage] ?? part.figures.stage,
   }));
-  return [{ from: 0, text: first }, ...said, { from: PLAY[1] + 5, text: ending(scene) }];
+  const last = ending(scene.stages);
+  return [{ from: 0, text: first }, ...said, ...(last ? [{ from: PLAY[1] + 5, text: last }] : [])];
 }
 
-function ending(scene: Figures): string {
-  const tokens = scene.stages.reduce((sum, stage) => sum + (stage.tokens_per_step ?? 0) * stage.steps, 0);
-  const seconds = scene.stages.reduce((sum, stage) => sum + (stage.seconds ?? 0), 0);
-  const base = scene.stages[0].bpb.at(-1);
-  const bits = base ? `${scene.stages[0].stage} ended at ${base[1].toFixed(3)} bits per byte. ` : "";
-  return `${bits}All in all: ${short(tokens)} tokens in ${duration(seconds)}.`;
+/** Of the stages that read text: how many tokens, and in what time, where that is known of each. */
+export function ending(stages: readonly StageFigures[]): string {
+  const reading = stages.filter((stage) => stage.tokens_per_step);
+  const tokens = reading.reduce((sum, stage) => sum + (stage.tokens_per_step ?? 0) * stage.steps, 0);
+  const seconds = reading.reduce((sum, stage) => sum + (stage.seconds ?? Number.NaN), 0);
+  const time = Number.isNaN(seconds) ? "" : ` in ${duration(seconds)}`;
+  const base = stages[0].bpb.at(-1);
+  const bits = base ? `${stages[0].stage} ended at ${base[1].toFixed(3)} bits per byte. ` : "";
+  const names = reading.map((stage) => stage.stage).join(", ");
+  return bits + (tokens ? `${short(tokens)} tokens were read${time} (${names}).` : "");
 }
 
 export function duration(seconds: number): string {

@@ -27,8 +27,13 @@ export const NAMES: Record<Part, string> = {
   mlp: "MLP",
   value_embedding: "value embeddings",
   head: "head",
+  positions: "learned positions",
   scalars: "all others",
 };
+
+function nameOf(part: Part, all: Record<Part, number>): string {
+  return part === "embedding" && !all.head ? "embedding = head" : NAMES[part];
+}
 
 /** Parameters of each part of the model; all of them together are `parameters`. */
 export function totals({ layers, outside }: Pick<Figures, "layers" | "outside">): Record<Part, number> {
@@ -39,6 +44,7 @@ export function totals({ layers, outside }: Pick<Figures, "layers" | "outside">)
     mlp: sum("mlp"),
     value_embedding: sum("value_embedding"),
     head: outside.head,
+    positions: outside.positions,
     scalars: outside.scalars,
   };
 }
@@ -80,7 +86,7 @@ function Tower({ scene, placed, frame }: { scene: Figures; placed: number; frame
       <Slab
         y={BOTTOM - 30 - ENDS_HEIGHT}
         part="embedding"
-        label={`embedding  ${whole(scene.vocabulary)} × ${whole(scene.width)}`}
+        label={`embedding  ${whole(scene.table_rows)} × ${whole(scene.width)}`}
         shown={grown(frame, 10, 30)}
       />
       {scene.layers.map((layer, i) => {
@@ -137,7 +143,7 @@ function Tower({ scene, placed, frame }: { scene: Figures; placed: number; frame
       <Slab
         y={top - ENDS_HEIGHT - GAP}
         part="head"
-        label={`head  ${whole(scene.width)} × ${whole(scene.vocabulary)}`}
+        label={scene.outside.head ? `head  ${whole(scene.width)} × ${whole(scene.table_rows)}` : "head  the embedding's table"}
         shown={isHeadIn}
       />
       <Text x={left + width / 2} y={top - ENDS_HEIGHT - GAP - 17} anchor="middle" fill={color.quiet} opacity={isHeadIn}>
@@ -165,17 +171,17 @@ function Parameters({ scene, placed, frame }: { scene: Figures; placed: number; 
   const parts = (Object.keys(all) as Part[]).filter((part) => all[part] > 0);
   const outside = {
     embedding: grown(frame, 10, 40),
+    positions: grown(frame, 10, 40),
     head: grown(frame, HEAD, HEAD + 30),
     scalars: grown(frame, HEAD, HEAD + 30),
   };
   const now = (part: Part) => {
-    if (part === "embedding" || part === "head" || part === "scalars") {
+    if (part === "embedding" || part === "positions" || part === "head" || part === "scalars") {
       return all[part] * outside[part];
     }
     return scene.layers.reduce((sum, layer, i) => sum + layer[part] * Math.min(1, Math.max(0, placed - i)), 0);
   };
   const sum = parts.reduce((total, part) => total + now(part), 0);
-  const isShared = !all.embedding || !all.head;
   const width = SIDE.right - SIDE.left - 44;
   return (
     <g opacity={grown(frame, 0, 20)}>
@@ -191,7 +197,7 @@ function Parameters({ scene, placed, frame }: { scene: Figures; placed: number; 
         return (
           <g key={part}>
             <Text x={SIDE.left + 22} y={y + 8} fontSize={size.small} fill={role[part]} bold>
-              {isShared && (part === "head" || part === "embedding") ? "embedding and head" : NAMES[part]}
+              {nameOf(part, all)}
             </Text>
             <Text x={SIDE.right - 22} y={y + 8} fontSize={size.small} anchor="end">
               {whole(now(part))}
@@ -222,12 +228,13 @@ function captions(scene: Figures): Caption[] {
   const windows = short.length
     ? `${short.length} of ${count} layers see only the last ${whole(short[0].window)} tokens; the others see the whole context of ${whole(context)}.`
     : `Every layer sees the whole context: the token itself and all before it, up to ${whole(context)} tokens.`;
+  const padding = scene.table_rows > vocabulary ? ` (${whole(scene.table_rows - vocabulary)} more pad it)` : "";
   const values = layers.filter((layer) => layer.value_embedding).length;
   const biggest = (Object.keys(all) as Part[]).reduce((a, b) => (all[a] >= all[b] ? a : b));
   return [
     {
       from: 0,
-      text: `Text comes in as tokens. There are ${whole(vocabulary)}, and the embedding has a vector of ${whole(width)} numbers for each.`,
+      text: `Text comes in as tokens. There are ${whole(vocabulary)}, and the embedding has a vector of ${whole(width)} numbers for each${padding}.`,
     },
     {
       from,
@@ -249,7 +256,7 @@ function captions(scene: Figures): Caption[] {
     },
     {
       from: END,
-      text: `${whole(scene.parameters)} parameters in all, ${percent(all[biggest] / scene.parameters)} of them in ${biggest === "mlp" ? "the MLPs" : NAMES[biggest]}. All of them were learned from text.`,
+      text: `${whole(scene.parameters)} parameters in all, ${percent(all[biggest] / scene.parameters)} of them in ${biggest === "mlp" ? "the MLPs" : nameOf(biggest, all)}. All of them were learned from text.`,
     },
   ];
 }
