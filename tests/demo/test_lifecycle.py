@@ -194,7 +194,7 @@ def test_binding_elsewhere_without_a_key_is_said_loudly(start: Callable[..., Ser
         (("model={good}", "max_rows=x"), "whole number"),
         (("model={good}", "cors_origins=[a"), "cannot be understood"),
         (("model={good}", "device=mps"), "mps"),
-        (("model={misfit}",), "damaged"),
+        (("model={misfit}",), "holds the weights of another model"),
     ],
 )
 def test_mistakes_end_with_code_2_and_a_paragraph(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
