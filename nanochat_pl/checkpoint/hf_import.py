@@ -85,10 +85,10 @@ class _Source:
                 facts, stage = dict(record["facts"]), str(record["stage"])
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"The {RECORD} of {self.name} is damaged: {error}. Export the model again.") from error
-        names = next((entry.weights for entry in FORMATS[architecture_of(config)] if entry.fits(config)), None)
-        if names is None:
+        form = next((form for form in FORMATS[architecture_of(config)] if form.fits(config)), None)
+        if form is None:
             raise UserError(f"{self.name} has options of its model that are not imported; take our model folder of it.")
-        return ForeignModel(config, self._weights(), names, stage, facts)
+        return ForeignModel(config, self._weights(), form.weights, stage, facts)
 
     def _weights(self) -> dict[str, Tensor]:
         from safetensors import SafetensorError

@@ -41,22 +41,23 @@ class Mirrored:
         return {key: values[0] for key, values in self.values.items() if not isinstance(values[0], dict)}
 
 
-def read_mirrored(run: Path) -> Mirrored:
-    """Read every invocation's file, in their order."""
-    mirrored = Mirrored()
-    for file in sorted(run.glob("wandb/*run-*/*.wandb"), key=lambda file: file.parent.name.removeprefix("offline-")):
-        for record in records(file):
-            _add(mirrored, record, file.parent)
-    return mirrored
+def read_mirrored(run: Path, ended: bool = True) -> Mirrored:
+    """Read every invocation's file, in their order.
 
-
-def read_ended(run: Path) -> Mirrored:
-    """The same of a run that has ended, as soon as W&B's own process has written that down."""
-    for _ in range(100):
-        mirrored = read_mirrored(run)
-        if mirrored.exits:
+    Args:
+        ended: the last has come to its end, which W&B's own process may yet have to write down.
+    """
+    files: list[Path] = []
+    for _ in range(100 if ended else 1):
+        found = run.glob("wandb/*run-*/*.wandb")
+        files = sorted(found, key=lambda file: file.parent.name.removeprefix("offline-"))
+        if files and any(record.WhichOneof("record_type") == "exit" for record in records(files[-1])):
             break
         time.sleep(0.1)
+    mirrored = Mirrored()
+    for file in files:
+        for record in records(file):
+            _add(mirrored, record, file.parent)
     return mirrored
 
 

@@ -22,7 +22,7 @@ from nanochat_pl.core.errors import Interrupted, UserError
 from nanochat_pl.core.findings import Finding, announce, read_findings
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.core.run_folder import RunFolder
-from tests.callbacks.mirrored import logged, read_ended, read_mirrored
+from tests.callbacks.mirrored import logged, read_mirrored
 from tests.reporting.written_runs import evaluate, suite
 from tests.wandb_server import wandb_server
 
@@ -123,7 +123,7 @@ def test_what_a_power_cut_took_from_w_and_bs_files_is_given_again(share: float) 
     journal = run.path / "wandb.jsonl"
     kept = [line for line in journal.read_text().splitlines() if "ended" not in line]
     journal.write_text("\n".join(kept) + '\n{"row": 9')  # it was being written
-    before = read_mirrored(run.path)
+    before = read_mirrored(run.path, ended=False)
     assert (len(before.values) > 0) == (share > 0) and len(before.values) < len(logged(run.path))
     train(run, 101, 140)  # it goes on from a checkpoint
     mirror(run)
@@ -141,7 +141,7 @@ def test_how_a_run_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Interrupted), mirroring(run, group="some-sweep") as said:
         raise Interrupted("Stopped.", 143)
     assert "W&B is offline. WANDB_MODE is offline." in said
-    mirrored = read_ended(run.path)
+    mirrored = read_mirrored(run.path)
     assert mirrored.exits == [143] and mirrored.summary["status"] == "interrupted"
     (record,) = mirrored.runs
     assert (record.project, record.entity, record.display_name) == ("ours", "team", "night/base")
