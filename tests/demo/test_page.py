@@ -291,6 +291,7 @@ def test_a_new_model_is_found(page: Page, server: Server, runs: Path) -> None:
     try:
         server.wait(later_is_listed)
         page.get_by_role("option", name="later/base").click()
+        expect(page.get_by_text("later/base is a base model").last).to_be_visible()
     finally:
         shutil.rmtree(runs / "later")
     send(page, "Hello")
