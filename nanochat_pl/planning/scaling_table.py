@@ -7,7 +7,7 @@ from typing import Any
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import Hardware
-from nanochat_pl.core.paths import replacing
+from nanochat_pl.core.picture import picture
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.nn.molegrad import DENSE, Streaming
@@ -68,19 +68,8 @@ def scaling_rows(
         flops = cost.training_flops_per_token * resolved.tokens
         speed = training_flops_per_second(hardware, config.n_embd) * hardware.world_size
         state = sum(state_bytes(cost, hardware, streaming, optimizer).values())
-        rows.append(
-            Row(
-                depth,
-                config.n_embd,
-                cost.parameters,
-                resolved.tokens,
-                resolved.total_batch_tokens,
-                resolved.steps,
-                flops,
-                flops / speed,
-                state,
-            )
-        )
+        counts = resolved.tokens, resolved.total_batch_tokens, resolved.steps
+        rows.append(Row(depth, config.n_embd, cost.parameters, *counts, flops, flops / speed, state))
     return rows
 
 
@@ -126,8 +115,8 @@ def scaling_table(rows: Sequence[Row], hardware: Hardware, price_per_hour: float
     """
     from rich.table import Table
 
-    where = f"{hardware.world_size} x {hardware.chip.name}, {hardware.precision}"
-    table = Table(title=f"By the scaling laws, on {where}", caption="state: weights, gradients and optimizer a device")
+    title, caption = f"By the scaling laws, on {_where(hardware)}", "state: weights, gradients and optimizer a device"
+    table = Table(title=title, caption=caption)
     names = ["depth", "width", "parameters", "tokens", "batch", "steps", "FLOPs", "time", "state"]
     for name in names + ["cost"] * (price_per_hour is not None):
         table.add_column(name, justify="right")
@@ -152,23 +141,15 @@ def scaling_table(rows: Sequence[Row], hardware: Hardware, price_per_hour: float
 
 def draw_scaling(rows: Sequence[Row], hardware: Hardware, path: Path) -> None:
     """Write the picture: tokens, FLOPs and hours over the depth, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels = (
-        ("tokens", [row.tokens for row in rows]),
-        ("FLOPs", [row.flops for row in rows]),
-        ("hours", [row.seconds / 3600 for row in rows]),
-    )
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     depths = [row.depth for row in rows]
-    for axes, (name, values) in zip(figure.subplots(1, 3), panels):
-        axes.plot(depths, values, marker="o", markersize=4)
-        axes.set_yscale("log")
-        axes.set_xlabel("depth")
-        axes.set_title(name)
-        axes.grid(True, which="both", alpha=0.25)
-    figure.suptitle(f"By the scaling laws, on {hardware.world_size} x {hardware.chip.name}, {hardware.precision}")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    with picture(path, 12, 4, columns=3) as panels:
+        panels[0].plot(depths, [row.tokens for row in rows], marker="o", markersize=4)
+        panels[1].plot(depths, [row.flops for row in rows], marker="o", markersize=4)
+        panels[2].plot(depths, [row.seconds / 3600 for row in rows], marker="o", markersize=4)
+        for axes, name in zip(panels, ("tokens", "FLOPs", "hours")):
+            axes.set(yscale="log", xlabel="depth", title=name)
+        panels[0].figure.suptitle(f"By the scaling laws, on {_where(hardware)}")
+
+
+def _where(hardware: Hardware) -> str:
+    return f"{hardware.world_size} x {hardware.chip.name}, {hardware.precision}"

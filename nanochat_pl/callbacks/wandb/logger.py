@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -14,9 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from nanochat_pl.callbacks.optional import needed
 from nanochat_pl.callbacks.wandb.account import Account
 from nanochat_pl.callbacks.wandb.mirror import Mirror
-from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
-from nanochat_pl.core.spec import Spec
+from nanochat_pl.core.spec import Positive, Spec
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +36,10 @@ class WandbSpec(Spec):
     entity: str | None = None
     group: str | None = None
     artifact: bool = True
-    wait_seconds: float = 60.0
+    wait_seconds: Annotated[float, Positive] = 60.0
 
     def check(self) -> None:
         needed("wandb", "logger=wandb", extra="wandb")
-        if self.wait_seconds <= 0:
-            raise UserError(f"logger.wandb.wait_seconds is {self.wait_seconds}; it must be positive.")
         Account.here()
 
     def build(self, run: RunFolder, resumed_step: int | None) -> "WandbLogger":
