@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.callbacks.metrics import peak_flops
 from nanochat_pl.callbacks.timeline import Timeline
-from nanochat_pl.core.peak_memory import peak_memory_bytes
+from nanochat_pl.core.memory import peak_memory_bytes
 from nanochat_pl.models.cost import ModelCost
 
 

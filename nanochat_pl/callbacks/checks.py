@@ -19,16 +19,16 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from nanochat_pl.core.errors import MachineError
+from nanochat_pl.core.figures import size
 from nanochat_pl.core.findings import Finding, announce, read_events
 from nanochat_pl.core.gpus import Driver, NoDriver, has_nvidia_device, read_driver
 from nanochat_pl.core.invocation import git_commit
-from nanochat_pl.core.main_memory import available_memory_bytes
+from nanochat_pl.core.memory import available_memory_bytes
 from nanochat_pl.core.paths import cache_root
 from nanochat_pl.core.place import ALONE, Place
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.planning.memory import STATE
 from nanochat_pl.planning.plan import Plan
-from nanochat_pl.planning.screen import gigabytes
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ Seen = tuple[str, tuple[str, str] | None]
 
 def _memory(plan: Plan, place: Place) -> Seen:
     """Whether what others have left of the device's memory is enough."""
-    needed = sum(plan.memory_bytes.values()) - plan.memory_bytes["framework"]  # of which much is taken already
+    needed = plan.total_bytes - plan.memory_bytes["framework"]  # of which much is taken already
     if plan.hardware.accelerator == "cuda":
         import torch
 
@@ -94,11 +94,11 @@ def _memory(plan: Plan, place: Place) -> Seen:
     if plan.hardware.accelerator != "cpu" or free_bytes is None:
         return "", None
     needed *= place.local_world_size
-    words = f"memory {gigabytes(free_bytes)} free"
+    words = f"memory {size(free_bytes)} free"
     if needed <= free_bytes:
         return words, None
     return words, (
-        f"{gigabytes(free_bytes)} of the main memory are free, and the training takes about {gigabytes(needed)}.",
+        f"{size(free_bytes)} of the main memory are free, and the training takes about {size(needed)}.",
         "End other programs, or make it smaller: hw.tokens_per_device=, model.depth=.",
     )
 
@@ -112,12 +112,12 @@ def check_gpu_memory(device: int, free: int, total: int, needed: int, state: int
     Raises:
         MachineError: not even that is free.
     """
-    words = f"GPU {gigabytes(free)} of {gigabytes(total)} free"
+    words = f"GPU {size(free)} of {size(total)} free"
     if needed <= free:
         return words, None
     said = (
-        f"GPU {device} has {gigabytes(free)} of its {gigabytes(total)} free{_others_on_gpus()}, and the training takes "
-        f"about {gigabytes(needed)}."
+        f"GPU {device} has {size(free)} of its {size(total)} free{_others_on_gpus()}, and the training takes "
+        f"about {size(needed)}."
     )
     advice = "End what else is on it, or choose another GPU with CUDA_VISIBLE_DEVICES"
     if state > free:
@@ -131,7 +131,7 @@ def _others_on_gpus() -> str:
     except NoDriver:
         return ""
     shown = [
-        f"{Path(process.name).name} {process.pid} with {gigabytes(process.memory_bytes or 0)} on GPU {gpu.index}"
+        f"{Path(process.name).name} {process.pid} with {size(process.memory_bytes or 0)} on GPU {gpu.index}"
         for gpu in driver.gpus
         for process in gpu.processes
         if process.pid != os.getpid()
@@ -148,22 +148,22 @@ def _disk(run: RunFolder, plan: Plan, keep: Any) -> Seen:
     # The model is written beside the one that it replaces.
     wanted = (keep.most_bytes(checkpoint, plan.horizon.steps) if keep else 0) + 2 * weights - there
     free = shutil.disk_usage(run.path).free
-    words = f"disk {gigabytes(free)} free, {gigabytes(max(0, wanted))} wanted"
+    words = f"disk {size(free)} free, {size(max(0, wanted))} wanted"
     room = "Free some space, or point NANOCHAT_PL_RUNS to another disk"
     if checkpoint + weights > free:
         raise MachineError(
-            f"The disk of {run.path} has {gigabytes(free)} free, but the first checkpoint and the model take "
-            f"{gigabytes(checkpoint + weights)}. {room}, and run the same command again."
+            f"The disk of {run.path} has {size(free)} free, but the first checkpoint and the model take "
+            f"{size(checkpoint + weights)}. {room}, and run the same command again."
         )
     if wanted > free:
         return words, (
-            f"The disk of {run.path} has {gigabytes(free)} free, the checkpoints will take {gigabytes(wanted)} more.",
+            f"The disk of {run.path} has {size(free)} free, the checkpoints will take {size(wanted)} more.",
             f"{room}, or keep fewer: callbacks.checkpoints.keep_last=1 or budget_gigabytes=.",
         )
     cache = next(folder for folder in (cache_root(), *cache_root().absolute().parents) if folder.exists())
     if (left := shutil.disk_usage(cache).free) < CACHE_BYTES:
         return words, (
-            f"The disk of the caches, {cache}, has {gigabytes(left)} free.",
+            f"The disk of the caches, {cache}, has {size(left)} free.",
             "Free some space, or point NANOCHAT_PL_CACHE to another disk.",
         )
     return words, None

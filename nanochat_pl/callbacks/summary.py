@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.core.errors import MachineError
-from nanochat_pl.core.peak_memory import peak_memory_bytes
+from nanochat_pl.core.memory import peak_memory_bytes
 from nanochat_pl.core.run_folder import RunFolder
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +66,27 @@ class RunFolder:
                 "with run.name=NAME."
             ) from None
 
-    def is_held(self) -> bool:
-        """Whether a process trains here; True also where that cannot be told."""
+    @contextmanager
+    def idle(self) -> Iterator[bool]:
+        """True where no process trains here, and none begins while inside; False also where that cannot be told.
+
+        Unlike `locked` it removes nothing, and makes no lock where no training has ever been.
+        """
         from filelock import FileLock, Timeout
 
-        lock = self.path / ".lock"
-        if not lock.exists():
-            return False
-        try:
-            with FileLock(lock).acquire(timeout=0):
-                return False
-        except (Timeout, OSError):
-            return True
+        with ExitStack() as held:
+            is_idle = True
+            if (path := self.path / ".lock").exists():
+                try:
+                    held.enter_context(FileLock(path).acquire(timeout=0))
+                except (Timeout, OSError):
+                    is_idle = False
+            yield is_idle
+
+    def is_held(self) -> bool:
+        """Whether a process trains here; True also where that cannot be told."""
+        with self.idle() as is_idle:
+            return not is_idle
 
     def move_aside(self) -> None:
         """Rename what is here to `STAGE.before-TIME`, beside this folder."""
@@ -270,9 +279,8 @@ def _append_line(path: Path, record: dict[str, Any]) -> None:
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-        begins = (
-            "" if file.read(1) in (b"", b"\n") else "\n"
-        )  # a full disk, or a kill, may have cut the last line short
+        # A full disk, or a kill, may have cut the last line short.
+        begins = "" if file.read(1) in (b"", b"\n") else "\n"
         file.write(f"{begins}{json.dumps(record)}\n".encode())
         file.flush()
         os.fsync(file.fileno())

@@ -6,9 +6,9 @@ from nanochat_pl.checkpoint.contents import fault_of
 from nanochat_pl.checkpoint.header import read_facts, read_header
 from nanochat_pl.checkpoint.saved import is_sound, point_last_to, put_aside, step_checkpoints, step_of
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.figures import size
 from nanochat_pl.core.run_folder import RunFolder
-from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, size
-from nanochat_pl.diagnosis.subject import idle
+from nanochat_pl.diagnosis.diagnosis import Diagnosis, examining
 
 
 def diagnose(run: RunFolder, repair: bool = True) -> Diagnosis:
@@ -20,9 +20,9 @@ def diagnose(run: RunFolder, repair: bool = True) -> Diagnosis:
     """
     diagnosis = Diagnosis("checkpoint", str(run.path))
     newest = _checkpoints(diagnosis, run)
-    with Examination(diagnosis, "last.ckpt"), idle(run) as is_idle:
+    with examining(diagnosis, "last.ckpt"), run.idle() as is_idle:
         _last(diagnosis, run, newest, repair, is_idle)
-    with Examination(diagnosis, "The model folder"):
+    with examining(diagnosis, "The model folder"):
         _model(diagnosis, run.model)
     _leftovers(diagnosis, run)
     return diagnosis

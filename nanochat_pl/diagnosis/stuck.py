@@ -9,7 +9,7 @@ from nanochat_pl.core import stacks
 from nanochat_pl.core.findings import read_events, read_findings
 from nanochat_pl.core.run_folder import RunFolder, as_object, read_object
 from nanochat_pl.core.stacks import Thread
-from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination
+from nanochat_pl.diagnosis.diagnosis import Diagnosis, examining
 
 DUMP = re.compile(r"(?:stuck-step-(?P<step>\d+)\.)?rank-(?P<rank>\d+)\.txt")
 THREAD = re.compile(r"(?P<current>Current thread|Thread) 0x[0-9a-f]+(?P<name> \[.*\])? \(most recent call first\):")
@@ -43,7 +43,7 @@ def diagnose(run: RunFolder) -> Diagnosis:
     """Read the dumps of the run's last hang."""
     diagnosis = Diagnosis("stuck", str(run.path))
     folder = run.path / "stacks"
-    with Examination(diagnosis, "The stack dumps"):
+    with examining(diagnosis, "The stack dumps"):
         incidents = find_incidents(folder)
         if not incidents:
             diagnosis.good("There are no stack dumps: no process of this run was found hanging.")

@@ -1,11 +1,13 @@
 """What the scaling laws ask for at each depth: tokens, FLOPs, time and cost, as a table and as a picture."""
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.figures import duration, size
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.picture import picture
 from nanochat_pl.models.cost import ModelCost
@@ -14,8 +16,7 @@ from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.contract import OptimizerSpec
 from nanochat_pl.optim.muon import NANOCHAT
 from nanochat_pl.optim.scaling import HorizonSpec, resolve_horizon
-from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
-from nanochat_pl.planning.screen import duration, gigabytes
+from nanochat_pl.planning.memory import has_room, memory_bytes, state_bytes
 from nanochat_pl.planning.speed import training_flops_per_second
 
 DEEPEST = 200
@@ -81,13 +82,13 @@ def largest_depth(
     optimizer: OptimizerSpec = NANOCHAT,
 ) -> int | None:
     """The deepest model whose training fits on the hardware, one row at a time; None: none does."""
-    low, high = 0, DEEPEST
-    while low < high:
-        depth = (low + high + 1) // 2
+
+    def is_too_large(depth: int) -> bool:
         config = model.of_depth(depth).config(vocab_size, hardware.compute_dtype)
         memory = memory_bytes(config, ModelCost(config), hardware, 1, 1, streaming=streaming, optimizer=optimizer)
-        low, high = (depth, high) if fits(memory, hardware) else (low, depth - 1)
-    return low or None
+        return not has_room(sum(memory.values()), hardware)
+
+    return bisect.bisect_left(range(1, DEEPEST + 1), True, key=is_too_large) or None
 
 
 def parse_depths(text: str) -> list[int]:
@@ -131,7 +132,7 @@ def scaling_table(rows: Sequence[Row], hardware: Hardware, price_per_hour: float
             f"{row.steps:,}",
             f"{row.flops:.2e}",
             duration(row.seconds),
-            f"[red]{gigabytes(row.state_bytes)}[/]" if too_large else gigabytes(row.state_bytes),
+            f"[red]{size(row.state_bytes)}[/]" if too_large else size(row.state_bytes),
         ]
         if price_per_hour is not None:
             cells.append(f"{price_per_hour * hardware.world_size * row.seconds / 3600:,.2f}")

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from nanochat_pl.core.figures import duration, number, size
 from nanochat_pl.core.run_folder import as_object
 from nanochat_pl.reporting.evaluations import draw_evaluations, tables_of_evaluations
 from nanochat_pl.reporting.pictures import Picture, draw_metrics
 from nanochat_pl.reporting.records import RunRecord, StageRecord, as_list, as_number
-from nanochat_pl.reporting.tables import Cell, Table, duration, gigabytes, number
+from nanochat_pl.reporting.tables import Cell, Table
 
 ENDINGS = {
     "running": "It was in training when this was written, or it was killed: the same command goes on.",
@@ -132,7 +133,7 @@ def _overview(stages: list[StageRecord]) -> Table:
             Cell(_or_dash(stage.number("tokens"), number)),
             Cell(_or_dash(stage.number("wall_seconds"), duration)),
             Cell(_or_dash(_speed(stage), number)),
-            Cell(_or_dash(stage.number("peak_memory_bytes"), gigabytes)),
+            Cell(_or_dash(stage.number("peak_memory_bytes"), size)),
             Cell("–" if stage.name == "rl" else _or_dash(stage.number("train_loss"), lambda x: f"{x:.3f}")),
             Cell(_validated(stage)),
         ])  # fmt: skip
@@ -222,7 +223,7 @@ def _facts(stage: StageRecord) -> list[Fact]:
         first = stage.number("seconds_to_first_step")
         facts.append(Fact("time", duration(seconds) + (f", {first:.0f} s to step 1" if first else "")))
     facts += [Fact("speed", f"{number(speed)} tokens/s")] if (speed := _speed(stage)) else []
-    facts += [Fact("peak memory", gigabytes(n))] if (n := stage.number("peak_memory_bytes")) else []
+    facts += [Fact("peak memory", size(n))] if (n := stage.number("peak_memory_bytes")) else []
     return facts
 
 
@@ -246,14 +247,14 @@ def _batch(stage: StageRecord) -> str:
     """How much is one step, and in which pieces."""
     resolved = stage.resolved
     total, rows_per_step = as_number(resolved.get("total_batch_tokens")), as_number(resolved.get("rows_per_step"))
-    size = f"{total:,} tokens a step" if total else ""
+    amount = f"{total:,} tokens a step" if total else ""
     if stage.name == "rl":
-        size = f"{rows_per_step:,} answers a step" if rows_per_step else ""
+        amount = f"{rows_per_step:,} answers a step" if rows_per_step else ""
     rows, accumulation = resolved.get("micro_batch_rows"), resolved.get("accumulation")
     devices = as_object(resolved.get("hardware")).get("devices")
-    if not (size and rows and accumulation and devices):
-        return size
-    return f"{size} = {accumulation} x {rows} rows" + (f" x {devices} devices" if devices != 1 else "")
+    if not (amount and rows and accumulation and devices):
+        return amount
+    return f"{amount} = {accumulation} x {rows} rows" + (f" x {devices} devices" if devices != 1 else "")
 
 
 def _data(data: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -94,10 +94,15 @@ def load_run(name: str) -> RunRecord:
     places += [place.parent for place in places if place.name in STAGES]
     path = next((place for place in places if stages_of(place)), None)
     if path is None:
-        names = run_names()
-        there = f"Runs: {', '.join(names)}." if names else "There are none; `python train.py` makes one."
-        raise UserError(f"There is no run '{name}' under {runs_root()}{nearest(name, names)} {there}")
+        raise no_such_run(name)
     return RunRecord(path.resolve().name, path, [load_stage(RunFolder(path / stage)) for stage in stages_of(path)])
+
+
+def no_such_run(name: str) -> UserError:
+    """With the names of those that there are."""
+    names = run_names()
+    there = f"Runs: {', '.join(names[:10])}." if names else "There are none; `python train.py` makes one."
+    return UserError(f"There is no run '{name}' under {runs_root()}{nearest(name, names)} {there}")
 
 
 def run_names() -> list[str]:
