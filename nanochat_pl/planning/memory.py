@@ -86,9 +86,9 @@ def state_bytes(
     return state
 
 
-def has_room(num_bytes: float, hardware: Hardware) -> bool:
-    """Whether the device has so many, with a margin."""
-    return num_bytes <= (1 - MARGIN) * hardware.chip.memory_bytes
+def fits(memory: dict[str, int], hardware: Hardware, factor: float = 1.0) -> bool:
+    """Whether the device has it, so many times, with a margin."""
+    return factor * sum(memory.values()) <= (1 - MARGIN) * hardware.chip.memory_bytes
 
 
 def _optimizer_workspace(config: Any, cost: ModelCost, hardware: Hardware, optimizer: OptimizerSpec) -> int:

@@ -16,7 +16,7 @@ from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.contract import OptimizerSpec
 from nanochat_pl.optim.muon import NANOCHAT, MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
-from nanochat_pl.planning.memory import STATE, has_room, memory_bytes
+from nanochat_pl.planning.memory import STATE, fits, memory_bytes
 from nanochat_pl.planning.screen import screen
 
 COMPILING_SECONDS = 40
@@ -98,7 +98,7 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Whether the device has the memory, with a margin."""
-        return has_room(self.total_bytes, self.hardware)
+        return fits(self.memory_bytes, self.hardware)
 
     def check_memory(self) -> None:
         """Raise `UserError` where weights, gradients and optimizer alone exceed the device's memory."""
@@ -231,7 +231,7 @@ def largest_that_fits(plan: Plan, sizes: list[int], factor: float = 1.0) -> Plan
     """
 
     def is_too_large(rows: int) -> bool:
-        return not has_room(factor * plan.with_micro_batch(rows).total_bytes, plan.hardware)
+        return not fits(plan.with_micro_batch(rows).memory_bytes, plan.hardware, factor)
 
     fitting = bisect.bisect_left(sizes, True, key=is_too_large)
     return plan.with_micro_batch(sizes[fitting - 1]) if fitting else None

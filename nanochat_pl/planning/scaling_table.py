@@ -16,7 +16,7 @@ from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.contract import OptimizerSpec
 from nanochat_pl.optim.muon import NANOCHAT
 from nanochat_pl.optim.scaling import HorizonSpec, resolve_horizon
-from nanochat_pl.planning.memory import has_room, memory_bytes, state_bytes
+from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
 from nanochat_pl.planning.speed import training_flops_per_second
 
 DEEPEST = 200
@@ -86,7 +86,7 @@ def largest_depth(
     def is_too_large(depth: int) -> bool:
         config = model.of_depth(depth).config(vocab_size, hardware.compute_dtype)
         memory = memory_bytes(config, ModelCost(config), hardware, 1, 1, streaming=streaming, optimizer=optimizer)
-        return not has_room(sum(memory.values()), hardware)
+        return not fits(memory, hardware)
 
     return bisect.bisect_left(range(1, DEEPEST + 1), True, key=is_too_large) or None
 
