@@ -42,9 +42,6 @@ class Bench(Callback):
 
     Args:
         trace: the file to write: Chrome's format, which https://ui.perfetto.dev shows.
-
-    Attributes:
-        measured: there after the training.
     """
 
     def __init__(self, warmup: int, steps: int, traced: int, trace: Path):

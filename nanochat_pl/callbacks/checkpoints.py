@@ -45,9 +45,6 @@ class Checkpoints(Checkpoint):
         keep_best: and how many with the lowest validation bits per byte, of those written at a validation.
         keep_every_n_steps: and those whose step is a multiple of it.
         budget_gigabytes: what all together may take; the newest is kept in any case.
-
-    Attributes:
-        keep: the rule that these make.
     """
 
     ends_training = True

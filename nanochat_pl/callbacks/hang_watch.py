@@ -78,7 +78,6 @@ class HangWatch(Watch):
     that waits for another while it is paused ends by the process group's timeout.
 
     Args:
-        processes: of the run.
         timeout_seconds: longer than any single batch takes, with its data, or what follows a validation (samples, the
             model folder).
     """
@@ -157,11 +156,7 @@ def unwatched(trainer: Trainer) -> Iterator[None]:
 
 
 def explanation(told: dict[int, dict[str, Any]], world_size: int, timeout_seconds: float, stacks: Path) -> str:
-    """One paragraph: who keeps the others waiting.
-
-    Args:
-        told: what each rank that answered said of itself.
-    """
+    """One paragraph: who keeps the others waiting."""
     silent = [rank for rank in range(world_size) if rank not in told]
     behind = min(one["batches"] for one in told.values())
     late = [rank for rank, one in told.items() if one["batches"] == behind]

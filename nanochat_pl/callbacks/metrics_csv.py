@@ -35,7 +35,6 @@ class MetricsCSV(Logger):
     and written when it has.
 
     Args:
-        path: the file.
         resumed_step: rows of later steps are dropped; None starts a new file.
     """
 

@@ -35,13 +35,17 @@ def doctor(
 
     Exit code 0: nothing is wrong; 1: something is; 2: a mistake in the command; 3: the machine's fault.
     """
+    from nanochat_pl.cli.screen import show_json
     from nanochat_pl.core.place import place
 
     topic, name, overrides = _understood(words or [])
     diagnoses = _diagnoses(topic, name, overrides)
     here = place()
     if here is None or here.rank == 0:
-        _print_json(diagnoses) if as_json else _print(diagnoses)
+        if as_json:
+            show_json({"sound": all(one.sound for one in diagnoses), "topics": [one.as_dict() for one in diagnoses]})
+        else:
+            _print(diagnoses)
     if not all(diagnosis.sound for diagnosis in diagnoses):
         raise typer.Exit(1)
 
@@ -148,16 +152,6 @@ def _nearest_topic(word: str) -> str:
     from nanochat_pl.core.errors import nearest
 
     return nearest(word, TOPICS)
-
-
-def _print_json(diagnoses: "list[Diagnosis]") -> None:
-    import json
-
-    print(
-        json.dumps(
-            {"sound": all(one.sound for one in diagnoses), "topics": [one.as_dict() for one in diagnoses]}, indent=2
-        )
-    )
 
 
 def _print(diagnoses: "list[Diagnosis]") -> None:

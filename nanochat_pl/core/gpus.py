@@ -68,7 +68,6 @@ class Driver:
     """What nvidia-smi tells.
 
     Attributes:
-        version: of the driver.
         cuda: the newest CUDA that the driver runs, such as "12.4".
         gpus: in its order, which CUDA has too where CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """

@@ -37,12 +37,6 @@ def launch(script: str, job: dict[str, Any], processes: int) -> int:
 
     Their output goes where this process's goes. A signal is passed on to them, and they are waited for. Where one of
     them fails, the others are told to end, and are killed after 30 s (torch's choice).
-
-    Args:
-        job: what JSON can hold.
-
-    Returns:
-        0 where all ended well, else the exit code of the first that failed.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

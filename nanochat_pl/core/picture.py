@@ -20,7 +20,6 @@ def picture(path: Path, width: float, height: float, rows: int = 1, columns: int
 
     Args:
         width, height: in inches, of 120 dots.
-        options: of matplotlib's `Figure.subplots`.
 
     Raises:
         MachineError: the disk is full or not writable.

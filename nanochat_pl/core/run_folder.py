@@ -18,11 +18,7 @@ ASKING_SECONDS = 1.0
 
 
 class RunFolder:
-    """`runs/NAME/STAGE/`: every path and every record of a run goes through here.
-
-    Attributes:
-        path: the folder itself.
-    """
+    """`runs/NAME/STAGE/`: every path and every record of a run goes through here."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -102,11 +98,7 @@ class RunFolder:
 
     @contextmanager
     def recording(self, **facts: Any) -> Iterator[None]:
-        """Keeps `status` in summary.json while inside: running, then finished, interrupted, diverged or failed.
-
-        Args:
-            facts: of this invocation, written at once.
-        """
+        """Keeps `status` in summary.json while inside: running, then finished, interrupted, diverged or failed."""
         self.write_summary(status="running", **facts)
         ending = {"status": "finished"}
         try:

@@ -58,9 +58,6 @@ class Spec:
 def call_checked(target: Callable[..., Any], values: dict[str, Any], where: str) -> Any:
     """`target(**values)`, every value checked against the annotations of `target`.
 
-    Args:
-        where: the section's name as the user spells it.
-
     Raises:
         UserError: an unknown, missing or wrong argument.
     """

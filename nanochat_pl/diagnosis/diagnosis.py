@@ -29,9 +29,7 @@ class Observation:
 
     Attributes:
         severity: "good" where it was checked and is right, "info" where it is only told; the others are wrong.
-        what: it is, in one sentence.
         advice: what to do, as a sentence; a command stands in a line of its own.
-        evidence: name -> figure.
     """
 
     severity: Severity

@@ -59,11 +59,7 @@ class TorchBuild:
 
 
 def diagnose(hw: HardwareSpec | None = None) -> Diagnosis:
-    """Look at this machine.
-
-    Args:
-        hw: a profile that is to fit it.
-    """
+    """Look at this machine."""
     diagnosis = Diagnosis("gpu", platform.node() or "this machine")
     build = TorchBuild.here()
     try:

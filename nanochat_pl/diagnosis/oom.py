@@ -33,11 +33,7 @@ HALF_FULL = 0.5
 
 
 def diagnose(run: RunFolder, spec: Callable[[], ModelSpec]) -> Diagnosis:
-    """Of a run, by what it planned (resolved.json), what it held, and how it ended.
-
-    Args:
-        spec: the model as it was chosen.
-    """
+    """Of a run, by what it planned (resolved.json), what it held, and how it ended."""
     diagnosis = Diagnosis("oom", str(run.path))
     if not run.resolved.exists():
         diagnosis.info("There is no resolved.json: the run ended before it was planned, or is none yet.")

@@ -40,11 +40,8 @@ def memory_bytes(
     """The most that a process holds on its device, by what holds it; the sum is the peak.
 
     Args:
-        cost: of `config`.
         rows_per_device: of one optimizer step.
         holds: what the data hold: "text", "conversations" or "questions".
-        streaming: which matrices keep low-rank gradients.
-        optimizer: whose state and workspace count.
     """
     documents = holds == "conversations"
     traced = trace(config, micro_batch_rows, hardware.accelerator, hardware.recompute, documents, streaming)

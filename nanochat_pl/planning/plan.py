@@ -176,14 +176,8 @@ def make_plan(
     """Check that everything divides, and decide what was left open.
 
     Args:
-        model: the architecture's config.
         reference: the config of the model that the scaling laws refer to, with the same vocabulary.
-        streams: virtual streams of the data.
-        flops_per_second: that training is expected to reach on one device.
         epoch_tokens: of one pass over the data, where the horizon counts them.
-        holds: what the data hold.
-        streaming: which matrices keep low-rank gradients.
-        optimizer: whose state takes memory.
 
     Raises:
         UserError: a combination that cannot be; the message names the nearest that can.

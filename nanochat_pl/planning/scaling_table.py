@@ -1,13 +1,11 @@
-"""What the scaling laws ask for at each depth: tokens, FLOPs, time and cost, as a table and as a picture."""
+"""What the scaling laws ask for at each depth: tokens, FLOPs and time, as rows and as a picture."""
 
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.figures import duration, size
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.picture import picture
 from nanochat_pl.models.cost import ModelCost
@@ -108,38 +106,6 @@ def parse_depths(text: str) -> list[int]:
     return depths
 
 
-def scaling_table(rows: Sequence[Row], hardware: Hardware, price_per_hour: float | None = None) -> Any:
-    """A rich table; the state that exceeds a device's memory is marked.
-
-    Args:
-        price_per_hour: of one device.
-    """
-    from rich.table import Table
-
-    title, caption = f"By the scaling laws, on {_where(hardware)}", "state: weights, gradients and optimizer a device"
-    table = Table(title=title, caption=caption)
-    names = ["depth", "width", "parameters", "tokens", "batch", "steps", "FLOPs", "time", "state"]
-    for name in names + ["cost"] * (price_per_hour is not None):
-        table.add_column(name, justify="right")
-    for row in rows:
-        too_large = row.state_bytes > hardware.chip.memory_bytes
-        cells = [
-            str(row.depth),
-            str(row.width),
-            f"{row.parameters / 1e6:,.1f}M",
-            f"{row.tokens / 1e9:,.2f}B",
-            f"{row.batch_tokens:,}",
-            f"{row.steps:,}",
-            f"{row.flops:.2e}",
-            duration(row.seconds),
-            f"[red]{size(row.state_bytes)}[/]" if too_large else size(row.state_bytes),
-        ]
-        if price_per_hour is not None:
-            cells.append(f"{price_per_hour * hardware.world_size * row.seconds / 3600:,.2f}")
-        table.add_row(*cells)
-    return table
-
-
 def draw_scaling(rows: Sequence[Row], hardware: Hardware, path: Path) -> None:
     """Write the picture: tokens, FLOPs and hours over the depth, as PNG."""
     depths = [row.depth for row in rows]
@@ -149,8 +115,9 @@ def draw_scaling(rows: Sequence[Row], hardware: Hardware, path: Path) -> None:
         panels[2].plot(depths, [row.seconds / 3600 for row in rows], marker="o", markersize=4)
         for axes, name in zip(panels, ("tokens", "FLOPs", "hours")):
             axes.set(yscale="log", xlabel="depth", title=name)
-        panels[0].figure.suptitle(f"By the scaling laws, on {_where(hardware)}")
+        panels[0].figure.suptitle(f"By the scaling laws, on {where(hardware)}")
 
 
-def _where(hardware: Hardware) -> str:
+def where(hardware: Hardware) -> str:
+    """The devices, in words."""
     return f"{hardware.world_size} x {hardware.chip.name}, {hardware.precision}"

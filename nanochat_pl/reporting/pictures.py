@@ -112,11 +112,7 @@ def draw(title: str, unit: str, series: Series, salt: str) -> Picture:
 
 
 def painted(title: str, paint: Callable[[Any], None], salt: str) -> Picture:
-    """What `paint` draws on matplotlib's axes in the colours INK, LINES and SERIES.
-
-    Args:
-        salt: other than that of any other picture on the page.
-    """
+    """What `paint` draws on matplotlib's axes in the colours INK, LINES and SERIES."""
     import matplotlib
     from matplotlib.figure import Figure
 

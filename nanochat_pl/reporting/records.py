@@ -39,16 +39,12 @@ class StageRecord:
     """One stage of a run.
 
     Attributes:
-        name: base, mid, sft or rl.
         summary, config, resolved: the files of these names.
         metrics: as `RunFolder.read_metrics`.
         evaluations: suite -> step -> result, in order of steps.
         invocations: the commands that trained and evaluated it.
         samples: what it wrote at the last step that has samples.
         samples_step: that step; None where there are none.
-        plan: plan.txt.
-        last_words: the end of train.log.
-        has_picture: whether there is a loss.png.
     """
 
     name: str

@@ -39,11 +39,7 @@ class Detector:
         self.told = False
 
     def begins(self, troubled: bool, step: int, after: int = 1) -> bool:
-        """Whether a trouble is to be told: once, at its `after`-th reading in a row, until it is over.
-
-        Args:
-            troubled: what the reading of this step says.
-        """
+        """Whether a trouble is to be told: once, at its `after`-th reading in a row, until it is over."""
         if not troubled:
             self.calm += 1
             if not self.told or self.calm >= CALM_READINGS:

@@ -15,7 +15,6 @@ class NotFinite(Detector):
     """A number that is NaN or infinite.
 
     Args:
-        name: of the metric.
         after: readings in a row; the gradients' scale in float16 is found by single ones that are too large.
     """
 

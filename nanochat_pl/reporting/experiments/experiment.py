@@ -35,14 +35,11 @@ class Experiment:
 
     Attributes:
         name: of its folder under the runs root: tiny/base.
-        stage: base, mid, sft or rl.
         status: finished, running, interrupted, diverged, failed; killed where it runs no more and has not said so.
         began: when it was first begun, in ISO 8601.
         goal: what it was to find out; "" where nobody said.
-        command: the latest that trained it.
         overrides: of this run, where the command is of a sweep.
         began_with: the folder of the model that the stage began with; "" for base.
-        steps: that it was to take.
         lr_scale: the factor on all learning rates, given or decided.
         results: name -> value: of `RESULTS`, of suites, of `LAST_OF`.
         evaluations: suite -> step, metric, value and standard_error of its last result.

@@ -29,11 +29,7 @@ def ledger_of(root: Path) -> Path:
 
 
 def read_experiments(root: Path, endings: Mapping[str, Ending] | None = None) -> list[Experiment]:
-    """All experiments in the order in which they began: as their folders are now, or as they were before they went.
-
-    Args:
-        endings: name -> how this training ends.
-    """
+    """All experiments in the order in which they began: as their folders are now, or as they were before they went."""
     known, _ = _read(ledger_of(root))
     return _refreshed(root, known, endings or {})
 

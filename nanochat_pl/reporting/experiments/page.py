@@ -48,10 +48,6 @@ def markdown_beside(root: Path) -> Path | None:
 def write_markdown(path: Path, root: Path, endings: Mapping[str, Ending] | None = None) -> Path | None:
     """Renew the generated regions, add what is new; the rest stays byte for byte.
 
-    Args:
-        root: of the runs.
-        endings: name -> how this training ends.
-
     Returns:
         The copy of the file as it was, where somebody had written inside a region that is renewed.
 

@@ -24,7 +24,6 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
     """Draw training loss and validation over the steps into a PNG; the last validation stands in the legend.
 
     Args:
-        root: of the runs.
         is_log: both axes are logarithmic.
 
     Returns:

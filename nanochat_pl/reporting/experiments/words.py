@@ -60,11 +60,7 @@ def shared(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def short_config(experiment: Experiment, without: Sequence[str] = ()) -> str:
-    """The recipe and what was chosen beside it.
-
-    Args:
-        without: what need not be said.
-    """
+    """The recipe and what was chosen beside it."""
     own = [override for override in chosen(experiment) if override not in without]
     return ", ".join([experiment.recipe or "?", *(override for override in own if not override.startswith("recipe="))])
 
