@@ -97,9 +97,7 @@ class HangWatch(Watch):
             shutil.rmtree(folder.path / "stacks", ignore_errors=True)
         self.start(folder)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batches, self._step = self._batches + 1, trainer.global_step
         self.mark()
 

@@ -52,9 +52,7 @@ class StuckWatch(Watch):
             self._validating, self._since = False, None
         self.mark()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.mark()
         if not stepped(trainer):
             return

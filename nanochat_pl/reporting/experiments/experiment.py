@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from nanochat_pl.checkpoint.header import STAGES
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.findings import read_events, read_findings
 from nanochat_pl.core.flat import flat
 from nanochat_pl.core.run_folder import RunFolder, as_object
+from nanochat_pl.core.spec import call_checked
 from nanochat_pl.core.sweep_folder import first_sentence
 from nanochat_pl.reporting.records import StageRecord, as_number, load_stage
 
@@ -24,9 +26,6 @@ RESULTS = (
 LAST_OF = ("val/reward", "val/pass@", "rl/")
 """Metrics of metrics.csv whose last value is a result too."""
 SMALLER_IS_BETTER = ("bpb", "loss", "bits per byte", "seconds", "bytes")
-
-
-_OPTIONAL = ("steps", "lr_scale")
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,11 @@ class Experiment:
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> Self | None:
         """From a line of experiments.jsonl; None where it is none of this version."""
-        fields = {item.name: item for item in dataclasses.fields(cls)}
-        known = {name: value for name, value in record.items() if name in fields}
-        blank = cls(name="", stage="", status="", steps=0, lr_scale=0.0)
-        if not all(isinstance(known.get(name), str) for name in ("name", "stage", "status")):
+        known = {item.name: record[item.name] for item in dataclasses.fields(cls) if item.name in record}
+        try:
+            return call_checked(cls, known, "")
+        except UserError:
             return None
-        for name, value in known.items():
-            if not isinstance(value, type(getattr(blank, name))) and not (value is None and name in _OPTIONAL):
-                return None
-        return cls(**known)
 
     def as_record(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
