@@ -57,7 +57,7 @@ class UpdateRatio(Norm):
         advice = (
             f"See the rate of {role} in conf/optim, and whether a checkpoint or a callback has changed the weights."
         )
-        evidence = {"role": role, "ratio": ratio, "usual": usual * lr_multiplier}
+        evidence: dict[str, float | str] = {"role": role, "ratio": ratio, "usual": usual * lr_multiplier}
         return Finding("update_ratio", step, message, advice, evidence=evidence)
 
 
