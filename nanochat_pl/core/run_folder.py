@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_pl.core.errors import DivergedError, Interrupted, UserError
-from nanochat_pl.core.paths import runs_root, write_text
+from nanochat_pl.core.paths import free_name, runs_root, write_text
 
 ASKING_SECONDS = 1.0
 """Longer than `is_held` has a folder's lock."""
@@ -89,9 +89,7 @@ class RunFolder:
         items = [item for item in self.path.iterdir() if not item.name.endswith(".lock")]
         if not items:
             return
-        target = Path(f"{self.path}.before-{time.strftime('%Y%m%d-%H%M%S')}")
-        while target.exists():
-            target = Path(f"{target}x")
+        target = free_name(Path(f"{self.path}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
         target.mkdir()
         for item in items:
             os.replace(item, target / item.name)

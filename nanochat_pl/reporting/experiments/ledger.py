@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.core.paths import replacing
+from nanochat_pl.core.paths import free_name, replacing
 from nanochat_pl.core.run_folder import RunFolder, parse_object
 from nanochat_pl.reporting.experiments.comparing import differences, parent_of
 from nanochat_pl.reporting.experiments.experiment import Ending, Experiment, read_experiment, stage_of, stamp_of
@@ -93,9 +93,7 @@ def write_over(path: Path, content: bytes) -> None:
 def keep_copy(path: Path) -> Path:
     """Copy the file to NAME.before-TIME beside it."""
     copy = path.with_name(f"{path.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
-    while copy.exists():
-        copy = copy.with_name(f"{copy.name}x")
-    return Path(shutil.copy2(path, copy))
+    return Path(shutil.copy2(path, free_name(copy)))
 
 
 def _read(path: Path) -> tuple[dict[str, Experiment], bool]:
