@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -211,15 +211,19 @@ class RunFolder:
         series: dict[str, list[tuple[int, float]]] = {}
         if self.metrics.exists():
             with self.metrics.open(newline="", encoding="utf-8", errors="replace") as file:
-                for row in csv.DictReader(file):
-                    try:
-                        step = int(row.pop("step"))
-                        values = {name: float(value) for name, value in row.items() if value}
-                    except (KeyError, TypeError, ValueError):  # cut short by a kill, or being written
-                        continue
+                for step, values in rows_of_metrics(file):
                     for name, value in values.items():
                         series.setdefault(name, []).append((step, value))
         return series
+
+
+def rows_of_metrics(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, metrics) of the rows of metrics.csv that can be read: one may be cut short by a kill, or being written."""
+    for row in csv.DictReader(lines):
+        try:
+            yield int(row.pop("step")), {name: float(value) for name, value in row.items() if value}
+        except (KeyError, TypeError, ValueError):
+            continue
 
 
 def ending_of(error: BaseException) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from urllib.parse import quote
 
 from nanochat_pl.core.errors import UserError
@@ -141,11 +142,8 @@ def _ideas(experiments: Sequence[Experiment]) -> str:
     ideas = ideas_from(experiments)
     if not ideas:
         return "- [ ] The baseline: `python train.py`"
-    return printable("\n".join(f"- [ ] {in_line(text)}\n\n{_indented(command)}\n" for text, command in ideas).rstrip())
-
-
-def _indented(command: str) -> str:
-    return "\n".join(f"  {line}" for line in fenced(command, "bash").splitlines())
+    blocks = ((text, indent(fenced(command, "bash"), "  ")) for text, command in ideas)
+    return printable("\n".join(f"- [ ] {in_line(text)}\n\n{command}\n" for text, command in blocks).rstrip())
 
 
 def section_of(one: Experiment) -> str:
