@@ -391,6 +391,7 @@ def test_a_damaged_description_is_named_and_none_runs_code(tmp_path: Path) -> No
         {"n_layer": 10**12},
         {"vocab_size": 10**15},
         {"n_positions": 10**9},
+        {"n_embd": 1 << 23},
         {"n_embd": float("inf")},
     ):
         (folder / "config.json").write_text(json.dumps(config | change))
@@ -419,11 +420,17 @@ SCALED |= {"original_max_position_embeddings": 16}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation_function": "relu"}, r"activation_function='relu', which is not computed here; legal: .*gelu_new"),
+        (
+            {"activation_function": "relu"},
+            r"config.json of .*activation_function='relu' is not computed here; legal: .*gelu_new",
+        ),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
         ({"model_type": "gpt_neox"}, "of type 'gpt_neox', which is not computed here.*Types: gpt2, llama, mistral"),
-        ({"model_type": "nanochat", "hidden_act": "silu"}, r"hidden_act='silu', which is not computed here; .*relu2"),
-        ({"model_type": "llama", "rope_scaling": {"type": "yarn"}}, "rope_type='yarn', .* legal: 'default', 'linear'"),
+        ({"model_type": "nanochat", "hidden_act": "silu"}, r"hidden_act='silu' is not computed here; .*relu2"),
+        (
+            {"model_type": "llama", "rope_scaling": {"type": "yarn"}},
+            "rope_type='yarn' is not .* legal: 'default', 'linear'",
+        ),
         ({"model_type": "llama", "rope_scaling": SCALED | {"factor": float("inf")}}, "rope_scaling has factor inf"),
         ({"model_type": "llama", "rope_scaling": SCALED | {"original_max_position_embeddings": 0}}, "at least 1: the"),
         ({"vocab_size": 400}, "knows 400 tokens, but the tokenizer has 509"),
