@@ -47,13 +47,11 @@ class DataState:
             "fingerprint": self.fingerprint,
             "rows": self.rows,
             "streams": {
-                stream: {
+                stream: state._asdict()
+                | {
                     "position": list(state.position),
                     "held": [list(reference) for reference in sorted(state.held)],
                     "arrivals": sorted(state.arrivals),
-                    "pieces": state.pieces,
-                    "tokens": state.tokens,
-                    "cropped_tokens": state.cropped_tokens,
                 }
                 for stream, state in sorted(self.streams.items())
             },
@@ -73,10 +71,9 @@ class DataState:
             )
         streams = {}
         for stream, state in plain["streams"].items():
-            position, held = tuple(state["position"]), tuple(tuple(reference) for reference in state["held"])
-            streams[int(stream)] = PackerState(
-                position, held, tuple(state["arrivals"]), state["pieces"], state["tokens"], state["cropped_tokens"]
-            )
+            held = tuple(tuple(reference) for reference in state["held"])
+            tuples = {"position": tuple(state["position"]), "held": held, "arrivals": tuple(state["arrivals"])}
+            streams[int(stream)] = PackerState(**(state | tuples))
         return cls(plain["fingerprint"], plain["rows"], streams)
 
     def check_fingerprint(self, now: dict[str, Any]) -> None:
