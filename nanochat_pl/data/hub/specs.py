@@ -9,11 +9,9 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.hub.bad_shards import BadShards, OnBadShard
 from nanochat_pl.data.hub.cache import ShardCache
 from nanochat_pl.data.hub.connection import Connection
-from nanochat_pl.data.hub.files import HubFile, HubIndex, hub_folder
-from nanochat_pl.data.hub.index import folder_index, hub_index
+from nanochat_pl.data.hub.index import HubFile, HubIndex, folder_index, hub_folder, hub_index
 from nanochat_pl.data.hub.manifest import Manifest
-from nanochat_pl.data.hub.remote import RemoteShards
-from nanochat_pl.data.hub.shards import LocalShards, Shards
+from nanochat_pl.data.hub.shards import LocalShards, RemoteShards, Shards
 from nanochat_pl.data.hub.source import HubSource, KeptDocuments
 from nanochat_pl.data.parquet import require
 from nanochat_pl.data.specs import DataSpec, Sources
