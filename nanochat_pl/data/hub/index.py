@@ -1,4 +1,4 @@
-"""Which files a hub data set has, and where they are: found once, kept as a readable file, and pinned by it from then on."""
+"""Which files a hub data set has, and where: found once, kept as a readable file, and pinned by it from then on."""
 
 import dataclasses
 import hashlib

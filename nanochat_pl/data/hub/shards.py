@@ -1,4 +1,4 @@
-"""Where the files of a data set are read from: a local folder, or the hub by range requests, of which nothing is kept."""
+"""Where the files of a data set are read from: a folder, or the hub by range requests, of which nothing is kept."""
 
 import contextlib
 import io
