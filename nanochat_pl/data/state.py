@@ -81,9 +81,10 @@ class DataState:
         names = sorted(self.fingerprint.keys() | now.keys())
         different = [name for name in names if self.fingerprint.get(name) != now.get(name)]
         if different:
-            changes = ", ".join(
-                f"{name} was {_short(self.fingerprint, name)}, is {_short(now, name)}" for name in different
+            was, is_ = (
+                {name: short(each.get(name, "absent")) for name in different} for each in (self.fingerprint, now)
             )
+            changes = ", ".join(f"{name} was {was[name]}, is {is_[name]}" for name in different)
             raise UserError(
                 f"The checkpoint cannot go on with other data: {changes}. Restore what was changed, or start anew with "
                 "run.fresh=true or another run.name."
@@ -99,6 +100,6 @@ def gather_states(own: dict[int, PackerState], world_size: int) -> dict[int, Pac
     return {stream: state for part in parts for stream, state in part.items()}
 
 
-def _short(fingerprint: dict[str, Any], name: str) -> str:
-    value = fingerprint.get(name, "absent")
+def short(value: Any) -> str:
+    """A value as a message can show it: of a fingerprint the first digits."""
     return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)

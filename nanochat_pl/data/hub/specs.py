@@ -62,8 +62,7 @@ class HubDataSpec(DataSpec):
                 "data.packing=windows holds all tokens in memory, which such data sets don't fit. Prepare them once "
                 "(python -m nanochat_pl data prepare), and train with data=tokens data.packing=windows."
             )
-        if not 0 < self.val_fraction < 1:
-            raise UserError(f"data.val_fraction is {self.val_fraction}; it must lie between 0 and 1, for example 0.01.")
+        self.check_fraction("val_fraction")
         if self.cache_gigabytes <= 0:
             raise UserError(f"data.cache_gigabytes is {self.cache_gigabytes}; it must be positive.")
 

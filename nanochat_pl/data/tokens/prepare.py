@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.sources import DocumentSource
+from nanochat_pl.data.state import short
 from nanochat_pl.data.stream import COMING_SHARDS
 from nanochat_pl.data.tokens.folder import (
     INDEX_FILE,
@@ -149,7 +150,7 @@ class Preparation:
         different = [name for name in self.made_from if self.made_from[name] != earlier.get(name)]
         if different:
             changes = "; ".join(
-                f"{name}: {_short(earlier.get(name))} then, {_short(self.made_from[name])} now" for name in different
+                f"{name}: {short(earlier.get(name))} then, {short(self.made_from[name])} now" for name in different
             )
             raise UserError(
                 f"{out} holds tokens that were prepared from something else ({changes}). Name another folder with "
@@ -258,7 +259,3 @@ def _is_there(out: Path, index: TokenIndex, split: Split) -> bool:
     except UserError:
         return False
     return True
-
-
-def _short(value: Any) -> str:
-    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
