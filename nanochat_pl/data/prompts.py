@@ -239,12 +239,9 @@ class PromptSpec(Spec):
         tokenizer: Tokenizer,
         *,
         sequence_len: int,
-        rows_per_step: int,
-        micro_batch_rows: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        **_: Any,
+        sources: tuple[()] | None = None,
+        tokenizer_threads: int = 2,
+        **how: Any,
     ) -> PromptModule:
         """The data module of one rank; see `DataSpec.build`.
 
@@ -258,11 +255,7 @@ class PromptSpec(Spec):
             tokenizer,
             sequence_len,
             self.samples_per_prompt,
-            rows_per_step=rows_per_step,
-            micro_batch_rows=micro_batch_rows,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
+            **how,
         )
 
     def epoch_tokens(self, tokenizer: Tokenizer, sequence_len: int, sources: tuple[()] | None = None) -> int:

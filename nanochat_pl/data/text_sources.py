@@ -20,7 +20,6 @@ def text_sources(
     text_key: str = "text",
     val_fraction: float = 0.05,
     whole_files: bool = False,
-    in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> tuple[DocumentSource, DocumentSource]:
     """(train, val) documents of the files.
 
@@ -34,9 +33,9 @@ def text_sources(
         UserError: what reading the files raises; nothing left to hold out.
     """
     if val_files:
-        train, val = (_all_documents(side, text_key, whole_files, in_memory_bytes) for side in (files, val_files))
+        train, val = (_all_documents(side, text_key, whole_files) for side in (files, val_files))
         return train, val
-    big = _big_parquet(files, text_key, in_memory_bytes)
+    big = _big_parquet(files, text_key)
     if big:
         return big.side("train", val_fraction), big.side("val", val_fraction)
     texts, records = _read(files, text_key)
@@ -52,19 +51,19 @@ def text_sources(
     return MemorySource(train_documents), MemorySource(val_documents)
 
 
-def _all_documents(files: Sequence[Path], text_key: str, whole_files: bool, in_memory_bytes: int) -> DocumentSource:
-    big = _big_parquet(files, text_key, in_memory_bytes)
+def _all_documents(files: Sequence[Path], text_key: str, whole_files: bool) -> DocumentSource:
+    big = _big_parquet(files, text_key)
     if big:
         return big
     texts, records = _read(files, text_key)
     return MemorySource(_cut_up(texts, whole_files) + records)
 
 
-def _big_parquet(files: Sequence[Path], text_key: str, in_memory_bytes: int) -> ParquetSource | None:
+def _big_parquet(files: Sequence[Path], text_key: str) -> ParquetSource | None:
     """The parquet files, if they are too big for memory."""
     paths = [path for path in files if path.suffix.lower() == ".parquet"]
     parquet = ParquetSource(paths, text_key) if paths else None
-    if parquet is None or parquet.text_bytes <= in_memory_bytes:
+    if parquet is None or parquet.text_bytes <= IN_MEMORY_BYTES:
         return None
     if len(paths) < len(files):
         raise UserError(

@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub as specs: what `data=hub`, `fineweb_edu` and `climbmix` name."""
 
 import fnmatch
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -123,7 +124,17 @@ class HubDataSpec(DataSpec):
         else:
             train = cache = self._build_cache(index, manifest, connection)
             val = cache if validate_from_cache else RemoteShards(index, connection, self._attempts, cache.kept)
-        return self._source(index, train_files, train, bad, "train"), self._source(index, val_files, val, bad, "val")
+        side = functools.partial(
+            HubSource,
+            index,
+            bad=bad,
+            text_column=self.text_column,
+            id_column=self.id_column,
+            val_fraction=self.val_fraction,
+        )
+        if self.val_files:
+            return side(train_files, train, side="all"), side(val_files, val, side="all")
+        return side(train_files, train, side="train"), side(val_files, val, side="val")
 
     def _build_cache(self, index: HubIndex, manifest: Manifest, connection: Connection) -> ShardCache:
         """The place on the disk for the files; raises `UserError` where the two largest, which are in use at the same
@@ -148,20 +159,6 @@ class HubDataSpec(DataSpec):
     @property
     def _attempts(self) -> int:
         return 2 if self.on_bad_shard == "refetch" else 1
-
-    def _source(
-        self, index: HubIndex, files: list[HubFile], shards: Shards, bad: BadShards, side: Literal["train", "val"]
-    ) -> HubSource:
-        return HubSource(
-            index,
-            files,
-            shards,
-            bad,
-            text_column=self.text_column,
-            id_column=self.id_column,
-            side="all" if self.val_files else side,
-            val_fraction=self.val_fraction,
-        )
 
     def files_by_side(self, index: HubIndex) -> tuple[list[HubFile], list[HubFile]]:
         """The files to train on, and those to validate on: the same ones where single documents are held out."""

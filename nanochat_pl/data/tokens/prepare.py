@@ -28,7 +28,6 @@ from nanochat_pl.data.tokens.folder import (
     Split,
     TokenIndex,
     describe,
-    describe_split,
     shard_path,
 )
 from nanochat_pl.data.tokens.shard import Header, read_header, writing_shard
@@ -224,7 +223,9 @@ class _SplitFiles:
     def describe(self) -> dict[str, Any]:
         """What the index says of them."""
         paths = [self._path(number) for number in range(self._count)]
-        return describe_split(self.source.num_shards, [describe(path, read_header(path)) for path in paths])
+        files = [describe(path, read_header(path)) for path in paths]
+        totals = {name: sum(entry[name] for entry in files) for name in ("documents", "tokens", "bytes")}
+        return {"shards": self.source.num_shards, **totals, "files": files}
 
     def _path(self, number: int) -> Path:
         return shard_path(self._out, self._split, number)
