@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Position = Literal["rope", "learned", "alibi", "none"]
 ROPE_BASE = 100_000.0
+MOST_LAYERS, LARGEST_SIZE = 10_000, 1 << 24
+"""Beyond these a description is damaged: nothing can be built from it, or only in hours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,9 @@ class ModelConfig(Spec):
         long_window: tokens before the current one that an L layer sees in texts longer than the trained context; None:
             no more than there.
         position: how tokens know where they stand. "rope": queries and keys are rotated; "learned": a vector of its own
-            is added for each place; "alibi": scores fall with the distance, each head's at a slope of its own
-            (arXiv:2108.12409); "none": only by which tokens they see. An architecture has some of these.
+            is added for each place in the row, or in the document where documents are told apart; "alibi": scores fall
+            with the distance, each head's at a slope of its own (arXiv:2108.12409); "none": only by which tokens they
+            see. An architecture has some of these.
         compute_dtype: of activations and embeddings; matrices are kept in float32 and cast when used.
         network: the model's class, where `models.contract.ARCHITECTURES` does not know it; called with the config and
             an `Execution`.
@@ -49,9 +52,7 @@ class ModelConfig(Spec):
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def check(self) -> None:
-        for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}, but it must be at least 1.")
+        self._check_sizes("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd")
         if self.n_embd % self.n_head:
             step = self.n_head * 2
             raise UserError(
@@ -83,6 +84,12 @@ class ModelConfig(Spec):
                 f"{nearest_multiples(self.n_embd, self.n_head * 2)}."
             )
         self._check_positive("short_window")
+
+    def _check_sizes(self, *names: str) -> None:
+        for name in names:
+            most = MOST_LAYERS if name == "n_layer" else LARGEST_SIZE
+            if not 1 <= getattr(self, name) <= most:
+                raise UserError(f"model.{name} is {getattr(self, name)}, but it must be from 1 to {most:,}.")
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
@@ -180,5 +187,5 @@ class NanoChatConfig(ModelConfig):
 
 
 def _even_heads(width: int) -> str:
-    legal = [n for n in range(1, width // 2 + 1) if width % (2 * n) == 0 and width // n >= 8]
+    legal = [n for n in range(1, min(width // 8, 1024) + 1) if width % (2 * n) == 0]
     return ", ".join(map(str, legal)) if legal else "none"

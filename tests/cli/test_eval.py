@@ -114,12 +114,28 @@ def test_a_length_that_the_model_refuses_is_told_and_left_out(tmp_path: Path) ->
     run, config = RunFolder.of("short", "base"), GPT2Config(265, 64, n_layer=1, n_head=2, n_kv_head=2, n_embd=32)
     save_model_folder(run.model, build_model(config, "cpu", seed=3), config, ByteSpec().build(), {"step": 3})
     OmegaConf.save(compose(["model=gpt2", "tokenizer=byte", "data.val_tokens=512", "hw=cpu"]), run.config, resolve=True)
-    output = call("short", "--suite", "bpb", "--lengths", "32,64,128")
+    picture = tmp_path / "lengths.png"
+    output = call("short", "--suite", "bpb", "--lengths", "32,64,128", "--png", str(picture))
     assert "bpb@128 of" in output and "positions of 64" in output
-    assert re.search(r"\d\.\d{4}  \d\.\d{4} \(.\d+\.\d%\)  +–", output)
+    assert re.search(r"\d\.\d{4}  \d\.\d{4} \(.\d+\.\d%\)  +n/a", output)
     assert run.read_evaluations().keys() == {"bpb@32", "bpb@64"}
     with pytest.raises(UserError, match=r"128 tokens.*positions of 64"):
         call("short", "--suite", "bpb", "--lengths", "128")
+
+
+def test_a_length_beyond_all_that_is_held_out_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, text = RunFolder.of("mine", "base"), tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"The {n:02}th text." for n in range(40)))
+    save_model_folder(run.model, build_model(CONFIG, "cpu", seed=3), CONFIG, ByteSpec().build(), {"step": 3})
+    options = ["data=text", f"data.files={text}", "data.val_fraction=0.25", "tokenizer=byte", "hw=cpu"]
+    OmegaConf.save(compose(options), run.config, resolve=True)
+    with pytest.raises(UserError, match=r"rows of 999,999,999,999 tokens.* holds out has (\d+), so that") as refused:
+        call("mine", "--suite", "bpb", "--lengths", "64,999999999999")
+    longest = int(re.search(r"longest row has (\d+)", str(refused.value))[1])
+    assert 0 < longest < 40 * 15 and (longest + 1) % 15 == 0 and not run.evaluations.exists()
+    assert f"bpb@{longest} of" in call("mine", "--suite", "bpb", "--lengths", str(longest))
+    with pytest.raises(UserError, match="longest row"):
+        call("mine", "--suite", "bpb", "--lengths", str(longest + 1))
 
 
 @pytest.mark.parametrize("text", ["stage: [", "- 1"])
