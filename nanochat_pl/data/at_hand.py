@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.download import SHAKESPEARE_SHA256, tiny_shakespeare
-from nanochat_pl.data.hub.index import hub_folder
+from nanochat_pl.data.hub.files import hub_folder
 from nanochat_pl.data.hub.manifest import Manifest
 from nanochat_pl.data.hub.specs import HubDataSpec
 from nanochat_pl.data.specs import DataSpec, ShakespeareDataSpec, TextDataSpec, as_list

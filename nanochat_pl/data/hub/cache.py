@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from nanochat_pl.data.hub import shards
 from nanochat_pl.data.hub.connection import Connection, asked_for
-from nanochat_pl.data.hub.index import HubFile, HubIndex
+from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.hub.manifest import KeptShard, Manifest
 from nanochat_pl.data.hub.space import DiskFull, NoRoom, ShardSpace
 from nanochat_pl.data.parquet import BadShard, check_rows, html_note, read_footer

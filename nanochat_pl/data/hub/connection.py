@@ -10,15 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from nanochat_pl.core.errors import MachineError, UserError, nearest
+from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.parquet import BadShard, first_line
-
-if TYPE_CHECKING:
-    from nanochat_pl.data.hub.index import HubFile, HubIndex
 
 log = logging.getLogger("nanochat_pl.data")
 
@@ -171,7 +169,7 @@ def retry_after_seconds(error: Exception) -> float:
 
 
 @contextlib.contextmanager
-def asked_for(index: "HubIndex", file: "HubFile", start: int, stop: int | None = None) -> Iterator[Any]:
+def asked_for(index: HubIndex, file: HubFile, start: int, stop: int | None = None) -> Iterator[Any]:
     """The hub's answer: a file's bytes from `start` to its end, or up to `stop`, to be read as they come.
 
     Raises:

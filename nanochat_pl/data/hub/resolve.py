@@ -12,7 +12,7 @@ from typing import Any
 
 from nanochat_pl.core.errors import MachineError, UserError, nearest
 from nanochat_pl.data.hub.connection import Connection, access_error, gated_error
-from nanochat_pl.data.hub.index import HubFile, HubIndex
+from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.hub.shards import LocalShards, RemoteShards, Shards
 from nanochat_pl.data.parquet import BadShard, read_columns, require
 

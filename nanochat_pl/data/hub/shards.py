@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nanochat_pl.data.hub.connection import Connection, asked_for
-from nanochat_pl.data.hub.index import HubFile, HubIndex
+from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.parquet import BadShard, html_note
 
 T = TypeVar("T")

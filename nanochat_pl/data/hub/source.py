@@ -16,7 +16,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.held_out import hash_fraction
 from nanochat_pl.core.paths import write_text
 from nanochat_pl.data.hub.bad_shards import BadShards
-from nanochat_pl.data.hub.index import HubFile, HubIndex
+from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.hub.shards import Shards
 from nanochat_pl.data.parquet import BadShard, read_footer, read_row_group
 from nanochat_pl.data.sources import DocumentSource, MemorySource, read_documents

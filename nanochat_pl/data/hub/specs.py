@@ -10,7 +10,8 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.hub.bad_shards import BadShards, OnBadShard
 from nanochat_pl.data.hub.cache import ShardCache
 from nanochat_pl.data.hub.connection import Connection
-from nanochat_pl.data.hub.index import HubFile, HubIndex, folder_index, hub_folder, hub_index
+from nanochat_pl.data.hub.files import HubFile, HubIndex, hub_folder
+from nanochat_pl.data.hub.index import folder_index, hub_index
 from nanochat_pl.data.hub.manifest import Manifest
 from nanochat_pl.data.hub.shards import LocalShards, RemoteShards, Shards
 from nanochat_pl.data.hub.source import HubSource, KeptDocuments

@@ -19,7 +19,8 @@ import pytest
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.data.hub.cache import ShardCache
 from nanochat_pl.data.hub.connection import Connection
-from nanochat_pl.data.hub.index import HubIndex, hub_folder, hub_index
+from nanochat_pl.data.hub.files import HubIndex, hub_folder
+from nanochat_pl.data.hub.index import hub_index
 from nanochat_pl.data.hub.manifest import Manifest
 from nanochat_pl.data.parquet import BadShard
 from tests.data.hub.conftest import REPO, SHARDS, write_shard
@@ -247,7 +248,7 @@ UNSHARE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user",
 READER = """
 import sys, os
 from nanochat_pl.data.hub.connection import Connection
-from nanochat_pl.data.hub.index import hub_folder
+from nanochat_pl.data.hub.files import hub_folder
 from nanochat_pl.data.hub.index import hub_index
 from nanochat_pl.data.hub.manifest import Manifest
 from nanochat_pl.data.hub.cache import ShardCache

@@ -15,7 +15,8 @@ import pytest
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.data.hub import connection, shards
 from nanochat_pl.data.hub.cache import ShardCache
-from nanochat_pl.data.hub.index import HubIndex, hub_folder, hub_index
+from nanochat_pl.data.hub.files import HubIndex, hub_folder
+from nanochat_pl.data.hub.index import hub_index
 from nanochat_pl.data.hub.manifest import Manifest
 from nanochat_pl.data.hub.source import HubSource
 from nanochat_pl.data.hub.specs import HubDataSpec

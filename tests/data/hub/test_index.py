@@ -11,7 +11,8 @@ import pytest
 
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.data.hub import connection
-from nanochat_pl.data.hub.index import folder_index, hub_folder, hub_index
+from nanochat_pl.data.hub.files import hub_folder
+from nanochat_pl.data.hub.index import folder_index, hub_index
 from nanochat_pl.data.hub.specs import HubDataSpec
 from tests.data.hub.conftest import REPO, SHARDS, write_shard
 from tests.hub_server import HubServer

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat_pl.data.hub.index import hub_folder
+from nanochat_pl.data.hub.files import hub_folder
 from nanochat_pl.data.hub.source import HubSource
 from nanochat_pl.data.hub.specs import HubDataSpec
 from nanochat_pl.data.module import TextDataModule

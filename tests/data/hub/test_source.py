@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.data.hub.index import hub_folder
+from nanochat_pl.data.hub.files import hub_folder
 from nanochat_pl.data.hub.source import HubSource
 from nanochat_pl.data.hub.specs import HubDataSpec
 from nanochat_pl.data.sources import DocumentSource, read_documents
