@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanochat_pl.checkpoint.header import check_sizes_in
 from nanochat_pl.checkpoint.model_folder import save_model_folder
 from nanochat_pl.checkpoint.weight_map import WeightMap, check_weights, resized, shapes_of
 from nanochat_pl.core.errors import UserError
@@ -42,8 +43,9 @@ class ForeignModel:
     def save(self, folder: Path, tokenizer: Tokenizer, where: str) -> None:
         """Write the model folder.
 
-        Where the tokenizer has special tokens that the model lacks, it stays as it is, exactly, until a stage learns
-        conversations; only a token that begins documents is added at once. What the tokenizer lacks is left out.
+        Of our special tokens that the tokenizer has beyond its own vocabulary the model gets the one that begins
+        documents, where that is not there yet; the others when a stage learns conversations, unless it was trained
+        with all. What the tokenizer lacks, such as the padding of nanoGPT's 50,304 tokens, is left out.
 
         Args:
             where: it came from.
@@ -53,6 +55,7 @@ class ForeignModel:
             MachineError: the disk is full.
         """
         config, known = self.config, self.config.vocab_size
+        check_sizes_in(config.as_dict(), [weight.shape for weight in self.weights.values()], where)
         if tokenizer.n_ordinary > known or tokenizer.vocab_size < known - MOST_PADDING:
             raise UserError(
                 f"{where} knows {known:,} tokens, but the tokenizer has {tokenizer.vocab_size:,}: it is of another "
@@ -63,9 +66,11 @@ class ForeignModel:
         if self.names is not None:
             weights = self.names.imported(weights, shapes)
         rows = config.padded_vocab_size
-        weights |= {n: resized(weights[n], rows) for n in tables if n in weights and known <= len(weights[n]) <= rows}
+        found = {name: weights[name] for name in tables if name in weights and weights[name].ndim == 2}
+        weights |= {name: resized(table, rows) for name, table in found.items() if known <= len(table) <= rows}
         check_weights(shapes, {name: tuple(weight.shape) for name, weight in weights.items()}, where, self.weights)
-        size = min(known, tokenizer.vocab_size) if tokenizer.bos_id < known else tokenizer.vocab_size
+        of_text_and_bos = max(tokenizer.n_ordinary, tokenizer.bos_id + 1)
+        size = known if known == tokenizer.vocab_size else of_text_and_bos
         if size != known:
             model = build_model(dataclasses.replace(config, vocab_size=size), "cpu", seed=None)
             rows = model.config.padded_vocab_size
@@ -74,7 +79,27 @@ class ForeignModel:
         save_model_folder(folder, model, model.config, tokenizer, self.facts, self.stage)
 
 
-def read_pickled(path: Path) -> dict[str, Any]:
+def tensors_by_name(found: Any, where: Path) -> dict[str, Tensor]:
+    """What a file holds as a model's weights.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(found, Mapping):
+        others = ((name, x) for name, x in found.items() if not (isinstance(name, str) and _is_dense(x)))
+        wrong = next((f"under {name!r:.80} is a {type(x).__name__}" for name, x in others), None)
+    else:
+        wrong = f"they are a {type(found).__name__}"
+    if wrong:
+        raise UserError(f"The weights in {where} are no dense tensors by name: {wrong}. Save the model's state_dict.")
+    return dict(found)
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+
+
+def read_pickled(path: Path) -> Any:
     """What torch.save wrote, if it is tensors and plain values alone.
 
     Raises:

@@ -36,10 +36,16 @@ class HubFormat:
     modeling_file: str | None = None
 
 
+FIRST_NANOCHAT_OPTIONS: dict[str, Any] = dict(
+    value_embeddings=False, smear=False, backout=False, scalars=False, position="rope", qk_scale=1.0
+)
+"""By which our nanochat computes what transformers' own does."""
+
+
 def _is_first_nanochat(config: NanoChatConfig) -> bool:
     """Whether transformers' own NanoChat computes the same, on texts up to the trained context."""
-    parts = (config.value_embeddings, config.smear, config.backout, config.scalars, config.position != "rope")
-    return not any(parts) and config.qk_scale == 1 and set(config.windows) == {config.sequence_len - 1}
+    same = all(getattr(config, name) == value for name, value in FIRST_NANOCHAT_OPTIONS.items())
+    return same and set(config.windows) == {config.sequence_len - 1}
 
 
 def _shape(config: NanoChatConfig) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from typing import Any
 from filelock import FileLock
 from torch import Tensor
 
-from nanochat_pl.checkpoint.foreign import ForeignModel, read_pickled
-from nanochat_pl.checkpoint.header import FORMAT_VERSION, ON_HUB
+from nanochat_pl.checkpoint.foreign import ForeignModel, read_pickled, tensors_by_name
+from nanochat_pl.checkpoint.header import FORMAT_VERSION, ON_HUB, check_sizes_in
 from nanochat_pl.checkpoint.hf_config import config_of
+from nanochat_pl.checkpoint.hf_export import CHAT_TEMPLATE
 from nanochat_pl.checkpoint.hf_formats import FORMATS, RECORD
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hub_file import download
 from nanochat_pl.core.paths import cache_root
+from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.contract import ARCHITECTURES, architecture_of, build_config
 from nanochat_pl.tokenizers.hf_files import find_hf_tokenizer
 
@@ -77,6 +79,8 @@ class _Source:
         record, facts, stage = self._json(RECORD), {}, "base"
         if record is None:
             config: Any = config_of(self.values or {}, self.name)
+            if isinstance(config, NanoChatConfig) and self.file(CHAT_TEMPLATE):  # its turns are marked as ours are
+                stage = "sft"
         else:  # an export of ours, which says itself what it was
             try:
                 if record["architecture"] not in ARCHITECTURES:  # a path of code: what was fetched runs none
@@ -85,10 +89,12 @@ class _Source:
                 facts, stage = dict(record["facts"]), str(record["stage"])
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"The {RECORD} of {self.name} is damaged: {error}. Export the model again.") from error
+        weights = self._weights()
+        check_sizes_in(config.as_dict(), [weight.shape for weight in weights.values()], f"The config of {self.name}")
         form = next((form for form in FORMATS[architecture_of(config)] if form.fits(config)), None)
         if form is None:
             raise UserError(f"{self.name} has options of its model that are not imported; take our model folder of it.")
-        return ForeignModel(config, self._weights(), form.weights, stage, facts)
+        return ForeignModel(config, weights, form.weights, stage, facts)
 
     def _weights(self) -> dict[str, Tensor]:
         from safetensors import SafetensorError
@@ -104,7 +110,7 @@ class _Source:
                 raise UserError(f"{self.name} lacks {missing[0]}, which its {name}{INDEX} names.")
             try:
                 read = load_file if name == WEIGHTS else read_pickled
-                return {weight: x for path in found.values() for weight, x in read(path).items()}
+                return {name: x for path in found.values() for name, x in tensors_by_name(read(path), path).items()}
             except (SafetensorError, OSError) as error:
                 raise UserError(f"The weights of {self.name} are damaged: {error}. Fetch them again.") from error
         raise UserError(f"{self.name} has no {WEIGHTS} and no {PICKLED}, so there are no weights in it.")

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.checkpoint.foreign import ForeignModel, read_pickled
+from nanochat_pl.checkpoint.foreign import ForeignModel, read_pickled, tensors_by_name
 from nanochat_pl.checkpoint.weight_map import Weight, WeightMap, gpt2_weights
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.models.config import NanoChatConfig
@@ -43,7 +43,7 @@ NANOGPT = gpt2_weights(transposed=False)
 
 
 def read_nanogpt(path: Path) -> ForeignModel:
-    """nanoGPT's ckpt.pt (or its folder). nanoGPT computes GELU exactly.
+    """nanoGPT's ckpt.pt (or its folder). nanoGPT computes GELU exactly, and knows no special token but the first.
 
     Raises:
         UserError: it is none, or damaged.
@@ -51,15 +51,18 @@ def read_nanogpt(path: Path) -> ForeignModel:
     path = path / "ckpt.pt" if path.is_dir() else path
     saved = read_pickled(_existing(path, "nanoGPT's ckpt.pt"))
     try:
+        if not isinstance(saved, dict):
+            raise TypeError(f"it holds a {type(saved).__name__}")
         sizes, weights, step = dict(saved["model_args"]), saved["model"], int(saved["iter_num"])
         config = GPT2Config(
             vocab_size=sizes["vocab_size"], sequence_len=sizes["block_size"], n_layer=sizes["n_layer"],
-            n_head=sizes["n_head"], n_kv_head=sizes["n_head"], n_embd=sizes["n_embd"], bias=sizes["bias"],
+            n_head=sizes["n_head"], n_kv_head=sizes["n_head"], n_embd=sizes["n_embd"],
+            bias=sizes.get("bias", True),  # which the first checkpoints do not name
             dropout=float(sizes.get("dropout", 0.0)), gelu="exact",
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is no checkpoint of nanoGPT's train.py: {type(error).__name__} {error}.") from error
-    return ForeignModel(config, weights, NANOGPT, "base", {"step": step})
+    return ForeignModel(config, tensors_by_name(weights, path), NANOGPT, "base", {"step": step})
 
 
 def read_nanochat(path: Path) -> ForeignModel:
@@ -72,10 +75,11 @@ def read_nanochat(path: Path) -> ForeignModel:
         found = [file for file in path.iterdir() if re.fullmatch(r"model_\d+\.pt", file.name)]
         path = max(found, key=lambda file: int(file.stem.split("_")[1]), default=path / "model_STEP.pt")
     described = path.with_name(path.stem.replace("model", "meta") + ".json")
-    weights = read_pickled(_existing(path, "nanochat's model_STEP.pt"))
+    weights = tensors_by_name(read_pickled(_existing(path, "nanochat's model_STEP.pt")), path)
     try:
         meta = json.loads(_existing(described, "what describes it").read_text(encoding="utf-8"))
-        config = NanoChatConfig(**{"window_pattern": "L"} | meta["model_config"])
+        sizes = {"window_pattern": "L"} | meta["model_config"]
+        config = NanoChatConfig(**sizes | {"window_pattern": sizes["window_pattern"].upper()})
         facts: dict[str, Any] = {"step": int(meta["step"])}
         if isinstance(meta.get("val_bpb"), float):
             facts["val_bpb"] = meta["val_bpb"]
@@ -87,5 +91,7 @@ def read_nanochat(path: Path) -> ForeignModel:
 
 def _existing(path: Path, what: str) -> Path:
     if not path.is_file():
+        if path.with_name("config.json").is_file():
+            raise UserError(f"{path.parent} is a model of Hugging Face, which needs no import: name it as any model.")
         raise UserError(f"There is no {path}. Name {what}, or the folder that it lies in.")
     return path

@@ -84,9 +84,9 @@ class WeightMap:
             if entry.theirs not in found:
                 continue
             weight = found.pop(entry.theirs)
-            weight = weight.t() if entry.transposed else weight
+            weight = weight.t() if entry.transposed and weight.ndim == 2 else weight
             rows = [expected[name][0] for name in entry.ours]
-            whole = len(rows) > 1 and len(weight) == sum(rows)
+            whole = len(rows) > 1 and weight.ndim > 0 and len(weight) == sum(rows)
             imported |= zip(entry.ours, weight.split(rows) if whole else [weight] * len(rows), strict=True)
         return imported | found
 

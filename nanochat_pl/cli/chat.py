@@ -15,8 +15,8 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A run (runs/NAME), a stage of it (runs/NAME/sft), either at a step (runs/NAME/base@200), or a model "
-            "folder; the default is the newest model.",
+            help="A run (runs/NAME), a stage of it (runs/NAME/sft), either at a step (runs/NAME/base@200), a model "
+            "folder, or hf:NAME; the default is the newest model.",
             show_default=False,
         ),
     ] = None,

@@ -30,7 +30,7 @@ def evaluate(
     model: Annotated[
         list[str],
         typer.Argument(
-            help="Runs (runs/NAME), stages of them, either with @STEP, or model folders.", metavar="MODEL..."
+            help="Runs (runs/NAME), stages of them, either with @STEP, model folders, or hf:NAME.", metavar="MODEL..."
         ),
     ],
     suite: Annotated[

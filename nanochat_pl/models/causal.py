@@ -190,8 +190,9 @@ class CausalModel(nn.Module):
             return {}
         return self.attention.see(ids.size(0), ids.size(1), set(self.config.windows), documents, ids.device)
 
-    def positions(self, ids: Tensor, cache: KVCache | None) -> Tensor:
-        """(T,), or (B, 1) where the rows of a cache differ: the positions of the tokens in their texts.
+    def positions(self, ids: Tensor, cache: KVCache | None, documents: Tensor | None = None) -> Tensor:
+        """The positions of the tokens in their texts: (T,), or (B, 1) where the rows of a cache differ, or (B, T) where
+        each of `documents` begins anew.
 
         Raises:
             UserError: they go beyond the longest text.
@@ -203,7 +204,13 @@ class CausalModel(nn.Module):
                 f"A text has {length} tokens, but the model has learned the positions of {self.longest_text}. Give a "
                 "shorter one, or train a model with a longer model.sequence_len."
             )
-        return torch.arange(T, device=ids.device) if cache is None else cache.positions(T)
+        if cache is not None:
+            return cache.positions(T)
+        columns = torch.arange(T, device=ids.device)
+        if documents is None:
+            return columns
+        begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+        return columns - torch.where(begins, columns, 0).cummax(dim=1).values
 
     def build_cache(self, rows: int, capacity: int) -> KVCache:
         """An empty cache on the model's device.

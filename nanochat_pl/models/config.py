@@ -27,8 +27,9 @@ class ModelConfig(Spec):
         long_window: tokens before the current one that an L layer sees in texts longer than the trained context; None:
             no more than there.
         position: how tokens know where they stand. "rope": queries and keys are rotated; "learned": a vector of its own
-            is added for each place; "alibi": scores fall with the distance, each head's at a slope of its own
-            (arXiv:2108.12409); "none": only by which tokens they see. An architecture has some of these.
+            is added for each place in the row, or in the document where documents are told apart; "alibi": scores fall
+            with the distance, each head's at a slope of its own (arXiv:2108.12409); "none": only by which tokens they
+            see. An architecture has some of these.
         compute_dtype: of activations and embeddings; matrices are kept in float32 and cast when used.
         network: the model's class, where `models.contract.ARCHITECTURES` does not know it; called with the config and
             an `Execution`.
@@ -180,5 +181,5 @@ class NanoChatConfig(ModelConfig):
 
 
 def _even_heads(width: int) -> str:
-    legal = [n for n in range(1, width // 2 + 1) if width % (2 * n) == 0 and width // n >= 8]
+    legal = [n for n in range(1, min(width // 8, 1024) + 1) if width % (2 * n) == 0]
     return ", ".join(map(str, legal)) if legal else "none"

@@ -149,7 +149,7 @@ class GPT2(CausalModel):
     def trunk(self, ids: Tensor, cache: KVCache | None, documents: Tensor | None) -> Tensor:
         x = self.embedding(ids)
         if self.config.position == "learned":
-            x = x + self.position(self.positions(ids, cache))
+            x = x + self.position(self.positions(ids, cache, documents))
         x = F.dropout(x.to(self.config.dtype), self.dropout, self.training)
         x = self.run_blocks(x, cache, self.seen(ids, cache, documents))
         if cache is not None:

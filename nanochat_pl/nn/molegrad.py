@@ -72,6 +72,7 @@ def stream(model: nn.Module, options: Streaming) -> dict[str, LowRank]:
         UserError: the rank exceeds a matrix, or no matrix is chosen.
     """
     chosen = _chosen(model, options)
+    wide = {name: part for name, part in model.named_modules() if isinstance(part, MLP) and f"{name}.fc" in chosen}
     streamed = {}
     for name, layer in chosen.items():
         size = min(layer.weight.shape)
@@ -80,16 +81,15 @@ def stream(model: nn.Module, options: Streaming) -> dict[str, LowRank]:
                 f"streaming.rank_k is {options.rank_k}, but the matrix {name} of {layer.out_features} x "
                 f"{layer.in_features} has {size} directions; {size // 8} or less would save much."
             )
-        streamed[name] = _sketched(name, layer.weight.requires_grad_(False), options.rank_k)
-        layer.in_training = (StreamedLinear(streamed[name]),)
-    for name, part in model.named_modules():
-        if isinstance(part, MLP) and f"{name}.fc" in chosen:
-            fc, proj = (_sketched(f"{name}.{own}", part.get_parameter(f"{own}.weight"), options.rank_k, own == "proj")
-                        for own in ("fc", "proj"))  # fmt: skip
-            for one in (fc, proj):
-                one.right.requires_grad_(bool(options.power_iters))
-            part.in_training = (StreamedMLP(fc, proj),)
-            streamed |= {f"{name}.fc": fc, f"{name}.proj": proj}
+        part, _, own = name.rpartition(".")
+        weight = layer.weight.requires_grad_(False)
+        streamed[name] = low_rank = _sketched(name, weight, options.rank_k, part in wide and own == "proj")
+        if part in wide:
+            low_rank.right.requires_grad_(bool(options.power_iters))
+        else:
+            layer.in_training = (StreamedLinear(low_rank),)
+    for name, mlp in wide.items():
+        mlp.in_training = (StreamedMLP(streamed[f"{name}.fc"], streamed[f"{name}.proj"]),)
     return {f"{name}.weight": low_rank for name, low_rank in streamed.items()}
 
 

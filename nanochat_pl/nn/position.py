@@ -2,6 +2,7 @@
 (RoFormer, arXiv:2104.09864), halves of a head paired, as nanochat rotates.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,11 +43,21 @@ class RotaryScaling(Spec):
     original_sequence_len: int = 8192
 
     def check(self) -> None:
-        if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor):
+        if not (1 <= self.factor < math.inf and 0 < self.low_freq_factor < self.high_freq_factor < math.inf):
             raise UserError(
                 f"rope_scaling has factor {self.factor}, low_freq_factor {self.low_freq_factor} and high_freq_factor "
                 f"{self.high_freq_factor}; the first must be at least 1, and the second above 0 and below the third."
             )
+        if self.original_sequence_len < 1:
+            raise UserError(
+                f"rope_scaling has original_sequence_len {self.original_sequence_len}; it must be at least 1: the "
+                "context that the model was trained on at first."
+            )
+
+    @classmethod
+    def linear(cls, factor: float) -> "RotaryScaling":
+        """All rotations slowed down by `factor` (arXiv:2306.15595): within one token none comes round."""
+        return cls(factor, original_sequence_len=1)
 
     def scaled(self, frequencies: Tensor) -> Tensor:
         """Of `frequencies` in radians a token."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import LowRank
 from nanochat_pl.optim.orthogonalize import SMALLEST_NORM
 from nanochat_pl.optim.sharding import Sharding
@@ -95,10 +96,23 @@ class LowRankMatrices:
 
     @torch.no_grad()
     def restored(self, p: Tensor, saved: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state of a parameter from what is `saved`; of a `left`, whose bases are set, at the rank it has now."""
+        """The state of a parameter from what is `saved`; of a `left`, whose bases are set, at the rank it has now.
+
+        Raises:
+            UserError: it lies otherwise than here, as an earlier version kept it.
+        """
         if p not in self._members:
             return saved
         _, left, right = self._members[p]
+        rows = {"left": len(left), "right": len(right), "momentum_buffer": len(left)}
+        shapes = {name: tuple(saved[name].shape) for name in rows if name in saved}
+        if not {"left", "right"} <= shapes.keys() or any(shape[:1] != (rows[name],) for name, shape in shapes.items()):
+            raise UserError(
+                f"The optimizer's state of a streamed matrix of {len(left)} x {len(right)} is not kept as this version "
+                f"keeps it ({', '.join(f'{name} {shape}' for name, shape in shapes.items()) or 'no subspaces'}): an "
+                "earlier one wrote it. Go on with that version, or take the model alone into another run: "
+                "stage.init_from=RUN run.name=NAME stage.momentum=false."
+            )
         state = {name: value for name, value in saved.items() if name not in ("left", "right")}
         bases, rank = [saved["left"], saved["right"]], right.size(1)
         if (before := saved["right"].size(1)) != rank:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from nanochat_pl.checkpoint.parent import Parent
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.stages.stage import Blueprint, Stage
@@ -63,6 +64,15 @@ class BaseStageSpec(LaterStageSpec):
     mask_documents: bool = False
 
     trains_on: ClassVar[str] = "text"
+
+    def check(self) -> None:
+        if self.init_from is None and (given := self.changes()):
+            options = ", ".join(f"stage.{name}={value}" for name, value in given.items())
+            raise UserError(
+                f"{options} changes the model that stage.init_from names, and none is named. For a new model give "
+                f"{', '.join(f'model.{name}' for name in given)} instead (dropout is an option of model=gpt2), or name "
+                "one with stage.init_from=RUN_OR_FOLDER."
+            )
 
     def find_parent(
         self, run: RunFolder, recipe_name: str, overrides: Sequence[str], resumed: bool = False

@@ -128,7 +128,11 @@ def _build_data(job: Job, processes: Processes, plan: Plan, tokenizer: Any, sour
 
 def build_stage(job: Job, plan: Plan, tokenizer: Any, parent: Parent | None, resume_from: Path | None) -> Any:
     """The LightningModule, whose weights begin with those of `parent`, where there is one."""
-    momentum_from = parent.last_checkpoint() if parent and job.stage_spec.momentum and not resume_from else None
+    wanted = job.stage_spec.momentum and not resume_from
+    momentum_from = parent.last_checkpoint() if parent and wanted else None
+    if wanted and not momentum_from:
+        where = f"beside {parent.folder}" if parent else "without stage.init_from"
+        log.warning("There is no checkpoint %s, whose momentum stage.momentum=true asks for.", where)
     if momentum_from and not is_sound(momentum_from):
         log.warning("%s is damaged; this stage begins without the optimizer's momentum.", momentum_from)
         momentum_from = None

@@ -13,17 +13,19 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from nanochat_pl.checkpoint.foreign import ForeignModel
 from nanochat_pl.checkpoint.hf_export import export_to_hf
+from nanochat_pl.checkpoint.hf_formats import FIRST_NANOCHAT_OPTIONS
 from nanochat_pl.checkpoint.hf_import import hf_folder
 from nanochat_pl.checkpoint.model_folder import LoadedModel, load_model_folder, load_weights
 from nanochat_pl.checkpoint.named_model import find_named_model
 from nanochat_pl.checkpoint.parent import Parent, find_parent
-from nanochat_pl.checkpoint.peers import NANOCHAT
 from nanochat_pl.cli import checkpoints
 from nanochat_pl.config.compose import compose
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import known_error
 from nanochat_pl.models.contract import build_model
+from nanochat_pl.models.gpt2 import GPT2Config
 from nanochat_pl.models.nanochat import NanoChatConfig
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from tests.hub_client import hub_client
@@ -37,6 +39,7 @@ transformers = pytest.importorskip("transformers")
 
 EVALUATIONS = ("eval_gpt2", "eval_gpt2_medium", "eval_gpt2_large", "eval_gpt2_xl")
 NANOCHAT_TINY = NanoChatConfig(vocab_size=265, sequence_len=16, n_layer=3, n_head=2, n_kv_head=1, n_embd=32)
+FIRST_NANOCHAT = dataclasses.replace(NANOCHAT_TINY, window_pattern="L", **FIRST_NANOCHAT_OPTIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +62,15 @@ def llama(**options: Any) -> Any:
     )
 
 
+def nanochat(**options: Any) -> Any:
+    """transformers' own, which is the first nanochat."""
+    sizes = {"vocab_size": 501, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 48}
+    rope = {"rope_type": "default", "rope_theta": 700.0}
+    config = transformers.NanoChatConfig(**sizes | {"rope_parameters": rope, "final_logit_softcapping": 5.0} | options)
+    return made(transformers.NanoChatForCausalLM, config)
+
+
 def made(kind: Any, config: Any) -> Any:
     """With random weights that are large enough for every part to count."""
     torch.manual_seed(0)
@@ -72,10 +84,15 @@ def made(kind: Any, config: Any) -> Any:
 def saved(model: Any, folder: Path, **options: Any) -> Path:
     """As it is published, its tokenizer beside it."""
     model.save_pretrained(folder, **options)
-    return published(model.config.model_type, folder)
+    return published(model.config.model_type.replace("nanochat", "gpt2"), folder)
 
 
-@pytest.mark.parametrize("make", [gpt2, llama])
+def stretched() -> Any:
+    """Llama for a longer context, as it was done at first."""
+    return llama(rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0})
+
+
+@pytest.mark.parametrize("make", [gpt2, llama, stretched, nanochat])
 def test_a_folder_computes_what_transformers_does(make: Callable[[], Any], tmp_path: Path) -> None:
     theirs = make()
     folder = saved(theirs, tmp_path / "published", max_shard_size="40KB")
@@ -113,6 +130,19 @@ def test_names_as_the_oldest_files_have_them(tmp_path: Path) -> None:
     torch.testing.assert_close(find_named_model(str(folder)).load().model(ids), tied(ids).logits, rtol=0, atol=1e-4)
 
 
+def test_it_computes_in_the_dtype_that_its_description_names(tmp_path: Path) -> None:
+    theirs = llama().to(torch.bfloat16)
+    folder = saved(theirs, tmp_path / "published")
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    ours = find_named_model(str(folder)).load().model
+    assert ours.config.compute_dtype == "bfloat16" and ours.head_weight.dtype == torch.float32  # the masters
+    ids = torch.arange(40)[None]
+    rounded, exact = theirs(ids).logits.float(), theirs.float()(ids).logits
+    assert 0 < (ours(ids) - exact).std() < 1.2 * (rounded - exact).std()
+    folder = saved(nanochat().to(torch.bfloat16), tmp_path / "norms of 1e-6")
+    assert find_named_model(str(folder)).load().model.config.compute_dtype == "float32"
+
+
 def test_by_its_name_on_the_hub(tmp_path: Path) -> None:
     theirs = gpt2()
     saved(theirs, tmp_path / "hub" / "org" / "small")
@@ -125,7 +155,7 @@ def test_by_its_name_on_the_hub(tmp_path: Path) -> None:
 
 
 def test_an_export_of_ours_comes_back(tmp_path: Path) -> None:
-    for config in (NANOCHAT_TINY, dataclasses.replace(NANOCHAT_TINY, smear=False)):
+    for config in (NANOCHAT_TINY, dataclasses.replace(NANOCHAT_TINY, smear=False), FIRST_NANOCHAT):
         ours = LoadedModel(randomized(config).eval(), ByteTokenizer(), {"step": 3.0}, "sft")
         export_to_hf(ours, "runs/test", tmp_path / "export")
         again = find_named_model(str(tmp_path / "export")).load()
@@ -133,6 +163,12 @@ def test_an_export_of_ours_comes_back(tmp_path: Path) -> None:
         assert again.tokenizer.special_tokens == ByteTokenizer().special_tokens
         ids = torch.arange(16)[None]
         assert torch.equal(again.model(ids), ours.model(ids))
+    for name in ("nanochat_pl.json", "model.json"):  # as where transformers has saved the first nanochat again
+        (tmp_path / "export" / name).unlink(missing_ok=True)
+    again = find_named_model(str(tmp_path / "export")).load()
+    assert again.model.config == FIRST_NANOCHAT and again.is_chat
+    assert again.tokenizer.special_tokens == ByteTokenizer().special_tokens
+    assert torch.equal(again.model(ids), ours.model(ids))
 
 
 def test_it_is_finetuned_with_a_shorter_context_then_learns_conversations(tmp_path: Path) -> None:
@@ -168,7 +204,7 @@ def test_nanogpt_s_checkpoint(tmp_path: Path) -> None:
         f"_orig_mod.{name}": x.t().contiguous() if x.ndim == 2 and ".c_" in name else x
         for name, x in theirs.state_dict().items()
     }
-    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 48, "bias": True, "vocab_size": 501, "dropout": 0.0}
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 48, "vocab_size": 501}  # as before it knew `bias`
     checkpoint = {"model": weights, "model_args": sizes, "iter_num": 70, "best_val_loss": torch.tensor(3.0)}
     (tmp_path / "out").mkdir()
     torch.save(checkpoint, tmp_path / "out" / "ckpt.pt")
@@ -188,12 +224,13 @@ def test_nanochat_s_checkpoint(tmp_path: Path) -> None:
     ours = randomized(NANOCHAT_TINY).eval()
     folder = tmp_path / "chatsft_checkpoints" / "d3"
     folder.mkdir(parents=True)
-    weights = {f"_orig_mod.{name}": x for name, x in NANOCHAT.export(ours.state_dict()).items()}
-    assert len(weights) == len(ours.state_dict())
+    state = ours.state_dict()
+    weights = {f"_orig_mod.{name}": state.pop(own) for name, own in nanochat_names(n_layer=3).items()}
+    assert not state
     sizes = {
         name: getattr(NANOCHAT_TINY, name) for name in ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head")
     }
-    meta = {"step": 5, "val_bpb": 1.5, "model_config": sizes | {"n_embd": 32, "window_pattern": "SSSL"}}
+    meta = {"step": 5, "val_bpb": 1.5, "model_config": sizes | {"n_embd": 32, "window_pattern": "sssl"}}
     torch.save(weights, folder / "model_000005.pt")
     (folder / "meta_000005.json").write_text(json.dumps(meta))
     refused = imported(folder, "--from", "nanochat")
@@ -208,6 +245,46 @@ def test_nanochat_s_checkpoint(tmp_path: Path) -> None:
     ids = torch.arange(16)[None]
     assert torch.equal(loaded.model(ids), ours(ids))
     assert loaded.stage == "sft" and loaded.facts == {"step": 5.0, "val_bpb": 1.5}
+
+
+def nanochat_names(n_layer: int) -> dict[str, str]:
+    """The parameters of nanochat's gpt.py (92d63d4), and what they are called here."""
+    names = {
+        "transformer.wte.weight": "embedding.weight",
+        "lm_head.weight": "head.weight",
+        "resid_lambdas": "resid_scalars",
+        "x0_lambdas": "x0_scalars",
+        "smear_gate.weight": "smear_gate.weight",
+        "smear_lambda": "smear_scale",
+        "backout_lambda": "backout_scale",
+    }
+    parts = {"attn.c_q": "attn.query", "attn.c_k": "attn.key", "attn.c_v": "attn.value", "attn.c_proj": "attn.proj"}
+    parts |= {"mlp.c_fc": "mlp.fc", "mlp.c_proj": "mlp.proj"}
+    for layer in range(n_layer):
+        theirs, own = f"transformer.h.{layer}", f"blocks.{layer}"
+        names |= {f"{theirs}.{part}.weight": f"{own}.{here}.weight" for part, here in parts.items()}
+        if layer % 2 == (n_layer - 1) % 2:
+            names[f"{theirs}.attn.ve_gate.weight"] = f"{own}.attn.value_gate.weight"
+            names[f"value_embeds.{layer}.weight"] = f"value_embeddings.{layer}.weight"
+    return names
+
+
+@pytest.mark.parametrize(("known", "size"), [(256, 257), (257, 257), (265, 265), (304, 257)])
+def test_special_tokens_that_a_model_has_not_learned_wait_for_conversations(
+    known: int, size: int, tmp_path: Path
+) -> None:
+    """A model of text alone gets the token that begins documents; one that was trained with all keeps all."""
+    config = GPT2Config(vocab_size=known, sequence_len=8, n_layer=1, n_head=1, n_kv_head=1, n_embd=8)
+    weights = randomized(config).state_dict()
+    weights["embedding.weight"] = weights["embedding.weight"][:known]
+    ForeignModel(config, weights, None).save(tmp_path / "m", ByteTokenizer(), "a test")
+    model = load_model_folder(tmp_path / "m").model
+    assert model.config.vocab_size == size
+    table, both = weights["embedding.weight"], min(known, size)
+    assert torch.equal(model.embedding.weight[:both], table[:both])
+    assert size <= known or torch.equal(model.embedding.weight[256], table.mean(0))
+    later = Parent(tmp_path / "m", "base")
+    assert later.config("float32", learns_conversations=True).vocab_size == 265
 
 
 def imported(*arguments: Path | str) -> Any:
@@ -243,6 +320,44 @@ def test_pickles_that_could_run_a_program_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([torch.zeros(2)], "they are a list"),
+        ({0: torch.zeros(2)}, "under 0 is a Tensor"),
+        ({"model": {"wte.weight": torch.zeros(2)}}, "under 'model' is a dict"),
+        ({"wte.weight": torch.zeros(2, 2).to_sparse()}, "under 'wte.weight' is a Tensor"),
+    ],
+)
+def test_weights_that_are_no_tensors_by_name(found: Any, words: str, tmp_path: Path) -> None:
+    folder = saved(gpt2(), tmp_path / "published")
+    (folder / "model.safetensors").unlink()
+    torch.save(found, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=words):
+        hf_folder(str(folder))
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 48, "vocab_size": 501}
+    torch.save({"model": found, "model_args": sizes, "iter_num": 7}, tmp_path / "ckpt.pt")
+    result = imported(tmp_path, "--from", "nanogpt")
+    assert isinstance(result.exception, UserError) and words in str(result.exception)
+
+
+def test_files_of_any_other_content_are_refused(tmp_path: Path) -> None:
+    for found in ([1], torch.zeros(3), {"model": {}, "model_args": 3, "iter_num": 1}):
+        torch.save(found, tmp_path / "ckpt.pt")
+        result = imported(tmp_path, "--from", "nanogpt")
+        assert isinstance(result.exception, UserError) and "no checkpoint of nanoGPT" in str(result.exception)
+    folder = saved(gpt2(), tmp_path / "published")
+    result = imported(folder, "--from", "nanogpt")
+    assert isinstance(result.exception, UserError) and "needs no import" in str(result.exception)
+    weights = gpt2().state_dict()
+    for name in ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "transformer.h.0.attn.c_attn.bias"):
+        save_file(
+            {n: torch.zeros(()) if n == name else x.clone() for n, x in weights.items()}, folder / "model.safetensors"
+        )
+        with pytest.raises(UserError, match="a number, in the model"):
+            hf_folder(str(folder))
+
+
 def test_a_damaged_description_is_named_and_none_runs_code(tmp_path: Path) -> None:
     folder = saved(gpt2(), tmp_path / "published")
     (folder / "nanochat_pl.json").write_text(
@@ -258,6 +373,11 @@ def test_a_damaged_description_is_named_and_none_runs_code(tmp_path: Path) -> No
         {"n_layer": "4"},
         {"model_type": ["gpt2"]},
         {"model_type": "llama", "hidden_size": 8},
+        {"n_embd": 10**12 + 1},  # which nothing may be made of
+        {"n_layer": 10**12},
+        {"vocab_size": 10**15},
+        {"n_positions": 10**9},
+        {"n_embd": float("inf")},
     ):
         (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(UserError):
@@ -278,18 +398,27 @@ def test_weights_of_another_model_are_named(tmp_path: Path) -> None:
         load_weights(other, ours, "cpu")
 
 
+SCALED = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALED |= {"original_max_position_embeddings": 16}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"activation_function": "relu"}, r"activation_function='relu', which is not computed here; legal: .*gelu_new"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
         ({"model_type": "gpt_neox"}, "of type 'gpt_neox', which is not computed here.*Types: gpt2, llama, mistral"),
+        ({"model_type": "nanochat", "hidden_act": "silu"}, r"hidden_act='silu', which is not computed here; .*relu2"),
+        ({"model_type": "llama", "rope_scaling": {"type": "yarn"}}, "rope_type='yarn', .* legal: 'default', 'linear'"),
+        ({"model_type": "llama", "rope_scaling": SCALED | {"factor": float("inf")}}, "rope_scaling has factor inf"),
+        ({"model_type": "llama", "rope_scaling": SCALED | {"original_max_position_embeddings": 0}}, "at least 1: the"),
         ({"vocab_size": 400}, "knows 400 tokens, but the tokenizer has 509"),
     ],
 )
 def test_what_is_not_computed_here_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     folder = saved(gpt2(), tmp_path / "published")
-    config = json.loads((folder / "config.json").read_text())
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 48}
+    config = sizes | {"intermediate_size": 128} | json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(UserError, match=message):
         hf_folder(str(folder))

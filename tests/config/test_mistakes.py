@@ -62,6 +62,8 @@ MISTAKES = [
     (["data=text"], "data.files"),
     (["data=text", "data.files=nowhere/*.txt"], "nowhere"),
     (["stage=sft", "model.depth=3"], "Train one with `python train.py model.depth=3`, or name another"),
+    (["stage.dropout=0.1"], "stage.dropout=0.1 changes the model that stage.init_from names, and none is named"),
+    (["stage.sequence_len=64"], "give model.sequence_len instead"),
     (["stage=rl", "stage.init_from=nowhere"], "There is no model in"),
     (["stage=sft", "data=tiny"], "stage=sft trains on conversations, but the data of this command hold text"),
     (["data=chats"], "stage=base trains on text, but the data of this command hold conversations"),

@@ -109,6 +109,19 @@ def test_the_cache_beyond_the_positions_is_refused() -> None:
         ours(ids[:, :11], cache=cache)
 
 
+@torch.no_grad()
+def test_learned_positions_begin_anew_with_each_document_where_they_are_told_apart() -> None:
+    ours = randomized(TINY).eval()
+    ids = torch.randint(70, (2, 80), generator=torch.Generator().manual_seed(1))
+    lengths = [[13, 30, 37], [50, 1, 29]]
+    documents = torch.stack([torch.arange(3).repeat_interleave(torch.tensor(row)) for row in lengths])
+    packed = ours(ids, documents=documents)
+    for row, parts in enumerate(lengths):
+        alone = [ours(part[None])[0] for part in ids[row].split(parts)]
+        torch.testing.assert_close(packed[row], torch.cat(alone), rtol=0, atol=1e-4)
+    assert (ours(ids) - packed)[0, 20:].abs().max() > 0.1
+
+
 def test_published_sizes_roles_and_initial_values() -> None:
     millions = {"small": 124.4, "medium": 354.8, "large": 774.0, "xl": 1557.6}
     for size, expected in millions.items():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.types import LowRank
 from nanochat_pl.optim.low_rank import _random, low_rank_
 from nanochat_pl.optim.muon import MuonAdamW, MuonAdamWSpec
@@ -236,6 +237,17 @@ def test_another_rank_goes_on_with_the_strongest_directions(rank: int, caplog: p
     assert again.captured(gradient) > 0.99
     torch.testing.assert_close(momentum_of(again), momentum_of(training), rtol=0, atol=0.01)
     again.step(gradient)
+
+
+@pytest.mark.parametrize("name", ["left", "right", "momentum_buffer"])
+def test_what_an_earlier_version_kept_otherwise_is_named(name: str) -> None:
+    training = Training(8, momentum=0.9)
+    training.step(planted(3, seed=10))
+    saved = training.optimizer.state_dict()
+    (state,) = (state for state in saved["state"].values() if name in state)
+    state[name] = torch.zeros(COLS + 1, 8)
+    with pytest.raises(UserError, match=rf"of {ROWS} x {COLS} is not kept as .*{name} \(41, 8\).*stage.momentum=false"):
+        Training(8, momentum=0.9).optimizer.load_state_dict(saved)
 
 
 def _written(saved: Any) -> Any:
