@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from nanochat_pl.checkpoint.hf_formats import FIRST_NANOCHAT_OPTIONS, GELU
-from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.models import hf
 from nanochat_pl.models.config import ModelConfig, NanoChatConfig
 from nanochat_pl.models.gpt2 import EPSILON, GPT2Config
 from nanochat_pl.models.llama import LlamaConfig
@@ -17,6 +18,8 @@ from nanochat_pl.nn.position import RotaryScaling
 def config_of(values: dict[str, Any], where: str) -> ModelConfig:
     """Our config for a config.json of transformers, to compute in the dtype that it names; float32 where it names none.
 
+    An architecture that ours lacks is computed by transformers' own code.
+
     Raises:
         UserError: it is of a model that is not computed here; names what it has that ours lacks.
     """
@@ -25,10 +28,10 @@ def config_of(values: dict[str, Any], where: str) -> ModelConfig:
     }  # fmt: skip
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in readers:
-        raise UserError(
-            f"{where} is a model of type {kind!r}, which is not computed here{nearest(str(kind), [*readers])} Types: "
-            f"{', '.join(readers)}."
-        )
+        try:
+            return hf.config_of(values, None, _dtype(values), None)
+        except UserError as error:
+            raise UserError(f"{where} cannot be read: {error}") from error
     try:
         return readers[kind](values, functools.partial(_refuse_other, where), _dtype(values))
     except KeyError as error:

@@ -20,17 +20,16 @@ from torch import Tensor, nn
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.hardware import ComputeDtype
-from nanochat_pl.core.hub_file import download
+from nanochat_pl.core.hub_file import ON_HUB, download
 from nanochat_pl.core.types import IGNORE_INDEX
 from nanochat_pl.models.causal import CausalModel
 from nanochat_pl.models.config import ModelConfig
 from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.models.execution import Execution
-from nanochat_pl.models.hf_cache import HFCache
+from nanochat_pl.models.hf_cache import Texts, build_cache
 from nanochat_pl.nn.attention.backend import Backend, document_starts
 from nanochat_pl.nn.attention.fused import FusedAttention
 
-ON_HUB = "hf:"
 OWN_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Of its tokenizer: a table would never learn the row of what pads."""
 
@@ -60,13 +59,7 @@ class HFConfig(ModelConfig):
     @functools.cached_property
     def theirs(self) -> Any:
         """The library's config of it."""
-        sizes = {"num_hidden_layers": self.n_layer, "vocab_size": self.padded_vocab_size}
-        values, before = dict(self.values), read_config(self.values).num_hidden_layers
-        for name, each in self.values.items():
-            if isinstance(each, list) and len(each) == before:  # what it says of each layer
-                values[name] = each[: self.n_layer]
-        own_names = library_config(self.values["model_type"]).attribute_map
-        config = read_config(values | sizes | {own_names.get(name, name): size for name, size in sizes.items()})
+        config = read_config(cut(self.values, self.n_layer) | {"vocab_size": self.padded_vocab_size})
         for name in OWN_TOKENS:
             setattr(config, name, None)
         return config
@@ -123,6 +116,7 @@ class HFSpec(ModelSpec):
 
     def config(self, vocab_size: int, compute_dtype: ComputeDtype = "float32") -> HFConfig:
         values = published(self.size) if self.size else self._shape()
+        values = cut(values, self.options["num_hidden_layers"]) if "num_hidden_layers" in self.options else values
         return config_of(values | self.options, vocab_size, compute_dtype, self.sequence_len)
 
     def _shape(self) -> dict[str, Any]:
@@ -169,6 +163,18 @@ def config_of(
         compute_dtype=compute_dtype,
         values=json.loads(json.dumps(values)),
     )
+
+
+def cut(values: dict[str, Any], layers: int) -> dict[str, Any]:
+    """A config.json for fewer layers."""
+    config = read_config(values)
+    of_layers = {
+        name: each[:layers]
+        for name, each in values.items()
+        if isinstance(each, list) and len(each) == config.num_hidden_layers
+    }
+    own_name = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    return values | of_layers | {"num_hidden_layers": layers, own_name: layers}
 
 
 def read_config(values: dict[str, Any]) -> Any:
@@ -241,8 +247,8 @@ class HF(CausalModel):
         self.dropout = max(rates, default=0.0)
         self.softcap = getattr(config.theirs, "final_logit_softcapping", None)
         self.longest_text = config.longest
-        self._tied = set(self.net.all_tied_weights_keys)
         self.register_state_dict_post_hook(_without_tied)
+        self.register_load_state_dict_pre_hook(_with_tied)
 
     @property
     def embedding(self) -> nn.Embedding:  # type: ignore[override]
@@ -260,8 +266,8 @@ class HF(CausalModel):
         return self.net.get_output_embeddings().weight
 
     def trunk(self, ids: Tensor, cache: Any, documents: Tensor | None) -> Tensor:
-        if cache is not None and not cache.joins and len(ids) > 1:
-            return torch.cat([self.trunk(ids[i : i + 1], cache.rows(i, i + 1), None) for i in range(len(ids))])
+        if isinstance(cache, Texts):
+            return self._anew(ids, cache)
         if documents is not None and not ids.is_meta and not self._keeps_documents_apart:
             raise UserError(
                 f"transformers' {type(self.net).__name__} does not keep the documents of a row apart, which is wanted "
@@ -277,6 +283,12 @@ class HF(CausalModel):
         if cache is not None:
             cache.advance(ids)
         return x
+
+    def _anew(self, ids: Tensor, cache: Texts) -> Tensor:
+        """`trunk` of the next tokens of texts that are read from their beginning."""
+        cache.advance(ids)
+        texts = [torch.tensor([text], device=ids.device) for text in cache.texts]
+        return torch.cat([self.trunk(text, None, None)[:, -ids.size(1) :] for text in texts])
 
     def _run(self, ids: Tensor, given: dict[str, Any]) -> Tensor:
         """What the head reads, or the logits where it does more than to multiply."""
@@ -358,7 +370,7 @@ class HF(CausalModel):
         self.attention = backend
 
     def build_cache(self, rows: int, capacity: int) -> Any:
-        return HFCache(self.config.theirs, rows, capacity, min(self.config.windows) + 1, self.head_weight.device)
+        return build_cache(self.config.theirs, rows, capacity, min(self.config.windows) + 1, self.head_weight.device)
 
     def init_buffers(self) -> None:
         """What the constructor computes, on "meta", has no values there: so it computes it once more.
@@ -396,8 +408,14 @@ def _build_net(config: HFConfig) -> Any:
 
 def _without_tied(model: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """A table that is the head too is saved once."""
-    for name in model._tied:
+    for name in model.net.all_tied_weights_keys:
         state.pop(f"{prefix}net.{name}", None)
+
+
+def _with_tied(model: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name, source in model.net.all_tied_weights_keys.items():
+        if f"{prefix}net.{source}" in state:
+            state[f"{prefix}net.{name}"] = state[f"{prefix}net.{source}"]
 
 
 def _attend_to_shapes(_: Any, q: Tensor, k: Tensor, v: Tensor, *__: Any, **___: Any) -> tuple[Tensor, None]:

@@ -1,12 +1,66 @@
 """transformers' own caches as rows of one cache, for `inference.engine`."""
 
 import copy
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def build_cache(config: Any, rows: int, capacity: int, ring: int, device: torch.device) -> Any:
+    """See `HFCache`, or `Texts` where layers keep other things than keys and values, which cannot be joined."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    joins = all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers
+    )
+    return (
+        HFCache(config, rows, capacity, ring, device) if joins else Texts([[] for _ in range(rows)], capacity, device)
+    )
+
+
+class Texts:
+    """Stands for a cache: the rows' tokens alone, which are read anew in each forward pass. Right, and slow."""
+
+    can_be_captured = False
+    ring = sys.maxsize
+
+    def __init__(self, rows: list[list[int]], capacity: int, device: torch.device):
+        self.texts, self.capacity, self.device = rows, capacity, device
+
+    def rows(self, first: int, last: int) -> "Texts":
+        """Rows `first` to `last` - 1 alone; the storage is shared."""
+        return Texts(self.texts[first:last], self.capacity, self.device)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are stored."""
+        return len(self.texts)
+
+    def advance(self, ids: Tensor) -> None:
+        """Add the tokens (B, T)."""
+        for text, new in zip(self.texts, ids.tolist(), strict=True):
+            text += new
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Make row `target` the same as row `source`."""
+        self.texts[target][:] = self.texts[source]
+
+    def cut_row(self, row: int, ids: Sequence[int]) -> None:
+        """Leave row `row` with the tokens `ids`, the first of those it holds."""
+        self.texts[row][:] = ids
+
+    def resized(self, rows: int, capacity: int) -> "Texts":
+        """The same with more or fewer rows."""
+        more = [[] for _ in range(rows - self.num_rows)]
+        return Texts(self.texts[:rows] + more, capacity, self.device)
+
+    def branches(self, count: int) -> "Texts":
+        """`count` rows in place of each, one after the other."""
+        return Texts([[*text] for text in self.texts for _ in range(count)], self.capacity, self.device)
 
 
 class HFCache:
@@ -22,19 +76,16 @@ class HFCache:
         ring: tokens that every layer still holds of a row.
 
     Attributes:
-        joins: layers that only keep keys and values can be joined; others go on row by row.
         can_be_captured: they grow, so a CUDA graph cannot hold them.
     """
 
     can_be_captured = False
 
     def __init__(self, config: Any, rows: int, capacity: int, ring: int, device: torch.device):
-        from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+        from transformers.cache_utils import DynamicCache
 
-        self.config, self.capacity, self.device = config, capacity, device
+        self.config, self.capacity, self.ring, self.device = config, capacity, ring, device
         self._empty = DynamicCache(config=config)
-        self.joins = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in self._empty.layers)
-        self.ring = ring if self.joins else 0
         self._store = _Store([self._copy(self._empty) for _ in range(rows)], [0] * rows)
         self._span = range(rows)
 
@@ -148,9 +199,7 @@ class HFCache:
         return row
 
     def _copy(self, cache: Any) -> Any:
-        """Keys and values are never changed in place, so that copies may share them; other states are."""
-        if not self.joins:
-            return copy.deepcopy(cache)
+        """Keys and values are never changed in place, so that copies may share them."""
         new = copy.copy(cache)
         new.layers = [copy.copy(layer) for layer in cache.layers]
         return new
