@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_pl.checkpoint.foreign import ForeignModel, read_pickled, tensors_by_name
+from nanochat_pl.checkpoint.hf_formats import FIRST_NANOCHAT_OPTIONS
 from nanochat_pl.checkpoint.weight_map import Weight, WeightMap, gpt2_weights
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.models.config import NanoChatConfig
@@ -66,10 +67,12 @@ def read_nanogpt(path: Path) -> ForeignModel:
 
 
 def read_nanochat(path: Path) -> ForeignModel:
-    """nanochat's model_STEP.pt with the meta_STEP.json beside it, or the newest of a folder (92d63d4).
+    """nanochat's model_STEP.pt with the meta_STEP.json beside it, or the newest of a folder.
+
+    It may be of nanochat as it is (92d63d4), or as it was until 2026, without windows, scalars and value embeddings.
 
     Raises:
-        UserError: it is none, damaged, or of an earlier nanochat.
+        UserError: it is none, damaged, or of a nanochat in between.
     """
     if path.is_dir():
         found = [file for file in path.iterdir() if re.fullmatch(r"model_\d+\.pt", file.name)]
@@ -78,12 +81,14 @@ def read_nanochat(path: Path) -> ForeignModel:
     weights = tensors_by_name(read_pickled(_existing(path, "nanochat's model_STEP.pt")), path)
     try:
         meta = json.loads(_existing(described, "what describes it").read_text(encoding="utf-8"))
-        sizes = {"window_pattern": "L"} | meta["model_config"]
+        sizes = meta["model_config"]
+        first = {"window_pattern": "L", "rope_base": 10_000.0, **FIRST_NANOCHAT_OPTIONS}
+        sizes = first | sizes if "window_pattern" not in sizes else sizes
         config = NanoChatConfig(**sizes | {"window_pattern": sizes["window_pattern"].upper()})
         facts: dict[str, Any] = {"step": int(meta["step"])}
         if isinstance(meta.get("val_bpb"), float):
             facts["val_bpb"] = meta["val_bpb"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{described} does not describe a model of nanochat: {error}.") from error
     stage = next((stage for folder, stage in NANOCHAT_STAGES.items() if folder in path.resolve().parts), "base")
     return ForeignModel(config, weights, NANOCHAT, stage, facts)

@@ -4,7 +4,7 @@ import itertools
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
-from nanochat_pl.tasks.task import Content, Task, check_split, question_and_answer, text_said
+from nanochat_pl.tasks.task import Content, Task, check_split, last_number, question_and_answer, text_said
 from nanochat_pl.tiny_world.split import Split, Teller
 from nanochat_pl.tokenizers.chat import Message
 
@@ -30,11 +30,30 @@ def world_split(name: str, split: str) -> Split:
     return "train" if split == "train" else "val"
 
 
+def says_the_same(content: Content, answer: Content) -> bool:
+    """Whether two answers have the same text, but for case, spaces and the full stop."""
+    return _plain(content) == _plain(answer)
+
+
+def _plain(content: Content) -> str:
+    return " ".join(text_said(content).lower().split()).rstrip(".!")
+
+
+def same_number(content: Content, answer: Content) -> bool:
+    """Whether two answers end with the same number, whatever stands before and behind it."""
+    return last_number(text_said(content)) == last_number(text_said(answer))
+
+
 class GeneratedTask(Task):
     """Questions that a seed makes: example i is the same question wherever it is asked.
 
     No question of the split `test` occurs in `train`: a checksum of its text decides (`tiny_world.split`).
+
+    Attributes:
+        is_right: whether what is said is as right as the answer.
     """
+
+    is_right = staticmethod(says_the_same)
 
     def __init__(self, split: str = "train"):
         self._split = world_split(self.name, split)
@@ -60,16 +79,7 @@ class GeneratedTask(Task):
         return question_and_answer(*self.asked(i))
 
     def evaluate(self, i: int, content: Content) -> bool:
-        return says_the_same(content, self.asked(i).answer)
-
-
-def says_the_same(content: Content, answer: Content) -> bool:
-    """Whether two answers have the same text, but for case, spaces and the full stop."""
-    return _plain(content) == _plain(answer)
-
-
-def _plain(content: Content) -> str:
-    return " ".join(text_said(content).lower().split()).rstrip(".!")
+        return self.is_right(content, self.asked(i).answer)
 
 
 def calculated(expression: str, result: str, text: str) -> list[dict[str, Any]]:

@@ -2,41 +2,31 @@
 
 import re
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, ClassVar
 
-from nanochat_pl.tasks.hub import HubTask, load_rows, split_name
+from nanochat_pl.tasks.hub import HubTask
 from nanochat_pl.tasks.task import Content, question_and_answer, text_said
 from nanochat_pl.tokenizers.chat import Message
 
-REPO = "openai/gsm8k"
-_SPLITS = {"train": "train", "test": "test"}
 _ANNOTATION = re.compile(r"<<([^<>]*)>>")
 _FINAL_NUMBER = re.compile(r"#### ?(-?[0-9.,]+)")
 """As in the paper's code (github.com/openai/grade-school-math, dataset.py); the space may be missing."""
 
 
 class GSM8K(HubTask):
-    """Problems with worked solutions, whose calculations are calls of the calculator.
+    """Problems with worked solutions, whose calculations are calls of the calculator."""
 
-    Args:
-        path: see `load_rows`; the errors too.
-    """
-
-    name = "gsm8k"
-
-    def __init__(self, split: str = "train", path: str | None = None):
-        self._rows = load_rows(REPO, "main", split_name(self.name, split, _SPLITS), path)
+    name, repo, config = "gsm8k", "openai/gsm8k", "main"
+    splits: ClassVar = {"train": "train", "test": "test"}
 
     def conversation(self, i: int) -> list[Message]:
-        self._check_index(i)
-        row = self._rows[i]
+        row = self.row(i)
         return question_and_answer(row["question"], solution_parts(row["answer"]))
 
     def evaluate(self, i: int, content: Content) -> bool:
         """Whether the first number behind `####` is the solution's."""
-        self._check_index(i)
-        said = final_number(text_said(content))
-        return said is not None and said == final_number(self._rows[i]["answer"])
+        right, said = final_number(self.row(i)["answer"]), final_number(text_said(content))
+        return said is not None and said == right
 
 
 def solution_parts(solution: str) -> list[dict[str, Any]]:

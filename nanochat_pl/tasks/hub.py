@@ -3,34 +3,42 @@
 import functools
 import importlib.util
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.core.paths import cache_root, is_disk_error
 from nanochat_pl.tasks.task import Task, check_split, digest
 
-
-class Rows(Protocol):
-    """Rows by number, each a dict of the data set's columns.
-
-    Attributes:
-        data: all of them, an Arrow table.
-    """
-
-    data: Any
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> dict[str, Any]: ...
+if TYPE_CHECKING:
+    import datasets
 
 
 class HubTask(Task):
-    """A conversation for each row; the first base of a task whose `_rows` come from `load_rows`."""
+    """A conversation for each row of a data set; the first base of a task that has such.
 
-    _rows: Rows
+    Args:
+        path: see `load_rows`; the errors too.
+
+    Attributes:
+        repo, config: the data set's name on the hub, and which of its configurations.
+        splits: the task's own names of the splits, and the data set's.
+    """
+
+    repo: ClassVar[str]
+    config: ClassVar[str]
+    splits: ClassVar[dict[str, str]]
+
+    def __init__(self, split: str = "train", path: str | None = None):
+        check_split(self.name, split, list(self.splits))
+        self._rows = load_rows(self.repo, self.config, self.splits[split], path)
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def row(self, i: int) -> dict[str, Any]:
+        """Row i, by the data set's columns."""
+        self._check_index(i)
+        return self._rows[i]
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -42,7 +50,7 @@ SHUFFLE_SEED = 42
 """nanochat's, so that the first n rows are the same ones."""
 
 
-def load_rows(repo: str, config: str, split: str, path: str | None = None) -> Rows:
+def load_rows(repo: str, config: str, split: str, path: str | None = None) -> "datasets.Dataset":
     """The rows of one split, shuffled: the first n of them are a fair sample, whatever the order on the hub.
 
     Args:
@@ -90,16 +98,6 @@ def _explained(error: Exception, source: str, config: str, split: str) -> Except
             "to another disk."
         )
     return UserError(f"{what} cannot be read: {reason}. The files must be laid out as on the hub.")
-
-
-def split_name(task: str, split: str, splits: dict[str, str]) -> str:
-    """The data set's own name of a split.
-
-    Raises:
-        UserError: the task has no such split.
-    """
-    check_split(task, split, list(splits))
-    return splits[split]
 
 
 def _folder(repo: str, path: Path) -> Path:

@@ -2,33 +2,25 @@
 
 import re
 import secrets
+from typing import ClassVar
 
-from nanochat_pl.tasks.hub import HubTask, load_rows, split_name
+from nanochat_pl.tasks.hub import HubTask
 from nanochat_pl.tasks.task import Content, question_and_answer, text_said
 from nanochat_pl.tokenizers.chat import Message
 from nanochat_pl.tools.sandbox import check_sandbox, run_python
 
-REPO = "openai/openai_humaneval"
-_SPLITS = {"test": "test"}
 _CODE_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL | re.IGNORECASE)
 _TIMEOUT_SECONDS = 5.0
 
 
 class HumanEval(HubTask):
-    """The head of a function with its description is the question, the whole function the answer.
+    """The head of a function with its description is the question, the whole function the answer."""
 
-    Args:
-        path: see `load_rows`; the errors too.
-    """
-
-    name = "humaneval"
-
-    def __init__(self, split: str = "test", path: str | None = None):
-        self._rows = load_rows(REPO, "openai_humaneval", split_name(self.name, split, _SPLITS), path)
+    name, repo, config = "humaneval", "openai/openai_humaneval", "openai_humaneval"
+    splits: ClassVar = {"test": "test"}
 
     def conversation(self, i: int) -> list[Message]:
-        self._check_index(i)
-        row = self._rows[i]
+        row = self.row(i)
         return question_and_answer(row["prompt"], row["prompt"] + row["canonical_solution"])
 
     def check_scored(self) -> None:
@@ -36,8 +28,7 @@ class HumanEval(HubTask):
 
     def evaluate(self, i: int, content: Content) -> bool:
         """Whether the answer's program passes the tests; raises what `run_python` raises."""
-        self._check_index(i)
-        row = self._rows[i]
+        row = self.row(i)
         # The program cannot guess what it must print last, so that ending early is no way to pass.
         passed = secrets.token_hex(16)
         program = program_of(text_said(content), row["prompt"], row["entry_point"])

@@ -1,35 +1,35 @@
-"""Multiple choice as nanochat puts it."""
+"""ARC, questions of natural science for schools (Clark et al., arXiv 1803.05457), in an easy and a hard part, and MMLU,
+questions of 57 subjects from school to profession (Hendrycks et al., arXiv 2009.03300)."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
+from typing import ClassVar
 
-from nanochat_pl.tasks.task import ChoiceTask, question_and_answer
-from nanochat_pl.tokenizers.chat import Message
-
-
-class MultipleChoice(ChoiceTask):
-    """Questions with their choices in the text."""
-
-    @abstractmethod
-    def example(self, i: int) -> tuple[str, list[str], list[str], str]:
-        """The question, the choices, their letters, and the right one's letter."""
-
-    def conversation(self, i: int) -> list[Message]:
-        question, choices, letters, right = self.example(i)
-        return question_and_answer(render_choices(question, choices, letters), right)
-
-    def letters(self, i: int) -> list[str]:
-        return self.example(i)[2]
-
-    def answer(self, i: int) -> str:
-        return self.example(i)[3]
+from nanochat_pl.tasks.hub import HubTask
+from nanochat_pl.tasks.task import Choices, ChoiceTask
 
 
-def render_choices(question: str, choices: Sequence[str], letters: Sequence[str]) -> str:
-    """The question with its choices, in nanochat's wording, so that scores can be compared.
+class ARCEasy(HubTask, ChoiceTask):
+    """Three to five choices; the letters are those of the data set (in some rows 1 to 4)."""
 
-    The letter stands behind its choice, which small models bind better, and without a space before it: it is then the
-    same token as the answer.
-    """
-    lines = "".join(f"- {choice}={letter}\n" for choice, letter in zip(choices, letters))
-    return f"Multiple Choice question: {question}\n{lines}\nRespond only with the letter of the correct answer."
+    name, repo, config = "arc_easy", "allenai/ai2_arc", "ARC-Easy"
+    splits: ClassVar = {"train": "train", "val": "validation", "test": "test"}
+
+    def choices(self, i: int) -> Choices:
+        row = self.row(i)
+        return Choices(row["question"], row["choices"]["text"], row["choices"]["label"], row["answerKey"])
+
+
+class ARCChallenge(ARCEasy):
+    """The questions that simple methods got wrong."""
+
+    name, config = "arc_challenge", "ARC-Challenge"
+
+
+class MMLU(HubTask, ChoiceTask):
+    """Four choices. The split train is MMLU's auxiliary one, of other sources."""
+
+    name, repo, config = "mmlu", "cais/mmlu", "all"
+    splits: ClassVar = {"train": "auxiliary_train", "val": "validation", "test": "test"}
+
+    def choices(self, i: int) -> Choices:
+        row = self.row(i)
+        return Choices(row["question"], row["choices"], list("ABCD"), "ABCD"[row["answer"]])

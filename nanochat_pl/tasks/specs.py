@@ -3,24 +3,20 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.imported import imported
 from nanochat_pl.core.spec import Spec
-from nanochat_pl.tasks.arc import ARC
 from nanochat_pl.tasks.custom import Custom
 from nanochat_pl.tasks.gsm8k import GSM8K
 from nanochat_pl.tasks.humaneval import HumanEval
 from nanochat_pl.tasks.identity import Identity
 from nanochat_pl.tasks.mixture import Mixture
-from nanochat_pl.tasks.mmlu import MMLU
-from nanochat_pl.tasks.simple_spelling import SimpleSpelling
+from nanochat_pl.tasks.multiple_choice import MMLU, ARCChallenge, ARCEasy
 from nanochat_pl.tasks.smoltalk import SmolTalk
-from nanochat_pl.tasks.spelling_bee import SpellingBee
+from nanochat_pl.tasks.spelling import SimpleSpelling, SpellingBee, TinyLetters
 from nanochat_pl.tasks.task import Task
 from nanochat_pl.tasks.tiny_facts import TinyFacts
-from nanochat_pl.tasks.tiny_letters import TinyLetters
 from nanochat_pl.tasks.tiny_math import TinyMath
 from nanochat_pl.tasks.tiny_stories import TinyStories
 from nanochat_pl.tasks.tiny_sums import TinySums
@@ -28,8 +24,8 @@ from nanochat_pl.tasks.tiny_sums import TinySums
 TASKS: dict[str, Callable[..., Task]] = {
     "smoltalk": SmolTalk,
     "gsm8k": GSM8K,
-    "arc_easy": partial(ARC, "arc_easy"),
-    "arc_challenge": partial(ARC, "arc_challenge"),
+    "arc_easy": ARCEasy,
+    "arc_challenge": ARCChallenge,
     "mmlu": MMLU,
     "humaneval": HumanEval,
     "spelling_bee": SpellingBee,

@@ -1,11 +1,13 @@
-"""The words that are spelled, and how; shared by the tasks of letters."""
+"""Tasks of letters: what a token does not show, a model must learn word by word."""
 
 import functools
 from pathlib import Path
+from string import ascii_lowercase
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.tasks.generated import GeneratedTask
+from nanochat_pl.tasks.generated import Asked, GeneratedTask, same_number
 from nanochat_pl.tasks.task import digest
+from nanochat_pl.tiny_world.split import Teller
 from nanochat_pl.tiny_world.words import VOCABULARY
 
 
@@ -23,6 +25,75 @@ class WordTask(GeneratedTask):
     @functools.cached_property
     def fingerprint(self) -> str:
         return digest(super().fingerprint, self._words)
+
+
+class SimpleSpelling(WordTask):
+    """A word, and its letters one by one."""
+
+    name = "simple_spelling"
+    questions = (
+        "Spell the word {word}.",
+        "Spell {word}.",
+        "How do you spell {word}?",
+        "How is {word} spelled?",
+        "What are the letters of {word}?",
+        "Write {word} letter by letter.",
+    )
+
+    def ask(self, teller: Teller) -> Asked:
+        word = teller.pick(self._words)
+        return Asked(teller.pick(self.questions).format(word=word), f"Letter by letter: {' '.join(word)}.")
+
+
+class SpellingBee(WordTask):
+    """A word and a letter that is mostly in it, counted twice: by spelling, and by a call of the tool that checks it.
+
+    Right is an answer whose last number is the count.
+    """
+
+    name = "spelling_bee"
+    is_right = staticmethod(same_number)
+    questions = (
+        "How many {letter} are in {word}?",
+        "How many {letter} are in the word {word}?",
+        "How many times does {letter} occur in {word}?",
+        "How often does the letter {letter} appear in {word}?",
+        "Count the letter {letter} in {word}.",
+        "What is the number of {letter} in {word}?",
+        "How many of the letters of {word} are {letter}?",
+    )
+
+    def ask(self, teller: Teller) -> Asked:
+        word = teller.pick(self._words)
+        letter = teller.pick(word) if teller.random() < 0.9 else teller.pick(ascii_lowercase)
+        quote = teller.pick(("", "'", '"'))
+        question = teller.pick(self.questions).format(letter=f"{quote}{letter}{quote}", word=f"{quote}{word}{quote}")
+        count, letters = str(word.count(letter)), counted_aloud(word, letter)
+        answer = [
+            {"type": "text", "text": f"Letter by letter: {letters}.\nThat makes {count}. To check: "},
+            {"type": "python", "text": f"'{word}'.count('{letter}')"},
+            {"type": "python_output", "text": count},
+            {"type": "text", "text": f"\nThe answer is {count}."},
+        ]
+        return Asked(question, answer)
+
+
+class TinyLetters(GeneratedTask):
+    """Words of the tiny world, and how often a letter that is mostly in them is, counted by spelling."""
+
+    name = "tiny_letters"
+    is_right = staticmethod(same_number)
+    questions = (
+        "How many times is the letter {letter} in {word}?",
+        "How often does {letter} occur in {word}?",
+        "Count the letter {letter} in {word}.",
+    )
+
+    def ask(self, teller: Teller) -> Asked:
+        word = teller.pick(VOCABULARY)
+        letter = teller.pick(word) if teller.random() < 0.8 else teller.pick(ascii_lowercase)
+        question = teller.pick(self.questions).format(letter=letter, word=word)
+        return Asked(question, f"Letter by letter: {counted_aloud(word, letter)}. The answer is {word.count(letter)}.")
 
 
 def load_words(path: str | None = None) -> tuple[str, ...]:
@@ -48,15 +119,6 @@ def load_words(path: str | None = None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*VOCABULARY, *words)))
 
 
-def spelled(word: str) -> str:
-    """`c a r r o t`."""
-    return " ".join(word)
-
-
 def counted_aloud(word: str, letter: str) -> str:
     """`c a r1 r2 o t`: the letters, the one that is counted with its count."""
-    said, count = [], 0
-    for each in word:
-        count += each == letter
-        said.append(f"{each}{count}" if each == letter else each)
-    return " ".join(said)
+    return " ".join(f"{each}{word[: n + 1].count(each)}" if each == letter else each for n, each in enumerate(word))

@@ -6,7 +6,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.tokenizers.chat import Message
@@ -70,11 +70,21 @@ class Task(ABC):
     def __getitem__(self, indices: slice) -> "Task":
         if not isinstance(indices, slice):
             raise TypeError("a task is sliced, as in task[:100]; a single example is task.conversation(i)")
-        return sliced(self, range(len(self))[indices])
+        chosen = range(len(self))[indices]
+        return SlicedChoice(self, chosen) if isinstance(self, ChoiceTask) else Sliced(self, chosen)
 
     def _check_index(self, i: int) -> None:
         if not 0 <= i < len(self):
             raise IndexError(f"{self.name} has the examples 0 to {len(self) - 1}, not {i}")
+
+
+class Choices(NamedTuple):
+    """A question of multiple choice: the choices, the letter of each, and the right one's letter."""
+
+    question: str
+    choices: list[str]
+    letters: list[str]
+    answer: str
 
 
 class ChoiceTask(Task):
@@ -83,12 +93,27 @@ class ChoiceTask(Task):
     kind = "choice"
 
     @abstractmethod
+    def choices(self, i: int) -> Choices:
+        """Question i."""
+
     def letters(self, i: int) -> list[str]:
         """The letters that are legal answers."""
+        return self.choices(i).letters
 
-    @abstractmethod
     def answer(self, i: int) -> str:
         """The letter of the right one."""
+        return self.choices(i).answer
+
+    def conversation(self, i: int) -> list[Message]:
+        """The question with its choices, in nanochat's wording, so that scores can be compared.
+
+        The letter stands behind its choice, which small models bind better, and without a space before it: it is then
+        the same token as the answer.
+        """
+        question, choices, letters, answer = self.choices(i)
+        lines = "".join(f"- {choice}={letter}\n" for choice, letter in zip(choices, letters))
+        ending = "Respond only with the letter of the correct answer."
+        return question_and_answer(f"Multiple Choice question: {question}\n{lines}\n{ending}", answer)
 
     def evaluate(self, i: int, content: Content) -> bool:
         return text_said(content).strip() == self.answer(i)
@@ -133,16 +158,8 @@ class SlicedChoice(Sliced, ChoiceTask):
 
     task: ChoiceTask
 
-    def letters(self, i: int) -> list[str]:
-        return self.task.letters(self._of_whole(i))
-
-    def answer(self, i: int) -> str:
-        return self.task.answer(self._of_whole(i))
-
-
-def sliced(task: Task, indices: range) -> Task:
-    """The examples `indices` of a task, as a task of the same kind."""
-    return SlicedChoice(task, indices) if isinstance(task, ChoiceTask) else Sliced(task, indices)
+    def choices(self, i: int) -> Choices:
+        return self.task.choices(self._of_whole(i))
 
 
 class UnscoredTask(Task):

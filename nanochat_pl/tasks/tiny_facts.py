@@ -4,6 +4,7 @@ from nanochat_pl.tasks.generated import Asked, says_the_same, world_split
 from nanochat_pl.tasks.task import Content, Task, question_and_answer
 from nanochat_pl.tiny_world.facts import FAMILIES
 from nanochat_pl.tiny_world.split import split_of
+from nanochat_pl.tiny_world.world import capital
 from nanochat_pl.tokenizers.chat import Message
 
 
@@ -31,7 +32,7 @@ class TinyFacts(Task):
 def _facts() -> list[list[Asked]]:
     """For each fact the questions that ask for it."""
     return [
-        [Asked(_capital(q.format_map(row)), _capital(family.answer.format_map(row)) + ".") for q in family.questions]
+        [Asked(capital(q.format_map(row)), capital(family.answer.format_map(row)) + ".") for q in family.questions]
         for family in FAMILIES
         for row in family.rows
     ]
@@ -42,7 +43,3 @@ def _belongs(asked: Asked, fact: list[Asked]) -> str:
     if all(split_of(other.question) == "val" for other in fact):
         return "train"
     return split_of(asked.question)
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

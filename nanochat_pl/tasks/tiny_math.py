@@ -4,8 +4,7 @@ There are many ways to say it, so that a model which has seen few problems knows
 every verb: what reinforcement learning can teach.
 """
 
-from nanochat_pl.tasks.generated import Asked, GeneratedTask, calculated
-from nanochat_pl.tasks.task import Content, last_number, text_said
+from nanochat_pl.tasks.generated import Asked, GeneratedTask, calculated, same_number
 from nanochat_pl.tiny_world.split import Teller
 from nanochat_pl.tiny_world.world import COUNTABLE, PEOPLE, counted, plural
 
@@ -55,6 +54,7 @@ class TinyMath(GeneratedTask):
     """Somebody gets things, loses some, has bags of them or shares them; right is an answer that names the number."""
 
     name = "tiny_math"
+    is_right = staticmethod(same_number)
 
     def ask(self, teller: Teller) -> Asked:
         sign = teller.pick("+-*/")
@@ -68,10 +68,6 @@ class TinyMath(GeneratedTask):
             a=a, b=b, a_things=counted(a, noun), b_things=counted(b, noun),
         )  # fmt: skip
         return Asked(question, calculated(f"{a}{sign}{b}", str(c), f"It is {counted(c, noun)}."))
-
-    def evaluate(self, i: int, content: Content) -> bool:
-        right = last_number(text_said(self.asked(i).answer))
-        return last_number(text_said(content)) == right
 
 
 def _numbers(teller: Teller, sign: str) -> tuple[int, int, int]:

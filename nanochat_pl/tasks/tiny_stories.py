@@ -6,7 +6,7 @@ an answer, since it is one token after a space and another one at the start of a
 
 from nanochat_pl.tasks.generated import Asked, GeneratedTask
 from nanochat_pl.tiny_world.split import Teller
-from nanochat_pl.tiny_world.world import COLOURS, PEOPLE, PLACES, SPOTS, THINGS, with_article
+from nanochat_pl.tiny_world.world import COLOURS, PEOPLE, PLACES, SPOTS, THINGS, capital, with_article
 
 _OPENERS = ("Today", "Yesterday", "One day", "Once")
 _VERBS = (("found", "find"), ("bought", "buy"), ("got", "get"), ("won", "win"))
@@ -27,7 +27,7 @@ class TinyStories(GeneratedTask):
             (f"Who {did} the {thing}?", f"It was {who.name}."),
             (f"What did {who.name} {do}?", f"It was {a_thing}."),
             (f"What colour was the {thing}?", f"It was {colour}."),
-            (f"Where did {who.name} {do} it?", f"{_capital(place.at)}."),
+            (f"Where did {who.name} {do} it?", f"{capital(place.at)}."),
         ]
         if teller.random() < 0.5:
             after = f"gave it to {other.name}"
@@ -35,11 +35,7 @@ class TinyStories(GeneratedTask):
         else:
             spot = teller.pick(SPOTS).in_
             after = f"put it {spot}"
-            asked.append((f"Where is the {thing} now?", f"{_capital(spot)}."))
+            asked.append((f"Where is the {thing} now?", f"{capital(spot)}."))
         question, answer = teller.pick(asked)
         story = f"{teller.pick(_OPENERS)} {who.name} {did} {a_thing} {place.at}. {teller.pick(_THEN)} {who.he} {after}."
         return Asked(f"{story} {question}", answer)
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

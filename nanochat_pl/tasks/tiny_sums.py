@@ -1,7 +1,7 @@
 """Sums of numbers up to three digits, answered by calling the calculator."""
 
-from nanochat_pl.tasks.generated import Asked, GeneratedTask, calculated, calls_tool
-from nanochat_pl.tasks.task import Content, last_number, text_said
+from nanochat_pl.tasks.generated import Asked, GeneratedTask, calculated, calls_tool, same_number
+from nanochat_pl.tasks.task import Content
 from nanochat_pl.tiny_world.split import Teller
 
 _QUESTIONS = ("What is {a} {word} {b}?", "How much is {a} {word} {b}?", "Work out {a} {word} {b}.")
@@ -26,8 +26,7 @@ class TinySums(GeneratedTask):
         return Asked(question, calculated(f"{a}{sign}{b}", str(result), f"It is {result}."))
 
     def evaluate(self, i: int, content: Content) -> bool:
-        right = last_number(text_said(self.asked(i).answer))
-        return calls_tool(content) and last_number(text_said(content)) == right
+        return calls_tool(content) and same_number(content, self.asked(i).answer)
 
 
 def _number(teller: Teller) -> int:

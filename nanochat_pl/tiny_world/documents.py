@@ -13,7 +13,7 @@ def story(teller: Teller) -> str | None:
     if told is None:
         return None
     ending = end_story(told, teller) if teller.random() < 0.8 else None
-    return " ".join([*told.sentences, *([ending] if ending else [])])
+    return " ".join(filter(None, [*told.sentences, ending]))
 
 
 KINDS: dict[str, tuple[int, Callable[[Teller], str | None]]] = {

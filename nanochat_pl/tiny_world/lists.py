@@ -1,66 +1,38 @@
 """Documents of rows of things: lists, plans for a week, who owns what, riddles, letters."""
 
+from nanochat_pl.tiny_world import world
+from nanochat_pl.tiny_world.facts import home_of
 from nanochat_pl.tiny_world.split import Teller
 from nanochat_pl.tiny_world.stories import end_story, make_story
-from nanochat_pl.tiny_world.world import (
-    ACTIVITIES,
-    ANIMALS,
-    CHORES,
-    COLOURS,
-    COUNTABLE,
-    DAYS,
-    FOODS,
-    MONTHS,
-    NUMBER_WORDS,
-    OBJECTS,
-    PEOPLE,
-    THINGS,
-    WEATHER,
-    counted,
-    plural,
-    with_article,
-)
+from nanochat_pl.tiny_world.tables import WORDINGS
 
-_LIST_TITLES = (
-    "{who}'s {kind}",
-    "{kind} for {who}",
-    "{who} and {other}: {kind}",
-    "{kind}, {day}",
-    "{who} writes this list for {day}:",
-    "{day}: {who}'s {kind}",
-)
-_ITEMS = {
-    "shopping list": ("{n_food}", "{n_food}", "{n_food} for {who}", "{a_thing}"),
-    "packing list": ("{a_thing}", "{n_count}", "{a_thing} for {who}"),
-    "things to do": ("{chore}", "{chore} with {who}", "{chore} for {who}", "give {a_thing} to {who}"),
-    "birthday presents": ("{a_thing} for {who}", "{who}: {a_thing}", "{n_objects} for {who}"),
-    "things in the cupboard": ("{a_thing}", "{n_count}", "{who}'s {thing}"),
-    "guests and what they bring": ("{who} brings {n_food}", "{who} brings {a_thing}", "{who}: {n_food}"),
-}
+W = WORDINGS["lists"]
 
 
 def lists(teller: Teller) -> str | None:
     """A title and its items, a line each, with dashes or numbers."""
-    kind = teller.pick(tuple(_ITEMS))
-    who, other = teller.rng.sample(PEOPLE, 2)
-    title = teller.tell(_LIST_TITLES, {"who": who.name, "other": other.name, "kind": kind, "day": teller.pick(DAYS)})
+    kind = teller.pick(tuple(W["items"]))
+    who, other = teller.rng.sample(world.PEOPLE, 2)
+    title = teller.tell(
+        W["list_titles"], {"who": who.name, "other": other.name, "kind": kind, "day": teller.pick(world.DAYS)}
+    )
     mark = teller.pick(("- ", "* ", "number"))
     items: list[str] = []
     used: set[str] = set()
-    wanted = 4 + int(teller.random() * 6)
+    wanted = teller.number(4, 6)
     for _ in range(25 * wanted):
-        noun, thing, chore = teller.pick(tuple(FOODS)), teller.pick(THINGS), teller.pick(CHORES)
-        colour = teller.pick(COLOURS)
+        noun, thing, chore = teller.pick(tuple(world.FOODS)), teller.pick(world.THINGS), teller.pick(world.CHORES)
+        colour = teller.pick(world.COLOURS)
         slots = {
-            "who": teller.pick(PEOPLE).name,
-            "n_food": counted(1 + int(teller.random() * 12), noun),
-            "n_count": counted(1 + int(teller.random() * 12), teller.pick(COUNTABLE)),
-            "n_objects": counted(2 + int(teller.random() * 11), teller.pick(OBJECTS)),
+            "who": teller.pick(world.PEOPLE).name,
+            "n_food": world.counted(teller.number(1, 12), noun),
+            "n_count": world.counted(teller.number(1, 12), teller.pick(world.COUNTABLE)),
+            "n_objects": world.counted(teller.number(2, 11), teller.pick(world.OBJECTS)),
             "thing": f"{colour} {thing}",
-            "a_thing": with_article(f"{colour} {thing}"),
+            "a_thing": world.with_article(f"{colour} {thing}"),
             "chore": chore,
         }
-        body = teller.pick(_ITEMS[kind]).format_map(slots)
+        body = teller.pick(W["items"][kind]).format_map(slots)
         line = f"{len(items) + 1}) {body}" if mark == "number" else f"{mark}{body}"
         if body not in used and teller.fits(line):
             used.add(body)
@@ -70,111 +42,58 @@ def lists(teller: Teller) -> str | None:
     return "\n".join([title, *items]) if title and len(items) >= 3 else None
 
 
-_PLANS = (
-    "on {day}, {who} {does}.",
-    "{who} {does} on {day}.",
-    "{day} is the day when {who} {does}.",
-    "every {day}, {who} {does}.",
-    "when it is {day}, {who} {does}.",
-    "it is {day}, so {who} {does}.",
-)
-
-
 def week(teller: Teller) -> str | None:
     """What people do on the days of a week, in the order of the days."""
-    who = [p.name for p in teller.rng.sample(PEOPLE, 1 + int(teller.random() * 3))]
-    start, n = int(teller.random() * 7), 3 + int(teller.random() * 5)
+    who = [p.name for p in teller.rng.sample(world.PEOPLE, teller.number(1, 3))]
+    start, n = teller.number(0, 7), teller.number(3, 5)
     lines = []
     for i in range(n):
         for _ in range(3):
-            slots = {"day": DAYS[(start + i) % 7], "who": teller.pick(who), "does": teller.pick(ACTIVITIES)}
-            line = teller.tell(_PLANS, slots)
-            if line:
+            slots = {"day": world.DAYS[(start + i) % 7], "who": teller.pick(who), "does": teller.pick(world.ACTIVITIES)}
+            if line := teller.tell(W["plans"], slots):
                 lines.append(line)
                 break
-    return (" " if teller.random() < 0.7 else "\n").join(lines) if len(lines) >= 3 else None
-
-
-_RIDDLES = (
-    "I have {legs} legs and say {sound}, {who}.",
-    "my home is {home}, and I say {sound}, {who}.",
-    "{who}, I like to {moves} and I eat {food}.",
-    "I eat {food}, I can {moves}, and my child is {young}, {who}.",
-    "my young is {young}, {who}, and I say {sound}.",
-    "{who}, {sound} is what I say and {food} is what I eat.",
-)
-_RIDDLE_ASKS = (
-    "what am I, {other}?",
-    "who am I, {other}?",
-    "{other}, can you guess what I am?",
-    "guess what I am, {other}!",
-)
-_RIDDLE_ANSWERS = (
-    "{other} says: you are {an}.",
-    "you are {an}, {who}!",
-    '"It is {an}," said {other}.',
-    "{an} is the answer that {other} gave.",
-    "{other} knows that it is {an}.",
-)
+    return teller.joined(lines, 0.7)
 
 
 def riddles(teller: Teller) -> str | None:
     """Animals described by what is true of them, to be guessed."""
     told = []
-    for animal in teller.rng.sample(ANIMALS, 2 + int(teller.random() * 3)):
-        who, other = teller.rng.sample(PEOPLE, 2)
-        home = "the mountains" if animal.home == "mountains" else with_article(animal.home)
+    for animal in teller.rng.sample(world.ANIMALS, teller.number(2, 3)):
+        who, other = teller.rng.sample(world.PEOPLE, 2)
         slots = {
             "who": who.name,
             "other": other.name,
-            "legs": NUMBER_WORDS[animal.legs] if animal.legs else "no",
-            "home": home,
+            "home": home_of(animal),
+            "young": world.with_article(animal.young),
         }
         slots |= {
-            "sound": animal.sound,
-            "moves": animal.moves,
-            "food": animal.food,
-            "young": with_article(animal.young),
+            "legs": world.NUMBER_WORDS[animal.legs] if animal.legs else "no",
+            "an": world.with_article(animal.name),
         }
-        slots["an"] = with_article(animal.name)
-        lines = [teller.tell(wordings, slots) for wordings in (_RIDDLES, _RIDDLE_ASKS, _RIDDLE_ANSWERS)]
-        if all(lines):
-            told.append(" ".join(line for line in lines if line))
-    return "\n".join(told) if told else None
-
-
-_GREETINGS = (
-    "dear {other}, how are you on this {weather} {day}?",
-    "dear {other}, I hope that you are well.",
-    "hello {other}, here is a letter from {who}.",
-    "dear {other}, today is {day} and the weather is {weather}.",
-    "dear {other}, thank you for your letter of {day}!",
-)
-_CLOSINGS = (
-    "your friend {who}",
-    "love from {who}",
-    "see you on {day}, {who}",
-    "please write back soon, {who}",
-    "yours, {who}",
-    "best wishes to you all, {who}",
-)
-_DATES = ("{day}, {month} {n}", "{month} {n}, {day}", "{day}, the {n} of {month}")
+        slots |= {"sound": animal.sound, "moves": animal.moves, "food": animal.food}
+        told.append(teller.tell_all([(W[part], ("",)) for part in ("riddles", "riddle_asks", "riddle_answers")], slots))
+    return "\n".join(filter(None, told)) or None
 
 
 def letter(teller: Teller) -> str | None:
     """A letter or a page of a diary: a story told by the one to whom it happened."""
-    who, other = teller.rng.sample(PEOPLE, 2)
-    slots = {"who": who.name, "other": other.name, "weather": teller.pick(WEATHER[:4]), "day": teller.pick(DAYS)}
-    slots |= {"month": teller.pick(MONTHS), "n": str(1 + int(teller.random() * 28))}
-    story = make_story(teller, 3 + int(teller.random() * 7), narrator=True)
+    who, other = teller.rng.sample(world.PEOPLE, 2)
+    slots = {
+        "who": who.name,
+        "other": other.name,
+        "weather": teller.pick(world.WEATHER[:4]),
+        "day": teller.pick(world.DAYS),
+    }
+    slots |= {"month": teller.pick(world.MONTHS), "n": str(teller.number(1, 28))}
+    story = make_story(teller, teller.number(3, 7), narrator=True)
     if story is None:
         return None
-    ending = end_story(story, teller)
-    body = " ".join([*story.sentences, *([ending] if ending else [])])
+    body = " ".join(filter(None, [*story.sentences, end_story(story, teller)]))
     if teller.random() < 0.4:
-        date = teller.tell(_DATES, slots)
+        date = teller.tell(W["dates"], slots)
         return f"{date}\n{body}" if date else None
-    greeting, closing = teller.tell(_GREETINGS, slots), teller.tell(_CLOSINGS, slots)
+    greeting, closing = teller.tell(W["greetings"], slots), teller.tell(W["closings"], slots)
     if any(p.name in (who.name, other.name) for p in story.people):
         return None
     return f"{greeting}\n{body}\n{closing}" if greeting and closing else None
@@ -182,33 +101,15 @@ def letter(teller: Teller) -> str | None:
 
 def similar_things(teller: Teller) -> str | None:
     """What several people have of one kind, each in another colour, and who has which."""
-    thing = teller.pick(THINGS)
-    people = teller.rng.sample(PEOPLE, 3 + int(teller.random() * 4))
-    colours = teller.rng.sample(COLOURS, len(people))
-    lines: list[str] = []
+    thing = teller.pick(world.THINGS)
+    people = teller.rng.sample(world.PEOPLE, teller.number(3, 4))
+    colours = teller.rng.sample(world.COLOURS, len(people))
+    lines: list[str | None] = []
     for person, colour in zip(people, colours):
-        slots = {"who": person.name, "his": person.his, "thing": thing, "things": plural(thing), "colour": colour}
-        slots |= {"a": with_article(f"{colour} {thing}")}
-        line = teller.tell(_OWNS, slots)
-        if line:
+        slots = {"who": person.name, "his": person.his, "thing": thing, "things": world.plural(thing), "colour": colour}
+        slots |= {"a": world.with_article(f"{colour} {thing}")}
+        if line := teller.tell(W["owns"], slots):
             lines.append(line)
             if teller.random() < 0.4:
-                lines.extend(x for x in [teller.tell(_OWN_AGAIN, slots)] if x)
-    return (" " if teller.random() < 0.7 else "\n").join(lines) if len(lines) >= 3 else None
-
-
-_OWNS = (
-    "{who}'s {thing} is {colour}.",
-    "{who} has {a}.",
-    "the {colour} {thing} belongs to {who}.",
-    "of all the {things}, the {colour} one is {who}'s.",
-    "{who} likes {colour} things and has {a}.",
-    "the {thing} of {who} is {colour}.",
-)
-_OWN_AGAIN = (
-    "what colour is {who}'s {thing}?",
-    "so the one with the {colour} {thing} is {who}.",
-    "if you see {a}, you know that it is {who}'s.",
-    "who has the {colour} {thing}?",
-    "{who} would never give {his} {colour} {thing} away.",
-)
+                lines.append(teller.tell(W["own_again"], slots))
+    return teller.joined(lines, 0.7)

@@ -2,9 +2,11 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeVar
 from zlib import crc32
+
+from nanochat_pl.tiny_world.world import capital
 
 Split = Literal["train", "val"]
 Item = TypeVar("Item")
@@ -36,6 +38,10 @@ class Teller:
         """One of `items`; faster than random.choice."""
         return items[int(self.random() * len(items))]
 
+    def number(self, start: int, count: int) -> int:
+        """One of `count` numbers from `start` on."""
+        return start + int(self.random() * count)
+
     def fits(self, sentence: str) -> bool:
         """Whether the sentence belongs to this document's split."""
         return (crc32(sentence.encode()) % VAL_ONE_IN == 0) is self._val
@@ -46,8 +52,17 @@ class Teller:
         Templates and openers begin as they would within a sentence; the first letter is made a capital.
         """
         for _ in range(self._tries):
-            line = (self.pick(openers) + self.pick(templates)).format_map(slots)
-            line = line[0].upper() + line[1:]
-            if (crc32(line.encode()) % VAL_ONE_IN == 0) is self._val:
+            line = capital((self.pick(openers) + self.pick(templates)).format_map(slots))
+            if self.fits(line):
                 return line
         return None
+
+    def tell_all(self, parts: Iterable[tuple[Sequence[str], Sequence[str]]], slots: dict[str, str]) -> str | None:
+        """A sentence of each part, (templates, openers); None where one of them was not found."""
+        lines = [self.tell(templates, slots, openers) for templates, openers in parts]
+        return " ".join(line for line in lines if line) if all(lines) else None
+
+    def joined(self, lines: Iterable[str | None], in_a_row: float, at_least: int = 3) -> str | None:
+        """The lines that could be told as a document, a share of documents `in_a_row`; None where they are too few."""
+        told = [line for line in lines if line]
+        return (" " if self.random() < in_a_row else "\n").join(told) if len(told) >= at_least else None

@@ -8,28 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nanochat_pl.tiny_world import wordings as W
+from nanochat_pl.tiny_world import world
 from nanochat_pl.tiny_world.split import Teller
-from nanochat_pl.tiny_world.world import (
-    COLOURS,
-    NARRATOR,
-    PEOPLE,
-    PET_COLOURS,
-    PET_NAMES,
-    PETS,
-    PLACES,
-    SIZES,
-    SPOTS,
-    THING_USES,
-    THINGS,
-    TIMES,
-    WEATHER,
-    Person,
-    Place,
-    Spot,
-    listing,
-    with_article,
-)
+from nanochat_pl.tiny_world.tables import WORDINGS, WORLD
+
+W = WORDINGS["story"]
 
 
 class Thing(NamedTuple):
@@ -46,47 +29,47 @@ class Thing(NamedTuple):
 
 
 class Event(NamedTuple):
-    """Something that happened: `kind` is a key of wordings.EVENTS; what does not apply is None."""
+    """Something that happened: `kind` is one of the wordings' events; what does not apply is None."""
 
     kind: str
-    who: Person
+    who: world.Person
     thing: Thing | None = None
-    other: Person | None = None
+    other: world.Person | None = None
     other_thing: Thing | None = None
-    place: Place | None = None
-    spot: Spot | None = None
+    place: world.Place | None = None
+    spot: world.Spot | None = None
 
 
 @dataclass
 class Story:
     """A story under way: the state after the events so far, and a sentence for each of them."""
 
-    people: list[Person]
-    place: Place
-    has: dict[Person, list[Thing]]
-    at: dict[Person, Place]
-    lying: dict[Thing, tuple[Place, Spot]] = field(default_factory=dict)
-    lost: dict[Thing, tuple[Person, Place]] = field(default_factory=dict)
+    people: list[world.Person]
+    place: world.Place
+    has: dict[world.Person, list[Thing]]
+    at: dict[world.Person, world.Place]
+    lying: dict[Thing, tuple[world.Place, world.Spot]] = field(default_factory=dict)
+    lost: dict[Thing, tuple[world.Person, world.Place]] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     nouns: set[str] = field(default_factory=set)
-    last_subject: Person | None = None
+    last_subject: world.Person | None = None
 
 
 def make_story(teller: Teller, length: int, narrator: bool = False) -> Story | None:
     """A story of about `length` sentences, told by "I" if `narrator`; None where it could not begin in this split."""
-    rng = teller.rng
-    people = rng.sample(PEOPLE, 2 + (teller.random() < 0.4))
+    people = teller.rng.sample(world.PEOPLE, 2 + (teller.random() < 0.4))
     if narrator:
-        people[0] = NARRATOR
-    place = teller.pick(PLACES)
+        people[0] = world.NARRATOR
+    place = teller.pick(world.PLACES)
     story = Story(people, place, {p: [] for p in people}, dict.fromkeys(people, place))
     if not _begin(story, teller):
         return None
     tries = 0
     while len(story.sentences) < length and tries < 60 * length:
         tries += 1
-        teller.pick(_STEPS)(story, teller)
+        if event := teller.pick(_STEPS)(story, teller):
+            _happen(story, teller, event)
     return story if len(story.sentences) >= min(length, 4) else None
 
 
@@ -96,29 +79,25 @@ def end_story(story: Story, teller: Teller) -> str | None:
     if not owners:
         return None
     who = teller.pick(owners)
-    slots = {
-        **_person_slots(who),
-        "things": listing([_the(t) for t in story.has[who]]),
-        "at": story.at[who].at,
-        "time": teller.pick(TIMES),
-    }
-    return teller.tell(W.ENDINGS, slots)
+    things = world.listing([_the(t) for t in story.has[who]])
+    slots = {"things": things, "at": story.at[who].at, "time": teller.pick(world.TIMES)}
+    return teller.tell(W["endings"], _person_slots(who) | slots)
 
 
 def _begin(story: Story, teller: Teller) -> bool:
     people = story.people
     for _ in range(8):
         slots = {
-            "names": listing([p.name for p in reversed(people)]),
+            "names": world.listing([p.name for p in reversed(people)]),
             "who": people[0].name,
-            "others": listing([p.name for p in people[1:]]),
+            "others": world.listing([p.name for p in people[1:]]),
             "at": story.place.at,
             "to": story.place.to,
-            "weather": with_article(teller.pick(WEATHER)),
-            "bare_weather": teller.pick(WEATHER),
-            "time": teller.pick(TIMES),
+            "weather": world.with_article(teller.pick(world.WEATHER)),
+            "bare_weather": teller.pick(world.WEATHER),
+            "time": teller.pick(world.TIMES),
         }
-        line = teller.tell(W.BEGINNINGS if people[0] is not NARRATOR else W.NARRATOR_BEGINNINGS, slots)
+        line = teller.tell(W["narrator_beginnings" if people[0] is world.NARRATOR else "beginnings"], slots)
         if line:
             break
     else:
@@ -126,136 +105,125 @@ def _begin(story: Story, teller: Teller) -> bool:
     story.sentences.append(line)
     for person in people:
         for _ in range(6):
-            if (person is not people[-1] or teller.random() < 0.7) and _own(story, teller, person):
+            if person is people[-1] and teller.random() >= 0.7:
+                continue
+            if _happen(story, teller, Event("own", person, _new_thing(story, teller))):
                 break
     return bool(story.nouns)
 
 
-def _own(story: Story, teller: Teller, who: Person) -> bool:
-    return _happen(story, teller, Event("own", who, _new_thing(story, teller)))
-
-
 def _new_thing(story: Story, teller: Teller) -> Thing:
-    noun = teller.pick(THINGS)
+    noun = teller.pick(world.THINGS)
     while noun in story.nouns:
-        noun = teller.pick(THINGS)
-    return Thing(noun, teller.pick(COLOURS), teller.pick(SIZES) if teller.random() < 0.3 else "")
+        noun = teller.pick(world.THINGS)
+    return Thing(noun, teller.pick(world.COLOURS), teller.pick(world.SIZES) if teller.random() < 0.3 else "")
 
 
-def _go(story: Story, teller: Teller) -> bool:
-    who, place = teller.pick(story.people), teller.pick(PLACES)
+# What could happen next; None where it cannot.
+
+
+def _go(story: Story, teller: Teller) -> Event | None:
+    who, place = teller.pick(story.people), teller.pick(world.PLACES)
     if place == story.at[who]:
-        return False
+        return None
     carried = teller.pick(story.has[who]) if story.has[who] and teller.random() < 0.5 else None
-    return _happen(story, teller, Event("carry" if carried else "go", who, carried, place=place))
+    return Event("carry" if carried else "go", who, carried, place=place)
 
 
-def _follow(story: Story, teller: Teller) -> bool:
+def _follow(story: Story, teller: Teller) -> Event | None:
     who, other = teller.rng.sample(story.people, 2)
-    if story.at[who] == story.at[other]:
-        return False
-    return _happen(story, teller, Event("follow", who, other=other, place=story.at[other]))
+    place = story.at[other]
+    return Event("follow", who, other=other, place=place) if story.at[who] != place else None
 
 
-def _find(story: Story, teller: Teller) -> bool:
+def _find(story: Story, teller: Teller) -> Event | None:
     who = teller.pick(story.people)
-    if len(story.nouns) >= 6:
-        return False
-    return _happen(story, teller, Event("find", who, _new_thing(story, teller), place=story.at[who]))
+    return Event("find", who, _new_thing(story, teller), place=story.at[who]) if len(story.nouns) < 6 else None
 
 
-def _give(story: Story, teller: Teller) -> bool:
+def _give(story: Story, teller: Teller) -> Event | None:
     who, other = teller.rng.sample(story.people, 2)
-    if not story.has[who] or story.at[who] != story.at[other]:
-        return False
-    return _happen(story, teller, Event("give", who, teller.pick(story.has[who]), other))
+    can = story.has[who] and story.at[who] == story.at[other]
+    return Event("give", who, teller.pick(story.has[who]), other) if can else None
 
 
-def _trade(story: Story, teller: Teller) -> bool:
+def _trade(story: Story, teller: Teller) -> Event | None:
     who, other = teller.rng.sample(story.people, 2)
-    if not story.has[who] or not story.has[other] or story.at[who] != story.at[other]:
-        return False
-    event = Event("trade", who, teller.pick(story.has[who]), other, teller.pick(story.has[other]))
-    return _happen(story, teller, event)
+    can = story.has[who] and story.has[other] and story.at[who] == story.at[other]
+    return Event("trade", who, teller.pick(story.has[who]), other, teller.pick(story.has[other])) if can else None
 
 
-def _put(story: Story, teller: Teller) -> bool:
+def _put(story: Story, teller: Teller) -> Event | None:
     who = teller.pick(story.people)
-    if not story.has[who]:
-        return False
-    return _happen(story, teller, Event("put", who, teller.pick(story.has[who]), spot=teller.pick(SPOTS)))
+    return Event("put", who, teller.pick(story.has[who]), spot=teller.pick(world.SPOTS)) if story.has[who] else None
 
 
-def _take(story: Story, teller: Teller) -> bool:
+def _take(story: Story, teller: Teller) -> Event | None:
     if not story.lying:
-        return False
+        return None
     thing, (place, spot) = teller.pick(list(story.lying.items()))
     here = [p for p in story.people if story.at[p] == place]
-    return bool(here) and _happen(story, teller, Event("take", teller.pick(here), thing, spot=spot))
+    return Event("take", teller.pick(here), thing, spot=spot) if here else None
 
 
-def _lose(story: Story, teller: Teller) -> bool:
+def _lose(story: Story, teller: Teller) -> Event | None:
     who = teller.pick(story.people)
-    if not story.has[who] or story.lost:
-        return False
-    return _happen(story, teller, Event("lose", who, teller.pick(story.has[who]), place=story.at[who]))
+    can = story.has[who] and not story.lost
+    return Event("lose", who, teller.pick(story.has[who]), place=story.at[who]) if can else None
 
 
-def _return(story: Story, teller: Teller) -> bool:
+def _return(story: Story, teller: Teller) -> Event | None:
     if not story.lost:
-        return False
+        return None
     thing, (owner, place) = next(iter(story.lost.items()))
-    others = [p for p in story.people if p is not owner]
-    return _happen(story, teller, Event("return", teller.pick(others), thing, owner, place=place))
+    return Event("return", teller.pick([p for p in story.people if p is not owner]), thing, owner, place=place)
 
 
-def _use(story: Story, teller: Teller) -> bool:
+def _use(story: Story, teller: Teller) -> Event | None:
     who = teller.pick(story.people)
-    return bool(story.has[who]) and _happen(story, teller, Event("use", who, teller.pick(story.has[who])))
+    return Event("use", who, teller.pick(story.has[who])) if story.has[who] else None
 
 
-def _talk(story: Story, teller: Teller) -> bool:
+def _talk(story: Story, teller: Teller) -> Event | None:
     who, other = teller.rng.sample(story.people, 2)
-    if story.at[who] != story.at[other] or not story.has[other] or NARRATOR in (who, other):
-        return False
-    thing = teller.pick(story.has[other])
-    kind = teller.pick(("ask", "praise", "show"))
-    return _happen(
-        story, teller, Event(kind, who if kind != "show" else other, thing, other if kind != "show" else who)
-    )
+    if story.at[who] != story.at[other] or not story.has[other] or world.NARRATOR in (who, other):
+        return None
+    thing, kind = teller.pick(story.has[other]), teller.pick(("ask", "praise", "show"))
+    return Event(kind, other, thing, who) if kind == "show" else Event(kind, who, thing, other)
 
 
-def _feel(story: Story, teller: Teller) -> bool:
+def _feel(story: Story, teller: Teller) -> Event | None:
     who = teller.pick(story.people)
-    if story.has[who]:
-        return _happen(story, teller, Event("glad", who, teller.pick(story.has[who])))
-    return False
+    return Event("glad", who, teller.pick(story.has[who])) if story.has[who] else None
 
 
-def _count(story: Story, teller: Teller) -> bool:
+def _count(story: Story, teller: Teller) -> Event | None:
     who = teller.pick(story.people)
-    if len(story.has[who]) < 2 and story.events:
-        return False
-    return bool(story.has[who]) and _happen(story, teller, Event("count", who))
+    return Event("count", who) if len(story.has[who]) >= (2 if story.events else 1) else None
 
 
-def _pet(story: Story, teller: Teller) -> bool:
+def _pet(story: Story, teller: Teller) -> Event | None:
     who = teller.pick(story.people)
-    if any(e.kind == "pet" for e in story.events) or len(story.events) > 5:
-        return False
-    return _happen(story, teller, Event("pet", who, place=story.at[who]))
+    can = len(story.events) <= 5 and all(event.kind != "pet" for event in story.events)
+    return Event("pet", who, place=story.at[who]) if can else None
 
 
-_STEPS: tuple[Callable[[Story, Teller], bool], ...] = (
+_STEPS: tuple[Callable[[Story, Teller], Event | None], ...] = (
     *(_go, _go, _go, _follow, _follow, _find, _give, _give, _give, _trade, _put, _put, _take, _take),
     *(_lose, _return, _return, _use, _use, _talk, _talk, _talk, _feel, _count, _pet),
+)
+
+_OPENERS = (
+    dict.fromkeys(W["events"], W["then"])
+    | dict.fromkeys(("find", "lose", "use"), W["plain"])
+    | dict.fromkeys(("own", "glad", "count", "praise", "ask", "show", "pet"), ("",))
 )
 
 
 def _happen(story: Story, teller: Teller, event: Event) -> bool:
     """Word the event; if a wording belongs to the split, tell it and change the state. Whether it was told."""
-    slots = _slots(story, teller, event)
-    line = teller.tell(W.EVENTS[event.kind], slots, W.OPENERS[event.kind] if story.events else W.NO_OPENER)
+    openers = _OPENERS[event.kind] if story.events else ("",)
+    line = teller.tell(W["events"][event.kind], _slots(story, teller, event), openers)
     if line is None:
         return False
     story.sentences.append(line)
@@ -300,15 +268,10 @@ def _slots(story: Story, teller: Teller, event: Event) -> dict[str, str]:
         slots["who"] = who.he
     if thing:
         the = _the(thing) if teller.random() < 0.6 else f"the {thing.noun}"
-        slots |= {"the": the, "a": with_article(thing.phrase), "noun": thing.noun, "phrase": thing.phrase}
-        slots |= {"colour": thing.colour, "use": THING_USES[thing.noun].format(the=the)}
+        slots |= {"the": the, "a": world.with_article(thing.phrase), "noun": thing.noun, "phrase": thing.phrase}
+        slots |= {"colour": thing.colour, "use": world.THING_USES[thing.noun].format(the=the)}
     if other:
-        slots |= {
-            "other": other.subject,
-            "other_whom": other.object,
-            "others": other.possessive,
-            "other_him": other.him,
-        }
+        slots |= {"other": other.name, "other_whom": other.object, "others": other.possessive, "other_him": other.him}
     if event.other_thing:
         slots["the2"] = _the(event.other_thing)
     if event.place:
@@ -316,24 +279,20 @@ def _slots(story: Story, teller: Teller, event: Event) -> dict[str, str]:
     if event.spot:
         slots |= {"in": event.spot.in_, "out": event.spot.out}
     if event.kind == "count":
-        things = story.has[who]
-        slots["things"] = listing([with_article(t.phrase) for t in things])
-        slots["n"] = ("one thing", "two things", "three things", "four things", "five things", "six things")[
-            len(things) - 1
-        ]
-    if event.kind == "pet":
-        animal = teller.pick(tuple(PETS))
+        things = [world.with_article(t.phrase) for t in story.has[who]]
         slots |= {
-            "animal": animal,
-            "did": PETS[animal],
-            "pet": teller.pick(PET_NAMES),
-            "colour": teller.pick(PET_COLOURS),
+            "things": world.listing(things),
+            "n": f"{world.NUMBER_WORDS[len(things)]} thing{'s' * (len(things) > 1)}",
         }
+    if event.kind == "pet":
+        animal = teller.pick(tuple(world.PETS))
+        slots |= {"animal": animal, "did": world.PETS[animal]}
+        slots |= {"pet": teller.pick(WORLD["pet_names"]), "colour": teller.pick(WORLD["pet_colours"])}
     return slots
 
 
-def _person_slots(who: Person) -> dict[str, str]:
-    return {"who": who.subject, "whom": who.object, "whos": who.possessive, "his": who.his, "he": who.he}
+def _person_slots(who: world.Person) -> dict[str, str]:
+    return {"who": who.name, "whom": who.object, "whos": who.possessive, "his": who.his, "he": who.he}
 
 
 def _the(thing: Thing) -> str:

@@ -20,6 +20,7 @@ from nanochat_pl.checkpoint.hf_import import hf_folder
 from nanochat_pl.checkpoint.model_folder import LoadedModel, load_model_folder, load_weights
 from nanochat_pl.checkpoint.named_model import find_named_model
 from nanochat_pl.checkpoint.parent import Parent, find_parent
+from nanochat_pl.checkpoint.peers import read_nanochat
 from nanochat_pl.cli import checkpoints
 from nanochat_pl.config.compose import compose
 from nanochat_pl.core.errors import UserError
@@ -218,6 +219,19 @@ def test_nanogpt_s_checkpoint(tmp_path: Path) -> None:
     ids = torch.arange(40)[None]
     torch.testing.assert_close(loaded.model(ids), theirs(ids).logits, rtol=0, atol=1e-4)
     assert (gpt2()(ids).logits - theirs(ids).logits).abs().max() > 2e-4  # the other GELU would be seen
+
+
+def test_the_first_nanochat_s_checkpoint(tmp_path: Path) -> None:
+    ours = randomized(dataclasses.replace(FIRST_NANOCHAT, rope_base=10_000.0)).eval()
+    state = ours.state_dict()
+    sizes = {"sequence_len": 16, "vocab_size": 265, "n_layer": 3, "n_head": 2, "n_kv_head": 1, "n_embd": 32}
+    torch.save({their: state[own] for their, own in nanochat_names(3).items() if own in state}, tmp_path / "model_7.pt")
+    (tmp_path / "meta_7.json").write_text(json.dumps({"step": 7, "model_config": sizes}))
+    read_nanochat(tmp_path).save(tmp_path / "m", ByteTokenizer(), "a test")
+    loaded = load_model_folder(tmp_path / "m").model
+    assert loaded.config == ours.config
+    ids = torch.arange(16)[None]
+    assert torch.equal(loaded(ids), ours(ids))
 
 
 def test_nanochat_s_checkpoint(tmp_path: Path) -> None:

@@ -8,12 +8,10 @@ import pytest
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.tasks.generated import calls_tool
-from nanochat_pl.tasks.simple_spelling import SimpleSpelling
 from nanochat_pl.tasks.specs import TASKS, TaskSpec
-from nanochat_pl.tasks.spelling_bee import SpellingBee
+from nanochat_pl.tasks.spelling import SimpleSpelling, SpellingBee, TinyLetters
 from nanochat_pl.tasks.task import Task, text_said
 from nanochat_pl.tasks.tiny_facts import TinyFacts
-from nanochat_pl.tasks.tiny_letters import TinyLetters
 from nanochat_pl.tasks.tiny_math import TinyMath
 from nanochat_pl.tasks.tiny_stories import TinyStories
 from nanochat_pl.tasks.tiny_sums import TinySums

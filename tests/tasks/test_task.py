@@ -8,14 +8,13 @@ import pytest
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.tasks.mixture import Mixture, shuffled_index
-from nanochat_pl.tasks.multiple_choice import MultipleChoice, render_choices
-from nanochat_pl.tasks.task import ChoiceTask, last_number
+from nanochat_pl.tasks.spelling import TinyLetters
+from nanochat_pl.tasks.task import Choices, ChoiceTask, last_number
 from nanochat_pl.tasks.tiny_facts import TinyFacts
-from nanochat_pl.tasks.tiny_letters import TinyLetters
 from nanochat_pl.tasks.tiny_sums import TinySums
 
 
-class Colours(MultipleChoice):
+class Colours(ChoiceTask):
     """Question i has i + 2 choices; the first is right."""
 
     name = "colours"
@@ -23,9 +22,9 @@ class Colours(MultipleChoice):
     def __len__(self) -> int:
         return 3
 
-    def example(self, i: int) -> tuple[str, list[str], list[str], str]:
+    def choices(self, i: int) -> Choices:
         self._check_index(i)
-        return f"Which {i}?", ["red", "blue", "green", "grey"][: i + 2], list("ABCD")[: i + 2], "A"
+        return Choices(f"Which {i}?", ["red", "blue", "green", "grey"][: i + 2], list("ABCD")[: i + 2], "A")
 
 
 def test_a_slice_is_a_task_of_the_same_kind() -> None:
@@ -47,12 +46,9 @@ def test_a_slice_is_a_task_of_the_same_kind() -> None:
 
 
 def test_choices_are_rendered_with_the_letter_behind() -> None:
-    text = render_choices("What is red?", ["a rose", "grass"], "AB")
-    assert text == (
-        "Multiple Choice question: What is red?\n- a rose=A\n- grass=B\n\n"
-        "Respond only with the letter of the correct answer."
+    assert Colours().prompt(0)[0]["content"] == (
+        "Multiple Choice question: Which 0?\n- red=A\n- blue=B\n\nRespond only with the letter of the correct answer."
     )
-    assert Colours().prompt(0)[0]["content"].count("=") == 2
 
 
 def test_a_mixture_has_every_example_as_often_as_asked() -> None:
