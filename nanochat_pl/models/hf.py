@@ -101,7 +101,7 @@ class HFSpec(ModelSpec):
     window_pattern: str = "L"
     size: str | None = None
     model_type: str = "qwen3"
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] | None = None
 
     config_class: ClassVar[type[ModelConfig]] = HFConfig
 
@@ -115,9 +115,10 @@ class HFSpec(ModelSpec):
         return dataclasses.replace(spec, model_type=published(self.size)["model_type"]) if self.size else spec
 
     def config(self, vocab_size: int, compute_dtype: ComputeDtype = "float32") -> HFConfig:
-        values = published(self.size) if self.size else self._shape()
-        values = cut(values, self.options["num_hidden_layers"]) if "num_hidden_layers" in self.options else values
-        return config_of(values | self.options, vocab_size, compute_dtype, self.sequence_len)
+        values, options = published(self.size) if self.size else self._shape(), self.options or {}
+        if "num_hidden_layers" in options:
+            values = cut(values, options["num_hidden_layers"])
+        return config_of(values | options, vocab_size, compute_dtype, self.sequence_len)
 
     def _shape(self) -> dict[str, Any]:
         """Options by depth and width, those that this architecture has."""

@@ -14,12 +14,9 @@ def build_cache(config: Any, rows: int, capacity: int, ring: int, device: torch.
     """See `HFCache`, or `Texts` where layers keep other things than keys and values, which cannot be joined."""
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-    joins = all(
-        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers
-    )
-    return (
-        HFCache(config, rows, capacity, ring, device) if joins else Texts([[] for _ in range(rows)], capacity, device)
-    )
+    if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers):
+        return HFCache(config, rows, capacity, ring, device)
+    return Texts([[] for _ in range(rows)], capacity, device)
 
 
 class Texts:
@@ -55,7 +52,7 @@ class Texts:
 
     def resized(self, rows: int, capacity: int) -> "Texts":
         """The same with more or fewer rows."""
-        more = [[] for _ in range(rows - self.num_rows)]
+        more: list[list[int]] = [[] for _ in range(rows - self.num_rows)]
         return Texts(self.texts[:rows] + more, capacity, self.device)
 
     def branches(self, count: int) -> "Texts":

@@ -112,9 +112,9 @@ def test_continuations_of_one_prefix(both: tuple[Any, Any]) -> None:
     ids[:, :, :12] = ids[:, :1, :12]
     cache = ours.build_cache(2, 20)
     ours(ids[:, 0, :12], cache=cache)
-    found = ours(ids[:, :, 12:].flatten(0, 1), cache=cache.branches(3))
-    torch.testing.assert_close(found, ours(ids.flatten(0, 1))[:, 12:], rtol=0, atol=1e-4)
-    assert cache.lengths == [12, 12]
+    for _ in range(2):  # the prefix stays as it is
+        found = ours(ids[:, :, 12:].flatten(0, 1), cache=cache.branches(3))
+        torch.testing.assert_close(found, ours(ids.flatten(0, 1))[:, 12:], rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
