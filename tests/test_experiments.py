@@ -3,6 +3,7 @@ overrides alone.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ SIZES = (
     "hydra.mode=RUN",
 )  # fmt: skip
 """What every model and data set can be cut by."""
+HEADER = r"# @package _global_\n(# .*\n|#\n)+" + "".join(
+    rf"#   {name:<10}\S.*\n(# {{13}}\S.*\n)*" for name in ("expected", "time", "hardware")
+)
+"""What an experiment is, and what comes of it, how long it takes, and on what."""
 ROWS = ("model.sequence_len=40", "horizon.total_batch_tokens=160", "tokenizer=byte")
 
 
@@ -44,8 +49,7 @@ def test_it_plans_and_says_what_to_expect(name: str) -> None:
     plan = specs.plan(getattr(specs.tokenizer, "vocab_size", None) or 300, specs.hw.assume())
     assert plan.horizon.steps >= 1 and plan.seconds > 0 and "parameters" in plan.text()
     assert plan.rows_per_step * plan.model.sequence_len == plan.horizon.total_batch_tokens
-    header = FILES[name].split("defaults:")[0]
-    assert header.startswith("# @package _global_\n# ") and len(header.splitlines()) > 1
+    assert re.fullmatch(HEADER, FILES[name].split("defaults:")[0])
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from nanochat_pl.checkpoint.named_model import NamedModel
     from nanochat_pl.core.run_folder import RunFolder
     from nanochat_pl.core.types import StepBatch
+    from nanochat_pl.data.sources import DocumentSource
     from nanochat_pl.evals.scores import SuiteScore
     from nanochat_pl.evals.suites import Suite
+    from nanochat_pl.tokenizers.base import Tokenizer
 
 TOKENS_AT_ONCE = 4096
 """Of the rows that bits per byte are measured on."""
@@ -216,7 +218,7 @@ def _bits_per_byte(
             f"{named.name} has no run beside it (config.yaml), which says what data were held out for --suite bpb. "
             "Name the run that made the model, or choose another suite."
         )
-    batches = _held_out_batches(run, loaded, length or loaded.model.config.sequence_len)
+    batches = _held_out_batches(run, loaded, length)
     sizes = torch.from_numpy(loaded.tokenizer.token_bytes()).long()
     bos_id = loaded.tokenizer.bos_id if loaded.stage == "sft" else None
 
@@ -229,7 +231,7 @@ def _bits_per_byte(
     return measure
 
 
-def _held_out_batches(run: "RunFolder", loaded: "LoadedModel", length: int) -> "list[StepBatch]":
+def _held_out_batches(run: "RunFolder", loaded: "LoadedModel", length: int | None) -> "list[StepBatch]":
     from nanochat_pl.config.resume import load_config
     from nanochat_pl.config.specs import Specs
     from nanochat_pl.core.errors import UserError
@@ -243,15 +245,34 @@ def _held_out_batches(run: "RunFolder", loaded: "LoadedModel", length: int) -> "
         )
     sources = specs.data.build_sources()
     try:
-        rows = max(1, TOKENS_AT_ONCE // length)
+        if length is not None:
+            _check_length(sources[1], loaded.tokenizer, length, run)
+        tokens = length or loaded.model.config.sequence_len
+        rows = max(1, TOKENS_AT_ONCE // tokens)
         data = specs.data.build(
-            loaded.tokenizer, sequence_len=length, rows_per_step=rows, micro_batch_rows=rows, seed=specs.seed,
+            loaded.tokenizer, sequence_len=tokens, rows_per_step=rows, micro_batch_rows=rows, seed=specs.seed,
             sources=sources,
         )  # fmt: skip
         return list(data.val_dataloader())
     finally:
         for source in sources:
             source.close()
+
+
+def _check_length(held_out: "DocumentSource", tokenizer: "Tokenizer", length: int, run: "RunFolder") -> None:
+    """Raise `UserError` where all that is held out does not fill a row."""
+    from nanochat_pl.core.errors import UserError
+    from nanochat_pl.data.sources import read_documents
+
+    tokens = 0
+    for document in read_documents(held_out):
+        tokens += 1 + len(held_out.encode(tokenizer, [document], num_threads=1)[0])  # BOS, and what follows
+        if tokens > length:
+            return
+    raise UserError(
+        f"--lengths asks for rows of {length:,} tokens, but all of the text that {run.path} holds out has {tokens:,}, "
+        f"so that its longest row has {tokens - 1:,}. Give lengths up to that."
+    )
 
 
 def _print(console: Any, score: "SuiteScore", name: str, step: int, seconds: float) -> None:

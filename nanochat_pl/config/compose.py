@@ -17,6 +17,8 @@ NOT_TRAINED = ("run", "hw", "stage", "recipe", "experiment", "trainer", "callbac
 """Sections and groups that don't change what is trained, so that they don't show in the run's name."""
 OF_BASE = ("stage.init_from", "stage.sequence_len", "stage.dropout")
 """Options that do for stage=base; a later stage belongs to the run of its base stage, whatever it begins with."""
+HOW_LONG = ("horizon.steps", "horizon.epochs", "horizon.flops")
+"""Options of which each says how long to train."""
 
 
 def in_sweep() -> bool:
@@ -61,7 +63,17 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         overrides = [f"hydra.searchpath=['file://{own.resolve()}']", *overrides]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
-        return hydra.compose("train", overrides)
+        config = hydra.compose("train", overrides)
+    settle_horizon(config, overrides)
+    return config
+
+
+def settle_horizon(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Let the command's way to say how long to train go before the recipe's, the stage's and the experiment's."""
+    given = dict(override.partition("=")[::2] for override in overrides if override.startswith(HOW_LONG))
+    if [value != "null" for value in given.values()].count(True) == 1:
+        for option in set(HOW_LONG) - given.keys():
+            OmegaConf.update(config, option, None)
 
 
 def own_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:

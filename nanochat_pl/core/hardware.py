@@ -10,7 +10,7 @@ from nanochat_pl.core.spec import Spec
 
 Accelerator = Literal["cpu", "cuda", "mps"]
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
-Precision = Literal["float32", "bfloat16", "float16", "float8"]
+Precision = Literal["float32", "bfloat16", "float16", "float8", "transformer-engine"]
 AttentionBackend = Literal["blocked", "sdpa", "flex", "flash", "flash2", "flash3", "flash4"]
 
 
@@ -26,8 +26,9 @@ class HardwareSpec(Spec):
         chip: that the profile is for, by its name in `core.chips`; None: whichever is there.
         devices: processes on each node, one device each; None: as many as a launcher (torchrun, srun) started, else 1.
         nodes: None: as many as a launcher has, else 1.
-        precision: of activations and matrix products; weights stay float32. "float8" multiplies in float8 and keeps the
-            rest in bfloat16. None: bfloat16 where the chip multiplies it fast, else float32.
+        precision: of activations and matrix products; weights stay float32. "float8" multiplies in float8 by torchao,
+            "transformer-engine" by NVIDIA's library, and both keep the rest in bfloat16. None: bfloat16 where the chip
+            multiplies it fast, else float32.
         tokens_per_device: most tokens of one micro-batch on one device (at least one row); "auto": as many as fit into
             the memory; None: 2,048 on a CPU, whose matrix products are as fast then and whose memory holds half as much
             as with 4,096; "auto" elsewhere.
@@ -194,4 +195,6 @@ class Hardware:
     @property
     def compute_dtype(self) -> ComputeDtype:
         """Dtype of the activations."""
-        return "bfloat16" if self.precision == "float8" else self.precision
+        if self.precision == "float8" or self.precision == "transformer-engine":
+            return "bfloat16"
+        return self.precision

@@ -191,11 +191,19 @@ def make_plan(
             "streaming.enabled=true keeps sketches in place of gradients, which only MuonAdamW can use. Choose "
             "optim=muon_adamw, or streaming.enabled=false."
         )
-    if streaming.enabled and hardware.precision == "float8":
+    if streaming.enabled and hardware.precision in ("float8", "transformer-engine"):
         raise UserError(
             "streaming.enabled=true computes in the precision of the activations, not in float8. Choose "
             "hw.precision=bfloat16, or leave streaming out."
         )
+    if hardware.precision == "transformer-engine":
+        if hardware.compile or hardware.recompute:
+            option = "hw.compile" if hardware.compile else "hw.recompute"
+            raise UserError(
+                f"hw.precision=transformer-engine does not go with {option}=true, which does not see the scales that "
+                f"TransformerEngine's layers keep. Set {option}=false, or choose hw.precision=float8."
+            )
+        hardware = dataclasses.replace(hardware, compile=False)
     cost, sequence_len, devices = ModelCost(model), model.sequence_len, hardware.world_size
     resolved = resolve_horizon(
         horizon,

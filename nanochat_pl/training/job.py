@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
-from nanochat_pl.config.compose import run_name
+from nanochat_pl.config.compose import run_name, settle_horizon
 from nanochat_pl.config.construct import construct
 from nanochat_pl.config.specs import Specs
 from nanochat_pl.core.errors import UserError
@@ -43,6 +43,7 @@ class Job:
             UserError: an option is wrong, or the data don't hold what the stage trains on, or the
                 profile asks for other devices than a launcher has started.
         """
+        settle_horizon(config, overrides)
         specs, stage_spec = Specs.of(config), construct(config.stage, "stage")
         if specs.data.holds != stage_spec.trains_on:
             raise UserError(

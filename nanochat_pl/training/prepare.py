@@ -17,7 +17,7 @@ from nanochat_pl.config.resume import Earlier, find_earlier, finished_message
 from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.models.execution import Execution
-from nanochat_pl.nn.float8 import check_float8
+from nanochat_pl.nn.float8 import LIBRARIES, check_float8
 from nanochat_pl.planning.plan import Plan
 from nanochat_pl.planning.trial import tried
 from nanochat_pl.stages.precision import set_float32_products
@@ -90,8 +90,8 @@ def prepare(
 def set_up(job: Job, processes: Processes, earlier: Earlier | None) -> Hardware:
     """The hardware to train on, as far as an earlier invocation has decided as it did; torch is told of it."""
     hardware = job.specs.hw.detect(earlier.resolved.get("hardware") if earlier else None)
-    if hardware.precision == "float8":
-        check_float8(hardware.accelerator)
+    if hardware.precision in LIBRARIES:
+        check_float8(hardware.accelerator, hardware.precision)
     set_float32_products(hardware.accelerator)
     if threads := processes.threads(hardware):
         torch.set_num_threads(threads)

@@ -122,6 +122,21 @@ def test_a_length_that_the_model_refuses_is_told_and_left_out(tmp_path: Path) ->
         call("short", "--suite", "bpb", "--lengths", "128")
 
 
+def test_a_length_beyond_all_that_is_held_out_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, text = RunFolder.of("mine", "base"), tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"The {n:02}th text." for n in range(40)))
+    save_model_folder(run.model, build_model(CONFIG, "cpu", seed=3), CONFIG, ByteSpec().build(), {"step": 3})
+    options = ["data=text", f"data.files={text}", "data.val_fraction=0.25", "tokenizer=byte", "hw=cpu"]
+    OmegaConf.save(compose(options), run.config, resolve=True)
+    with pytest.raises(UserError, match=r"rows of 999,999,999,999 tokens.* holds out has (\d+), so that") as refused:
+        call("mine", "--suite", "bpb", "--lengths", "64,999999999999")
+    longest = int(re.search(r"longest row has (\d+)", str(refused.value))[1])
+    assert 0 < longest < 40 * 15 and (longest + 1) % 15 == 0 and not run.evaluations.exists()
+    assert f"bpb@{longest} of" in call("mine", "--suite", "bpb", "--lengths", str(longest))
+    with pytest.raises(UserError, match="longest row"):
+        call("mine", "--suite", "bpb", "--lengths", str(longest + 1))
+
+
 @pytest.mark.parametrize("text", ["stage: [", "- 1"])
 def test_a_damaged_configuration(run: RunFolder, text: str) -> None:
     run.config.write_text(text)

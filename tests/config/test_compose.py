@@ -43,6 +43,14 @@ def test_every_choice_composes_and_shows_every_option(choice: str) -> None:
         assert dataclasses.is_dataclass(Specs.of(config))
 
 
+def test_how_long_to_train_is_what_the_command_line_says_of_it() -> None:
+    horizon = compose(["stage=sft", "horizon.steps=9"]).horizon
+    assert (horizon.steps, horizon.epochs, horizon.flops) == (9, None, None)
+    assert compose(["experiment=lr_range_test", "horizon.flops=1e15"]).horizon.steps is None
+    assert compose(["horizon.steps=null", "horizon.epochs=2"]).horizon.epochs == 2
+    assert compose(["horizon.epochs=null"]).horizon.steps == compose([]).horizon.steps > 0
+
+
 def test_the_plus_before_hw_is_dropped() -> None:
     assert without_plus(["+hw=cpu", "+x=1"]) == ["hw=cpu", "+x=1"]
     assert compose(["+hw=cpu"]).hw.accelerator == compose(["hw=cpu"]).hw.accelerator == "cpu"

@@ -1,6 +1,7 @@
 """float8 through torchao, emulated: near bfloat16 in training, the same as bfloat16 elsewhere."""
 
 import dataclasses
+import importlib.util
 
 import pytest
 import torch
@@ -58,3 +59,12 @@ def test_a_number_of_tokens_that_float8_cannot_take_is_computed_in_bfloat16():
 def test_without_a_chip_for_it_float8_is_refused():
     with pytest.raises(UserError, match=r"float8 needs an NVIDIA GPU, but this run computes on cpu.*bfloat16"):
         check_float8("cpu")
+    with pytest.raises(UserError, match=r"transformer-engine needs an NVIDIA GPU, but this run computes on cpu"):
+        check_float8("cpu", "transformer-engine")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformer_engine") is not None, reason="it is installed")
+def test_without_its_library_it_is_refused_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    with pytest.raises(UserError, match=r"pip install --no-build-isolation 'transformer_engine\[pytorch\]'\. Leave"):
+        check_float8("cuda", "transformer-engine")

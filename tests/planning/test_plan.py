@@ -111,9 +111,9 @@ def test_the_attention_kernel_is_one_that_runs_here() -> None:
             wanted.on_this_machine()
 
 
-def streamed(rank: int, precision: Any = "float32") -> Plan:
+def streamed(rank: int, precision: Any = "float32", **options: Any) -> Plan:
     config = NanoChatSpec(depth=2, n_embd=256, head_dim=64, sequence_len=512).config(300)
-    hardware = dataclasses.replace(CPU, tokens_per_device=512, precision=precision)
+    hardware = dataclasses.replace(CPU, tokens_per_device=512, precision=precision, **options)
     horizon = HorizonSpec(total_batch_tokens=512, steps=10)
     streaming = Streaming(enabled=bool(rank), rank_k=max(1, rank))
     return make_plan(config, config, horizon, hardware, 16, 1e9, streaming=streaming)
@@ -135,6 +135,15 @@ def test_streaming_saves_what_the_plan_says() -> None:
     assert f"low-rank gradients (k=8, 4 of 13 matrices; {saved})" in low.text() and "low-rank" not in dense.text()
     with pytest.raises(UserError, match=r"streaming\.enabled=true computes in the precision of the activations"):
         streamed(8, "float8")
+
+
+def test_transformer_engine_computes_its_layers_once_and_as_they_are() -> None:
+    assert streamed(0, "transformer-engine").hardware.compile is False
+    with pytest.raises(UserError, match=r"streaming\.enabled=true computes in the precision of the activations"):
+        streamed(8, "transformer-engine")
+    for option in ("compile", "recompute"):
+        with pytest.raises(UserError, match=rf"transformer-engine does not go with hw\.{option}=true"):
+            streamed(0, "transformer-engine", **{option: True})
 
 
 def test_a_step_of_streamed_matrices_is_tried() -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.callbacks.checkpoints import Checkpoints
 from nanochat_pl.core.hardware import Hardware, Precision
+from nanochat_pl.models.config import ModelConfig
 from nanochat_pl.optim.muon import MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon
 from nanochat_pl.optim.schedules import ScheduleSpec
@@ -31,6 +32,10 @@ class Watch(Callback):
         self.losses: list[float] = []
         self.weights: list[torch.Tensor] = []
         self.scales: list[float] = []
+        self.roles: dict[str, str] = {}
+
+    def on_train_start(self, trainer: Trainer, stage: Any) -> None:
+        self.roles = stage.model.param_roles()
 
     def on_after_backward(self, trainer: Trainer, stage: Any) -> None:
         if trainer.global_step + 1 == self.overflow_at:
@@ -46,11 +51,11 @@ class Watch(Callback):
 
 def fit(
     folder: Path, precision: Precision, steps: int = 8, *callbacks: Callback, overflow_at: int | None = None,
-    resume: Path | None = None,
+    resume: Path | None = None, config: ModelConfig = CONFIG,
 ) -> Watch:  # fmt: skip
     watch, data = Watch(overflow_at), data_module(ROWS // 2)
     hardware = Hardware("cpu", precision, 2048)
-    config = dataclasses.replace(CONFIG, compute_dtype=hardware.compute_dtype)
+    config = dataclasses.replace(config, compute_dtype=hardware.compute_dtype)
     blueprint = Blueprint(
         config,
         MuonAdamWSpec(grad_clip=9.0),
