@@ -218,6 +218,24 @@ def test_it_is_finetuned_with_a_shorter_context_then_learns_conversations(tmp_pa
     torch.testing.assert_close(new, theirs.transformer.wte.weight.mean(0).expand_as(new))
 
 
+@pytest.mark.slow
+def test_a_model_of_transformers_learns_conversations_in_a_shorter_context(tmp_path: Path) -> None:
+    theirs = qwen3()
+    folder = saved(theirs, tmp_path / "published")
+    kept = [option for option in SMALL if not option.startswith(("tokenizer", "model.", "data"))]
+    chats = (f"tasks.path={chats_file(tmp_path)}", "tasks=custom", "data.streams=4", "callbacks.evaluate=null")
+    few = ("horizon.steps=2", "trainer.validate_every_n_steps=2", "optim=adamw", "optim.lr=0", "schedule=constant")
+    code, output = train(
+        "stage=sft", *kept, *chats, *few, f"stage.init_from={folder}", "stage.sequence_len=32", runs=tmp_path
+    )
+    assert code == 0, output
+    chat = load_model_folder(tmp_path / "test")
+    config = chat.model.config
+    assert chat.is_chat and (config.sequence_len, config.longest, config.vocab_size) == (32, 48, 501 + 8)
+    ids = torch.arange(40)[None]
+    torch.testing.assert_close(chat.model(ids)[..., :501], theirs(ids).logits, rtol=0, atol=1e-4)
+
+
 def test_nanogpt_s_checkpoint(tmp_path: Path) -> None:
     theirs = gpt2(activation_function="gelu")
     weights = {
