@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { Server } from "node:net";
 import { Config } from "@remotion/cli/config";
 
 // A browser of the machine; Remotion downloads one of its own otherwise.
@@ -14,9 +15,14 @@ if (browser) {
 }
 Config.setVideoImageFormat("png");
 Config.setOverwriteOutput(true);
-// VP8's encoder is slow at its defaults.
+// VP9's encoder takes ten times as long at its defaults.
 Config.overrideFfmpegCommand(({ args }) =>
-  args.includes("libvpx")
-    ? [...args.slice(0, -1), "-deadline", "realtime", "-cpu-used", "8", args[args.length - 1]]
+  args.includes("libvpx-vp9")
+    ? [...args.slice(0, -1), "-deadline", "realtime", "-cpu-used", "8", "-row-mt", "1", args[args.length - 1]]
     : args,
 );
+// Remotion's servers (the studio's writes files) listen on every address, and no option keeps them to this machine.
+const listen = Server.prototype.listen as (this: Server, ...given: unknown[]) => Server;
+Server.prototype.listen = function (this: Server, ...[to, ...more]: unknown[]) {
+  return listen.call(this, typeof to === "object" ? { ...to, host: "127.0.0.1" } : to, ...more);
+};

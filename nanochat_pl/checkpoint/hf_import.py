@@ -9,7 +9,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from nanochat_pl.checkpoint.foreign import ForeignModel, read_pickled, tensors_by_name
-from nanochat_pl.checkpoint.header import FORMAT_VERSION, check_sizes_in
+from nanochat_pl.checkpoint.header import FORMAT_VERSION
 from nanochat_pl.checkpoint.hf_config import config_of
 from nanochat_pl.checkpoint.hf_export import CHAT_TEMPLATE
 from nanochat_pl.checkpoint.hf_formats import FORMATS, RECORD
@@ -98,12 +98,10 @@ class _Source:
         if isinstance(config, HFConfig):
             self._shards()  # which fetches them
             return ForeignModel(config, read_weights(self._described().parent, self.name), None, stage, facts)
-        weights = self._weights()
-        check_sizes_in(config.as_dict(), [weight.shape for weight in weights.values()], f"The config of {self.name}")
         form = next((form for form in FORMATS[architecture_of(config)] if form.fits(config)), None)
         if form is None:
             raise UserError(f"{self.name} has options of its model that are not imported; take our model folder of it.")
-        return ForeignModel(config, weights, form.weights, stage, facts)
+        return ForeignModel(config, self._weights(), form.weights, stage, facts)
 
     def _weights(self) -> dict[str, Tensor]:
         from safetensors import SafetensorError
@@ -137,7 +135,7 @@ class _Source:
             return None
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged: {error}.") from error
         if not isinstance(values, dict):
             raise UserError(f"{path} is damaged: it is no JSON object.")

@@ -64,6 +64,7 @@ def video(
     if is_written and prompt is not None:
         raise UserError(f"{run} holds the weights of one prompt already; leave --prompt out, or name a run.")
     content = read_scene(Path(run), kind) if is_written else _extract(kind, run, prompt)
+    written = [path]
     if data_only:
         write_scene(content, path)
     elif flat:
@@ -71,8 +72,8 @@ def video(
 
         draw(content, path)
     else:
-        _render(content, composition or COMPOSITIONS[kind], path, LAST_FRAME if frame is None else frame)
-    print(path)
+        written = _render(content, composition or COMPOSITIONS[kind], path, LAST_FRAME if frame is None else frame)
+    print(*written, sep="\n")
 
 
 def _check(path: Path, legal: tuple[str, ...]) -> None:
@@ -87,14 +88,14 @@ def _check(path: Path, legal: tuple[str, ...]) -> None:
         raise UserError(f"--out {path}: there is no folder {path.resolve().parent}. Make it first.")
 
 
-def _render(content: "Scene", composition: str, path: Path, frame: int) -> None:
+def _render(content: "Scene", composition: str, path: Path, frame: int) -> list[Path]:
     from nanochat_pl.cli.data_tables import bar_of_share
     from nanochat_pl.video.remotion import render
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_SIGTERM))  # so that nothing is left behind
     try:
         with bar_of_share(composition) as (bar, task):
-            render(content, composition, path, frame, lambda share: bar.update(task, completed=share))
+            return render(content, composition, path, frame, lambda share: bar.update(task, completed=share))
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -49,7 +49,7 @@ class HFConfig(ModelConfig):
         return hash(json.dumps(self.as_dict(), sort_keys=True))
 
     def check(self) -> None:
-        self._check_positive("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd")
+        self._check_sizes("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd")
         if self.longest is not None and self.sequence_len > self.longest:
             raise UserError(
                 f"model.sequence_len={self.sequence_len} is more than the {self.longest} positions that its own config "

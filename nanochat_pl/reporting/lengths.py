@@ -8,7 +8,8 @@ from typing import Any
 from nanochat_pl.core.paths import replacing
 
 Found = dict[str, dict[int, float]]
-"""Model -> tokens of a row -> bits per byte; what could not be measured is not there."""
+"""Model -> tokens of a row -> bits per byte; a length that the model refuses is not there."""
+NONE = "n/a"
 
 
 def print_lengths(found: Found, lengths: list[int]) -> None:
@@ -23,7 +24,7 @@ def print_lengths(found: Found, lengths: list[int]) -> None:
         table.add_column(f"{length:,}", justify="right")
     for name, values in zip(_apart(list(found)), found.values()):
         first = values.get(lengths[0])
-        cells = ["–" if n not in values else _cell(values[n], first if n != lengths[0] else None) for n in lengths]
+        cells = [NONE if n not in values else _cell(values[n], first if n != lengths[0] else None) for n in lengths]
         table.add_row(name, *cells)
     Console().print(table)
 
@@ -51,17 +52,22 @@ def draw_lengths(found: Found, out: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
+    lengths = sorted({length for values in found.values() for length in values})
+    labels = [
+        name if max(values) == lengths[-1] else f"{name} ({NONE} beyond {max(values):,})"
+        for name, values in zip(_apart(list(found)), found.values())
+    ]
+    columns = 2 if max(map(len, labels)) < 45 else 1
     with rc_context({"text.parse_math": False}):  # a name with two dollars is no formula
-        figure = Figure(figsize=(6.5, 3.6 + 0.1 * len(found)), dpi=100, layout="constrained")
+        figure = Figure(figsize=(6.5, 3.6 + 0.2 * len(found) / columns), dpi=100, layout="constrained")
         axes: Any = figure.add_subplot()
-        for name, values in zip(_apart(list(found)), found.values()):
-            axes.plot(list(values), list(values.values()), marker="o", markersize=4, linewidth=1.6, label=name)
-        lengths = sorted({length for values in found.values() for length in values})
+        for label, values in zip(labels, found.values()):
+            axes.plot(list(values), list(values.values()), marker="o", markersize=4, linewidth=1.6, label=label)
         axes.set(xscale="log", xlabel="tokens of a row", ylabel="bits per byte")
         axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
         with replacing(out) as temporary:
             figure.savefig(temporary, format="png")

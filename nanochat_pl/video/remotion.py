@@ -1,5 +1,6 @@
 """Calls Remotion, which draws a scene in a browser: what it needs, the bundle, stills and videos."""
 
+import json
 import os
 import re
 import shutil
@@ -9,20 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.core.paths import replacing
-from nanochat_pl.video.scene import Scene, as_text
+from nanochat_pl.core.paths import replacing, write_text
+from nanochat_pl.video.scene import Scene
 
 FOLDER = Path(__file__).resolve().parents[2] / "remotion"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER_OF_MACS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 OPTIONS = {
     ".mp4": ("--codec=h264", "--pixel-format=yuv420p"),
-    ".webm": ("--codec=vp8", "--pixel-format=yuv420p"),
+    ".webm": ("--codec=vp9", "--pixel-format=yuv420p"),
     ".mov": ("--codec=prores", "--pixel-format=yuv422p10le"),
     ".gif": ("--codec=gif", "--every-nth-frame=3", "--scale=0.5"),
     ".png": (),
 }
 """What Remotion is told for each kind of file; a gif is small and slow, as those in a README are."""
+SUBTITLED = (".mp4", ".webm", ".mov")
 LAST_FRAME = -1
 REFUSED = r"(These are not the figures that|Could not find composition with ID|Cannot use frame) .*"
 LEAST_NODE = 20
@@ -36,33 +38,42 @@ def render(
     out: Path,
     frame: int = LAST_FRAME,
     tell: Callable[[float], None] = lambda share: None,
-) -> None:
-    """Draw a scene into a file, which is written at once or not at all.
+) -> list[Path]:
+    """Draw a scene into a file, which is written at once or not at all; the captions of a video into another beside it.
 
     Args:
         out: its ending says what is drawn: a video, or (.png) one frame.
         frame: of a png; negative ones count from the end.
         tell: is told now and then how much is done, from 0 to 1.
 
+    Returns:
+        What was written: `out`, and of a video the same with .vtt (WebVTT), where its composition has captions.
+
     Raises:
         UserError: something is not installed, or the composition refuses the scene.
         MachineError: Remotion failed otherwise.
     """
-    program, browser = find_program(), find_browser()
+    program, browser = find_program(FOLDER), find_browser()
     bundle = built(program)
     with tempfile.TemporaryDirectory(prefix=".video-", dir=out.resolve().parent) as place:
         props, drawn = Path(place, "props.json"), Path(place, f"drawn{out.suffix.lower()}")
-        props.write_text(f'{{"scene":{as_text(content).strip()}}}', encoding="utf-8")
+        subtitles = Path(place, "subtitles.vtt").resolve()
+        told = os.path.relpath(subtitles, FOLDER / "out" / composition)  # Remotion takes it from there
+        props.write_text(json.dumps({"scene": content, "subtitles": told}, allow_nan=False), encoding="utf-8")
         is_still = drawn.suffix == ".png"
         command = [program, "still" if is_still else "render", bundle, composition, drawn, f"--props={props}"]
         command += [f"--frame={frame}"] if is_still else ["--image-format=png", "--concurrency=100%"]
         run([*command, f"--browser-executable={browser}", *OPTIONS[drawn.suffix]], tell)
         with replacing(out) as temporary:
             shutil.copyfile(drawn, temporary)
+        if drawn.suffix not in SUBTITLED or not subtitles.exists():
+            return [out]
+        write_text(out.with_suffix(".vtt"), subtitles.read_text(encoding="utf-8"))
+        return [out, out.with_suffix(".vtt")]
 
 
-def find_program(folder: Path = FOLDER) -> Path:
-    """Remotion's command line, in the checkout's remotion/.
+def find_program(folder: Path) -> Path:
+    """Remotion's command line, in `folder`, the checkout's remotion/.
 
     Raises:
         UserError: node, or the packages of remotion/, are not installed; node is too old.

@@ -8,7 +8,7 @@ from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.paths import write_text
 
 FORMAT = "nanochat_pl.video"
-VERSION = 1
+VERSION = 2
 """Of the schema in remotion/src/schema, which refuses another one."""
 
 COMPOSITIONS = {

@@ -9,6 +9,7 @@ import attention from "./samples/attention.json";
 import loss from "./samples/loss.json";
 import pipeline from "./samples/pipeline.json";
 import scaling from "./samples/scaling.json";
+import { asWebVTT } from "./captions";
 import { laidOut } from "./components/Sentence";
 import { read } from "./schema";
 
@@ -21,12 +22,22 @@ describe("the schema", () => {
     expect(read("DataPipeline", pipeline).choices[0].room).toBe(129);
   });
   it("refuses another version, another video, a figure that is missing, and one too many", () => {
-    expect(() => read("TrainingLoss", { ...loss, version: 2 })).toThrow(/TrainingLoss.*version/);
+    expect(() => read("TrainingLoss", { ...loss, version: 1 })).toThrow(/TrainingLoss.*version/);
     expect(() => read("TrainingLoss", scaling)).toThrow(/kind/);
     const { vocabulary: _, ...lacking } = loss;
     expect(() => read("TrainingLoss", lacking)).toThrow(/vocabulary/);
     expect(() => read("TrainingLoss", { ...loss, more: 1 })).toThrow(/more/);
   });
+});
+
+it("writes captions as subtitles, one after the other", () => {
+  const captions = [
+    { from: 0, text: "a <|bos|> & more" },
+    { from: 45, text: "two\n\nlines" },
+  ];
+  expect(asWebVTT(captions, 1830, 30)).toBe(
+    "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\na &lt;|bos|&gt; &amp; more\n\n00:00:01.500 --> 00:01:01.000\ntwo lines\n",
+  );
 });
 
 describe("what is computed from the figures", () => {

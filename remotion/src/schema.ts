@@ -5,7 +5,7 @@
 import { z } from "zod";
 
 export const FORMAT = "nanochat_pl.video";
-export const VERSION = 1;
+export const VERSION = 2;
 
 const point = z.tuple([z.number(), z.number()]).readonly();
 const points = z.array(point);

@@ -428,6 +428,7 @@ def test_a_damaged_description_is_named_and_none_runs_code(tmp_path: Path) -> No
         {"n_layer": 10**12},
         {"vocab_size": 10**15},
         {"n_positions": 10**9},
+        {"n_embd": 1 << 23},
         {"n_embd": float("inf")},
     ):
         (folder / "config.json").write_text(json.dumps(config | change))

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from nanochat_pl.cli import app
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.video import remotion
 from nanochat_pl.video.scene import COMPOSITIONS, read_scene, write_scene
 from tests.reporting.written_sweeps import write_sweep
@@ -72,7 +74,7 @@ def test_json_is_written_and_taken_back(small_run: Path, tmp_path: Path, monkeyp
     before = Path("loss.json").read_bytes()
     assert call("loss", "loss.json", "--data-only", "--out", "again.json").exit_code == 0
     assert Path("again.json").read_bytes() == before
-    Path("old.json").write_text(before.decode().replace('"version":1', '"version":9'))
+    Path("old.json").write_text(before.decode().replace('"version":2', '"version":9'))
     assert "version 9" in refusal("loss", "old.json")
     assert "figures of `loss`" in refusal("attention", "loss.json")
     for name, lacking in (("attention", "layers"), ("pipeline", "rows")):
@@ -147,6 +149,52 @@ def _folder(path: Path) -> Path:
     path.mkdir()
     (path / "package.json").write_text("{}")
     return path
+
+
+DRAWING = """#!/bin/sh
+[ "$1" = bundle ] && { mkdir "${4#--out-dir=}" && touch "${4#--out-dir=}/index.html"; exit; }
+echo drawn > "$4"
+"$PYTHON" -c 'import json, sys
+told = json.load(open(sys.argv[1].partition("=")[2]))["subtitles"]
+with open(f"out/Mine/{told}", "w") as file:
+    file.write("WEBVTT")' "$5"
+exit $CODE
+"""
+"""Stands for Remotion: draws a word, and writes subtitles to where it is told."""
+
+
+def test_subtitles_stand_beside_a_video_and_what_fails_leaves_all_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(tmp_path / "remotion")
+    (folder / "src").mkdir()
+    (folder / "package-lock.json").touch()
+    (folder / "out" / "Mine").mkdir(parents=True)
+    program = folder / "node_modules" / ".bin" / "remotion"
+    program.parent.mkdir(parents=True)
+    program.write_text(DRAWING)
+    program.chmod(0o755)
+    node = tmp_path / "bin" / "node"
+    node.parent.mkdir()
+    node.write_text("#!/bin/sh\necho v20.1.0\n")
+    node.chmod(0o755)
+    monkeypatch.setattr(remotion, "FOLDER", folder)
+    for name, value in (("PATH", f"{node.parent}:{os.environ['PATH']}"), ("PYTHON", sys.executable), ("CODE", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("REMOTION_BROWSER", str(node))
+    out = tmp_path / "films" / "x.mp4"
+    out.parent.mkdir()
+    assert remotion.render({}, "Mine", out) == [out, out.with_suffix(".vtt")]
+    assert out.read_text() == "drawn\n" and out.with_suffix(".vtt").read_text() == "WEBVTT"
+    assert remotion.render({}, "Mine", out.with_name("y.gif")) == [out.with_name("y.gif")]
+    for path in out.parent.iterdir():
+        path.write_text("before")
+    monkeypatch.setenv("CODE", "1")
+    with pytest.raises(MachineError, match="failed"):
+        remotion.render({}, "Mine", out)
+    assert {path.name: path.read_text() for path in out.parent.iterdir()} == dict.fromkeys(
+        ("x.mp4", "x.vtt", "y.gif"), "before"
+    )
 
 
 @pytest.mark.slow

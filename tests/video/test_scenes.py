@@ -241,10 +241,10 @@ def test_merges_end_where_the_tokenizer_does() -> None:
 
 def test_a_file_is_read_back_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "loss.json"
-    scene = {"format": "nanochat_pl.video", "version": 1, "kind": "loss", "name": "x"}
+    scene = {"format": "nanochat_pl.video", "version": 2, "kind": "loss", "name": "x"}
     write_scene(scene, path)
     assert read_scene(path, "loss") == scene
-    for change, said in (({"version": 2}, "version 2"), ({"kind": "scaling"}, "scaling"), ({"format": "x"}, "no")):
+    for change, said in (({"version": 1}, "version 1"), ({"kind": "scaling"}, "scaling"), ({"format": "x"}, "no")):
         write_scene(scene | change, path)
         with pytest.raises(UserError, match=said):
             read_scene(path, "loss")

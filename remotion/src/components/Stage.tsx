@@ -1,16 +1,20 @@
 import type { ReactNode } from "react";
-import { AbsoluteFill, useCurrentFrame, useVideoConfig } from "remotion";
-import { type Caption, captionAt } from "../captions";
+import { AbsoluteFill, Artifact, getInputProps, useCurrentFrame, useVideoConfig } from "remotion";
+import { asWebVTT, type Caption, captionAt } from "../captions";
 import { passed } from "../motion";
 import { color, HEIGHT, MARGIN, sans, size, WIDTH } from "../theme";
 
-/** The canvas of every video: title, what it is of, the drawing, a caption, and how far it is. */
+/** The canvas of every video: title, what it is of, the drawing, a caption (also as a file), and how far it is. */
 export function Stage(props: { title: string; subtitle: string; captions: readonly Caption[]; children: ReactNode }) {
   const frame = useCurrentFrame();
-  const { durationInFrames } = useVideoConfig();
+  const { durationInFrames, fps, id } = useVideoConfig();
+  const { subtitles = `../${id}.vtt` } = getInputProps<{ subtitles?: string }>();
   const caption = captionAt(props.captions, frame);
   return (
     <AbsoluteFill style={{ backgroundColor: color.ground, color: color.ink, fontFamily: sans }}>
+      {frame === 0 && (
+        <Artifact filename={subtitles} content={asWebVTT(props.captions, durationInFrames, fps)} />
+      )}
       <div style={{ position: "absolute", left: MARGIN, top: 28, fontSize: size.title, fontWeight: 700 }}>
         {props.title}
       </div>
