@@ -37,16 +37,10 @@ def download(repo: str, file: str, what: str, instead: str) -> Path | None:
             f"There is no file or folder {repo} here, and no repository of that name on the Hugging Face hub (or only "
             "with another HF_TOKEN)."
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise _unreachable(repo, what, instead, error) from error
-    except errors.EntryNotFoundError:
+    except errors.RemoteEntryNotFoundError:
         return None
     except OSError as error:
-        raise _unreachable(repo, what, instead, error) from error
-
-
-def _unreachable(repo: str, what: str, instead: str, error: Exception) -> MachineError:
-    return MachineError(
-        f"T{what[1:]} {repo} could not be fetched from the Hugging Face hub: {str(error).splitlines()[0]} Where there "
-        f"is no network, name {instead}."
-    )
+        raise MachineError(
+            f"T{what[1:]} {repo} could not be fetched from the Hugging Face hub: {str(error).splitlines()[0]} Where "
+            f"there is no network, name {instead}."
+        ) from error

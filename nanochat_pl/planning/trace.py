@@ -53,7 +53,6 @@ def trace(
     Args:
         config: of the model; what the layers keep repeats with its `layer_period`, so that few of them tell of many.
         documents: several conversations in a row, which don't see each other.
-        streaming: which matrices keep low-rank gradients.
     """
     period = config.layer_period
     layers = min(config.n_layer, 2 * period)
