@@ -1,20 +1,20 @@
 """How many answers are right: of the held-out equations, and of a batch that is trained on."""
 
-import contextlib
 import itertools
 import math
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
-from nanochat_pl.core.paths import replacing
+from nanochat_pl.callbacks.cadence import AtEnd
+from nanochat_pl.core.picture import DARK, PALE, THIRD, picture
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.core.types import StepBatch
 from nanochat_pl.evals.answer_accuracy import AnswerAccuracy
 
 
-class Accuracy(Callback):
+class Accuracy(AtEnd):
     """Logs `val/accuracy` (where answers differ in length, also `val/accuracy_N`, of those with N tokens) and
     `train/accuracy` (of the batch before the validation), and draws accuracy.png.
 
@@ -51,13 +51,9 @@ class Accuracy(Callback):
         self._training.reset()
         self._validation.reset()
 
-    def on_train_end(self, trainer: Trainer, stage: Any) -> None:
+    def at_end(self, trainer: Trainer, stage: Any) -> None:
         if trainer.is_global_zero:
             draw_accuracy(RunFolder(trainer.default_root_dir))
-
-    def on_exception(self, trainer: Trainer, stage: Any, exception: BaseException) -> None:
-        with contextlib.suppress(OSError):  # a full disk is what the exception may be about
-            self.on_train_end(trainer, stage)
 
     @staticmethod
     def _count(metric: AnswerAccuracy, stage: Any, batch: StepBatch) -> None:
@@ -69,19 +65,12 @@ def draw_accuracy(run: RunFolder) -> None:
     metrics = {name: points for name, points in run.read_metrics().items() if "/accuracy" in name}
     if "val/accuracy" not in metrics:
         return
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    colours = {"train/accuracy": "#9db8d9", "val/accuracy": "#1f4e8c"}
-    others = itertools.cycle(["#c4622d", "#5b8c5a", "#8c5b8c", "#b59f3b", "#4aa3a2", "#777777"])
-    for name, points in sorted(metrics.items()):
-        is_whole = name in colours
-        axes.plot(*zip(*points), color=colours.get(name) or next(others), linewidth=2 if is_whole else 1, label=name)
-    axes.set_xscale("log")
-    axes.set(xlabel="optimizer step", ylabel="share of right answers", ylim=(-0.02, 1.02), title=run.path.parent.name)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with replacing(run.path / "accuracy.png") as temporary:
-        figure.savefig(temporary, format="png")
+    colours = {"train/accuracy": PALE, "val/accuracy": DARK}
+    others = itertools.cycle([THIRD, "#5b8c5a", "#8c5b8c", "#b59f3b", "#4aa3a2", "#777777"])
+    with picture(run.path / "accuracy.png", 7, 4) as axes:
+        for name, points in sorted(metrics.items()):
+            width = 2 if name in colours else 1
+            axes.plot(*zip(*points), color=colours.get(name) or next(others), linewidth=width, label=name)
+        axes.set(xscale="log", xlabel="optimizer step", ylabel="share of right answers", ylim=(-0.02, 1.02))
+        axes.set_title(run.path.parent.name)
+        axes.legend()

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.callbacks.metrics import peak_flops
 from nanochat_pl.callbacks.timeline import Timeline
-from nanochat_pl.core.peak_memory import peak_memory_bytes
+from nanochat_pl.core.memory import peak_memory_bytes
 from nanochat_pl.models.cost import ModelCost
 
 
@@ -42,9 +42,6 @@ class Bench(Callback):
 
     Args:
         trace: the file to write: Chrome's format, which https://ui.perfetto.dev shows.
-
-    Attributes:
-        measured: there after the training.
     """
 
     def __init__(self, warmup: int, steps: int, traced: int, trace: Path):

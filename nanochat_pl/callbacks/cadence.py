@@ -1,6 +1,25 @@
 """When something is due: the questions that all callbacks ask of the trainer."""
 
-from lightning.pytorch import Trainer
+import contextlib
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from nanochat_pl.core.errors import MachineError
+
+
+class AtEnd(Callback):
+    """Does something when the training ends, for whatever reason."""
+
+    def at_end(self, trainer: Trainer, stage: Any) -> None:
+        raise NotImplementedError
+
+    def on_train_end(self, trainer: Trainer, stage: Any) -> None:
+        self.at_end(trainer, stage)
+
+    def on_exception(self, trainer: Trainer, stage: Any, exception: BaseException) -> None:
+        with contextlib.suppress(OSError, MachineError):  # a full disk is what the exception may be about
+            self.at_end(trainer, stage)
 
 
 def stepped(trainer: Trainer) -> bool:

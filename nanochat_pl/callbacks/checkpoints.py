@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -15,9 +15,10 @@ from nanochat_pl.callbacks.agreement import Agreement
 from nanochat_pl.callbacks.cadence import finished, stepped, validation_due
 from nanochat_pl.callbacks.hang_watch import unwatched
 from nanochat_pl.checkpoint.saved import Keep, point_last_to, step_checkpoints, step_of
-from nanochat_pl.core.errors import DivergedError, UserError
+from nanochat_pl.core.errors import DivergedError
 from nanochat_pl.core.paths import replacing
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.spec import AtLeast, Positive
 
 log = logging.getLogger(__name__)
 
@@ -44,34 +45,20 @@ class Checkpoints(Checkpoint):
         keep_best: and how many with the lowest validation bits per byte, of those written at a validation.
         keep_every_n_steps: and those whose step is a multiple of it.
         budget_gigabytes: what all together may take; the newest is kept in any case.
-
-    Attributes:
-        keep: the rule that these make.
     """
 
     ends_training = True
 
     def __init__(
         self,
-        every_n_steps: int | None = None,
-        every_n_minutes: float | None = 10.0,
-        keep_last: int = 3,
-        keep_best: int | None = None,
-        keep_every_n_steps: int | None = None,
-        budget_gigabytes: float | None = None,
+        every_n_steps: Annotated[int | None, AtLeast(1)] = None,
+        every_n_minutes: Annotated[float | None, Positive] = 10.0,
+        keep_last: Annotated[int, AtLeast(1)] = 3,
+        keep_best: Annotated[int | None, AtLeast(1)] = None,
+        keep_every_n_steps: Annotated[int | None, AtLeast(1)] = None,
+        budget_gigabytes: Annotated[float | None, Positive] = None,
     ):
         super().__init__()
-        for name, value, otherwise in (
-            ("every_n_steps", every_n_steps, "for never"),
-            ("every_n_minutes", every_n_minutes, "for never"),
-            ("keep_best", keep_best, "for none"),
-            ("keep_every_n_steps", keep_every_n_steps, "for none"),
-            ("budget_gigabytes", budget_gigabytes, "for no limit"),
-        ):
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"callbacks.checkpoints.{name} is {value}; it must be positive, or null {otherwise}.")
-        if keep_last < 1:
-            raise UserError(f"callbacks.checkpoints.keep_last is {keep_last}; at least 1 is needed to resume.")
         budget_bytes = None if budget_gigabytes is None else math.floor(budget_gigabytes * 1e9)
         self.keep = Keep(keep_last, keep_best or 0, keep_every_n_steps, budget_bytes)
         self._every_n_steps = every_n_steps

@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -18,6 +18,7 @@ from nanochat_pl.callbacks.metrics import LogMetrics
 from nanochat_pl.callbacks.shutdown import SaveOnSignal
 from nanochat_pl.core.errors import Interrupted, UserError
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.spec import AtLeast
 from nanochat_pl.evals.scores import SuiteScore, TaskScore
 from nanochat_pl.evals.suites import SUITES, Suite, build_suites
 
@@ -49,14 +50,12 @@ class Evaluate(Callback):
     def __init__(
         self,
         suites: tuple[str, ...] = (),
-        every_n_steps: int | None = None,
+        every_n_steps: Annotated[int | None, AtLeast(1)] = None,
         max_per_task: int | None = None,
         bundle: str | None = None,
         tasks_path: str | None = None,
         before_first_step: bool = False,
     ):
-        if every_n_steps is not None and every_n_steps < 1:
-            raise UserError(f"callbacks.evaluate.every_n_steps is {every_n_steps}; it must be at least 1, or null.")
         if "bpb" in suites:
             raise UserError(
                 "callbacks.evaluate.suites names bpb, which every validation measures (val/bpb). Leave it out here."

@@ -1,42 +1,33 @@
 """A training in which one process waits in vain for another is ended, and the one at fault is named."""
 
 import contextlib
-import faulthandler
 import json
-import linecache
 import os
-import re
 import shutil
 import socket
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from nanochat_pl.callbacks.cadence import AtEnd
 from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.errors import EXIT_MACHINE, MachineError
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.stacks import Thread, write_stacks
 
 LOOKS = 20
 """How often within the timeout the watch looks."""
 ANSWERING_SECONDS = 2.0
 """So long at least, or the timeout / LOOKS, the processes have to say where they are: they notice a step apart."""
-WAITING_IN = ("torch/autograd/graph.py", "torch/distributed/", "torch/nn/parallel/distributed.py")
-"""Files of torch in which a process waits for others: within the backward pass, gradients are averaged."""
-WAITING_FOR = re.compile(r"\.(wait|item|tolist|cpu|synchronize)\(")
-"""Calls that wait for others: by themselves, or for the own device, which does."""
-
-LIBRARIES = (f"{os.sep}site-packages{os.sep}", sysconfig.get_path("stdlib") + os.sep)
 
 
-class Watch(Callback):
+class Watch(AtEnd):
     """A thread that looks whether batches begin and end; `watch` is what it does, until `ended` is set."""
 
     def __init__(self) -> None:
@@ -53,10 +44,7 @@ class Watch(Callback):
     def on_validation_end(self, trainer: Trainer, stage: LightningModule) -> None:
         self.mark()
 
-    def on_train_end(self, trainer: Trainer, stage: LightningModule) -> None:
-        self.ended.set()
-
-    def on_exception(self, trainer: Trainer, stage: LightningModule, exception: BaseException) -> None:
+    def at_end(self, trainer: Trainer, stage: Any) -> None:
         self.ended.set()
 
     @contextlib.contextmanager
@@ -90,7 +78,6 @@ class HangWatch(Watch):
     that waits for another while it is paused ends by the process group's timeout.
 
     Args:
-        processes: of the run.
         timeout_seconds: longer than any single batch takes, with its data, or what follows a validation (samples, the
             model folder).
     """
@@ -110,9 +97,7 @@ class HangWatch(Watch):
             shutil.rmtree(folder.path / "stacks", ignore_errors=True)
         self.start(folder)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batches, self._step = self._batches + 1, trainer.global_step
         self.mark()
 
@@ -139,13 +124,10 @@ class HangWatch(Watch):
     def _explain(self, run: RunFolder) -> None:
         rank, world_size = self._processes.place.rank, self._processes.place.world_size
         folder = run.path / "stacks"
-        with contextlib.suppress(OSError):
-            folder.mkdir(exist_ok=True)
-            with Path(folder, f"rank-{rank}.txt").open("w", encoding="utf-8") as stacks:
-                faulthandler.dump_traceback(stacks, all_threads=True)
-        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        write_stacks(folder / f"rank-{rank}.txt")
         where = {"host": socket.gethostname(), "pid": os.getpid(), "step": self._step, "batches": self._batches}
-        self._processes.tell("stalled", json.dumps(where | position(frame)))
+        main = Thread.main()
+        self._processes.tell("stalled", json.dumps(where | {"waits": bool(main.waits_for(False)), "at": main.place}))
         if not self._processes.fails_first():
             time.sleep(self._answering)  # or the end of this one would be taken for the fault
             return
@@ -171,23 +153,8 @@ def unwatched(trainer: Trainer) -> Iterator[None]:
         yield
 
 
-def position(frame: FrameType) -> dict[str, Any]:
-    """Where a thread is, and whether it waits for other processes there."""
-    file, line = frame.f_code.co_filename, frame.f_lineno
-    waits = any(part in file for part in WAITING_IN) or bool(WAITING_FOR.search(linecache.getline(file, line)))
-    own: FrameType | None = frame
-    while own and any(part in own.f_code.co_filename for part in LIBRARIES):
-        own = own.f_back
-    shown = own or frame
-    return {"waits": waits, "at": f"{shown.f_code.co_filename}:{shown.f_lineno} in {shown.f_code.co_name}"}
-
-
 def explanation(told: dict[int, dict[str, Any]], world_size: int, timeout_seconds: float, stacks: Path) -> str:
-    """One paragraph: who keeps the others waiting.
-
-    Args:
-        told: what each rank that answered said of itself.
-    """
+    """One paragraph: who keeps the others waiting."""
     silent = [rank for rank in range(world_size) if rank not in told]
     behind = min(one["batches"] for one in told.values())
     late = [rank for rank, one in told.items() if one["batches"] == behind]

@@ -1,18 +1,19 @@
 """A learning rate range test: the loss over rates that rise, until it explodes (Smith, arXiv 1506.01186)."""
 
-import contextlib
 import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
-from nanochat_pl.callbacks.cadence import stepped
+from nanochat_pl.callbacks.cadence import AtEnd, stepped
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.paths import replacing, write_text
+from nanochat_pl.core.paths import write_text
+from nanochat_pl.core.picture import DARK, PALE, THIRD, picture
+from nanochat_pl.core.spec import Positive
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ LEAST_FALL = 0.1
 """Of the first loss: it explodes from there on where it has fallen by less."""
 
 
-class LRRange(Callback):
+class LRRange(AtEnd):
     """Ends the training when the loss explodes; leaves lr_range.png and lr_range.json.
 
     Suggests the rate at which the loss falls fastest. Goes with schedule=range; nothing is validated, for the model is
@@ -35,9 +36,7 @@ class LRRange(Callback):
 
     ends_training = True
 
-    def __init__(self, stop_at: float = 0.75, smoothing: float = 0.9) -> None:
-        if not stop_at > 0:
-            raise UserError(f"callbacks.lr_range.stop_at is {stop_at}; it must be above 0.")
+    def __init__(self, stop_at: Annotated[float, Positive] = 0.75, smoothing: float = 0.9) -> None:
         if not 0 <= smoothing < 1:
             raise UserError(f"callbacks.lr_range.smoothing is {smoothing}; it must be from 0 to below 1.")
         self.stop_at, self.smoothing = stop_at, smoothing
@@ -70,13 +69,9 @@ class LRRange(Callback):
         first, lowest, last = self._losses[0], min(self._smoothed), self._smoothed[-1]
         return last - lowest > self.stop_at * max(first - lowest, LEAST_FALL * first)
 
-    def on_train_end(self, trainer: Trainer, stage: Any) -> None:
+    def at_end(self, trainer: Trainer, stage: Any) -> None:
         if trainer.is_global_zero and self._losses:
             self._tell(Path(trainer.default_root_dir))
-
-    def on_exception(self, trainer: Trainer, stage: Any, exception: BaseException) -> None:
-        with contextlib.suppress(OSError):  # a full disk is what the exception may be about
-            self.on_train_end(trainer, stage)
 
     def _tell(self, folder: Path) -> None:
         best = steepest(self._rates, self._smoothed)
@@ -89,21 +84,15 @@ class LRRange(Callback):
             log.info("The loss falls fastest at horizon.lr_scale=%.3g (lr_range.png).", self._rates[best])
 
     def _draw(self, path: Path, best: int | None) -> None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-        axes = figure.add_subplot()
-        axes.semilogx(self._rates, self._losses, color="#9db8d9", linewidth=1, label="training loss")
-        axes.semilogx(self._rates, self._smoothed, color="#1f4e8c", label="smoothed")
-        if best is not None:
-            axes.axvline(self._rates[best], color="#c4622d", linestyle="--", label=f"steepest: {self._rates[best]:.3g}")
-        axes.set(xlabel="horizon.lr_scale, the factor on all learning rates", ylabel="nats per token")
-        axes.set_ylim(top=1.5 * self._losses[0])
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png")
+        with picture(path, 7, 4) as axes:
+            axes.semilogx(self._rates, self._losses, color=PALE, linewidth=1, label="training loss")
+            axes.semilogx(self._rates, self._smoothed, color=DARK, label="smoothed")
+            if best is not None:
+                rate = self._rates[best]
+                axes.axvline(rate, color=THIRD, linestyle="--", label=f"steepest: {rate:.3g}")
+            axes.set(xlabel="horizon.lr_scale, the factor on all learning rates", ylabel="nats per token")
+            axes.set_ylim(top=1.5 * self._losses[0])
+            axes.legend()
 
 
 def steepest(rates: list[float], losses: list[float]) -> int | None:

@@ -2,14 +2,15 @@
 
 import math
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.core.chips import device_name, find_chip
-from nanochat_pl.core.errors import DivergedError, UserError
+from nanochat_pl.core.errors import DivergedError
+from nanochat_pl.core.spec import AtLeast
 from nanochat_pl.models.cost import ModelCost
 
 
@@ -26,9 +27,7 @@ class LogMetrics(Callback):
 
     ends_training = True
 
-    def __init__(self, every_n_steps: int = 10) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"callbacks.metrics.every_n_steps is {every_n_steps}; it must be at least 1.")
+    def __init__(self, every_n_steps: Annotated[int, AtLeast(1)] = 10) -> None:
         self.every_n_steps = every_n_steps
         self._since = (0, 0.0)
         self._paused: float | None = None

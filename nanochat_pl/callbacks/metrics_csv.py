@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from nanochat_pl.callbacks.crew import disk_full
@@ -28,14 +28,31 @@ class MetricsCSVSpec(Spec):
         return MetricsCSV(run.metrics, resumed_step)
 
 
-class MetricsCSV(Logger):
+class RunFolderLogger(Logger):
+    """One of the run folder, whose config.yaml and resolved.json hold the hyperparameters."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
+
+
+class MetricsCSV(RunFolderLogger):
     """One row a call, one column a metric; a new metric rewrites the file with one column more.
 
     Lightning's CSVLogger deletes its file on resume, so this is our own. Rows that the disk has no room for are kept,
     and written when it has.
 
     Args:
-        path: the file.
         resumed_step: rows of later steps are dropped; None starts a new file.
     """
 
@@ -53,23 +70,6 @@ class MetricsCSV(Logger):
                 # A row cut short by a kill has no valid step or lies beyond the checkpoint.
                 rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) <= resumed_step]
         self._rewrite(rows, self._columns)
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> "MetricsCSV":
-        return self
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The run folder's config.yaml and resolved.json hold them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch import Callback, Trainer
 
@@ -11,9 +11,10 @@ from nanochat_pl.callbacks.cadence import finished, stepped
 from nanochat_pl.callbacks.detectors.panel import Panel, Reading
 from nanochat_pl.callbacks.metrics import logs_after
 from nanochat_pl.core.chips import device_name
-from nanochat_pl.core.errors import DivergedError, UserError
+from nanochat_pl.core.errors import DivergedError
 from nanochat_pl.core.findings import announce, read_findings
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.spec import AtLeast
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,7 @@ class Monitor(Callback):
         price_per_hour: of all devices together, in any currency; None: cost is not told.
     """
 
-    def __init__(self, price_per_hour: float | None = None) -> None:
-        if price_per_hour is not None and price_per_hour < 0:
-            raise UserError(f"callbacks.monitor.price_per_hour is {price_per_hour}; it must be at least 0, or null.")
+    def __init__(self, price_per_hour: Annotated[float | None, AtLeast(0)] = None) -> None:
         self._price_per_hour = price_per_hour
         self._panel: Panel | None = None
         self._saved: dict[str, Any] = {}

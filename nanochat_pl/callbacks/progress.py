@@ -4,16 +4,16 @@ import logging
 import sys
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from nanochat_pl.callbacks.cadence import stepped
+from nanochat_pl.callbacks.cadence import AtEnd, stepped
 
 log = logging.getLogger(__name__)
 
 
-class Progress(Callback):
+class Progress(AtEnd):
     """Step, loss, validation bits per byte, tokens per second and the time that remains."""
 
     def __init__(self) -> None:
@@ -45,13 +45,10 @@ class Progress(Callback):
     def on_validation_end(self, trainer: Trainer, stage: Any) -> None:
         log.info("step %d/%d: %s", trainer.global_step, trainer.max_steps, self._metrics(stage))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def at_end(self, trainer: Trainer, stage: Any) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
 
     @staticmethod
     def _metrics(stage: Any) -> str:

@@ -22,11 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Samples(Callback):
-    """Continues or answers the prompts with the same random numbers every time.
-
-    Args:
-        temperature: 0 takes the likeliest token.
-    """
+    """Continues or answers the prompts with the same random numbers every time."""
 
     def __init__(self, prompts: tuple[str, ...], max_new_tokens: int = 48, temperature: float = 0.8):
         self._prompts = prompts

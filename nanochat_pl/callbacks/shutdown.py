@@ -48,11 +48,9 @@ class SaveOnSignal(Callback):
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.signal(kind, self._remember) for kind in ENDING}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if stepped(trainer) and not validation_due(trainer):
-            self._stop_if_asked(trainer, pl_module)
+            self._stop_if_asked(trainer, stage)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not finished(trainer):

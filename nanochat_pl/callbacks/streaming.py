@@ -1,6 +1,6 @@
 """How good the low-rank gradients are: a layer's full gradient, measured on the side now and then."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.callbacks.metrics import logs_after
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.spec import AtLeast
 
 
 class StreamingTelemetry(Callback):
@@ -26,9 +26,7 @@ class StreamingTelemetry(Callback):
     finite. Stands before the metrics.
     """
 
-    def __init__(self, every_n_steps: int = 100) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"callbacks.streaming.every_n_steps is {every_n_steps}; it must be at least 1.")
+    def __init__(self, every_n_steps: Annotated[int, AtLeast(1)] = 100) -> None:
         self.every_n_steps = every_n_steps
         self._shadow: Shadow | None = None
         self._weights: dict[str, Tensor] = {}

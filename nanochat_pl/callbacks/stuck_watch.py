@@ -1,49 +1,27 @@
 """A step that takes many times as long as the others is looked into while it lasts: what the process is doing."""
 
 import contextlib
-import faulthandler
 import gc
-import logging
-import os
 import statistics
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch import LightningModule, Trainer
 
 from nanochat_pl.callbacks.cadence import stepped
-from nanochat_pl.callbacks.hang_watch import Watch, position
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.callbacks.hang_watch import Watch
 from nanochat_pl.core.findings import Finding, announce
 from nanochat_pl.core.run_folder import RunFolder
-
-log = logging.getLogger(__name__)
+from nanochat_pl.core.spec import Positive
+from nanochat_pl.core.stacks import ADVICE, Thread, write_stacks
 
 SHARE_STEPS = 10
 """Steps whose mean counts as one: a host that runs ahead of its device waits in few of them for all."""
 SHARES = 20
 IN_VALIDATION = 10
 """So many times as long may a batch of a validation take, or what follows it."""
-
-PLACES = {
-    "loader": ("nanochat_pl/data/", "lightning/pytorch/loops/fetchers.py", "torch/utils/data/"),
-    "checkpoint": ("callbacks/checkpoints.py", "nanochat_pl/checkpoint/", "torch/serialization.py"),
-    "evaluation": ("nanochat_pl/evals/", "callbacks/samples.py", "lightning/pytorch/loops/evaluation_loop.py"),
-}
-"""cause -> parts of the files in which the main thread then is."""
-ADVICE = {
-    "loader": "The data come too slowly: see the disk, the network and hw.loader_threads.",
-    "collective": "Another process keeps this one waiting: see the stacks of the other ranks.",
-    "checkpoint": "The disk is slow.",
-    "evaluation": "The validation takes long: fewer data.val_tokens make it shorter.",
-    "gc": "Python collects garbage: something makes very many objects.",
-    "step": "See where it stands; a device that hangs shows in nvidia-smi and dmesg.",
-}
 
 
 class StuckWatch(Watch):
@@ -54,11 +32,10 @@ class StuckWatch(Watch):
         at_least_seconds: less is never stuck.
     """
 
-    def __init__(self, times_median: float = 10.0, at_least_seconds: float = 20.0) -> None:
+    def __init__(
+        self, times_median: Annotated[float, Positive] = 10.0, at_least_seconds: Annotated[float, Positive] = 20.0
+    ) -> None:
         super().__init__()
-        for name, value in (("times_median", times_median), ("at_least_seconds", at_least_seconds)):
-            if value <= 0:
-                raise UserError(f"callbacks.stuck_watch.{name} is {value}; it must be above 0.")
         self._times, self._at_least_seconds = times_median, at_least_seconds
         self._means: deque[float] = deque(maxlen=SHARES)
         self._since: tuple[int, float] | None = None
@@ -75,9 +52,7 @@ class StuckWatch(Watch):
             self._validating, self._since = False, None
         self.mark()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.mark()
         if not stepped(trainer):
             return
@@ -92,13 +67,10 @@ class StuckWatch(Watch):
         self._validating = True
         self.mark()
 
-    def on_train_end(self, trainer: Trainer, stage: LightningModule) -> None:
-        super().on_train_end(trainer, stage)
-        self._forget_collections()
-
-    def on_exception(self, trainer: Trainer, stage: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, stage, exception)
-        self._forget_collections()
+    def at_end(self, trainer: Trainer, stage: Any) -> None:
+        super().at_end(trainer, stage)
+        with contextlib.suppress(ValueError):
+            gc.callbacks.remove(self._sees_collection)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -122,14 +94,11 @@ class StuckWatch(Watch):
                 self._tell(run, rank, world_size, seconds)
 
     def _tell(self, run: RunFolder, rank: int, world_size: int, seconds: float) -> None:
-        frame = sys._current_frames()[threading.main_thread().ident or 0]
-        cause = "gc" if self._collecting else likely_cause(frame, world_size)
+        main = Thread.main(self._collecting)
+        cause = main.cause(alone=world_size == 1)
         step = self._step + 1
         stacks = f"stacks/stuck-step-{step}.rank-{rank}.txt"
-        with contextlib.suppress(OSError):
-            (run.path / stacks).parent.mkdir(exist_ok=True)
-            with (run.path / stacks).open("w", encoding="utf-8") as file:
-                faulthandler.dump_traceback(file, all_threads=True)
+        write_stacks(run.path / stacks)
         if rank and cause == "collective":  # told by the one that it waits for
             return
         usual = statistics.median(self._means)
@@ -143,7 +112,7 @@ class StuckWatch(Watch):
                 f"{ADVICE[cause]} The training goes on by itself if it can; all stacks are in {stacks}.",
                 evidence={
                     "cause": cause,
-                    "at": position(frame)["at"],
+                    "at": main.place,
                     "stacks": stacks,
                     "rank": rank,
                     "seconds": seconds,
@@ -154,21 +123,3 @@ class StuckWatch(Watch):
 
     def _sees_collection(self, phase: str, info: dict[str, int]) -> None:
         self._collecting = phase == "start"
-
-    def _forget_collections(self) -> None:
-        with contextlib.suppress(ValueError):
-            gc.callbacks.remove(self._sees_collection)
-
-
-def likely_cause(frame: FrameType, world_size: int) -> str:
-    """What the main thread, which is in `frame`, is about: of the innermost of PLACES that it is in."""
-    if world_size > 1 and position(frame)["waits"]:
-        return "collective"
-    caller: FrameType | None = frame
-    while caller:
-        file = caller.f_code.co_filename.replace(os.sep, "/")
-        for cause, parts in PLACES.items():
-            if any(part in file for part in parts):
-                return cause
-        caller = caller.f_back
-    return "step"

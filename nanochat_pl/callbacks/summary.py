@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from nanochat_pl.callbacks.cadence import stepped
 from nanochat_pl.core.errors import MachineError
-from nanochat_pl.core.peak_memory import peak_memory_bytes
+from nanochat_pl.core.memory import peak_memory_bytes
 from nanochat_pl.core.run_folder import RunFolder
 
 
@@ -29,9 +29,7 @@ class Summary(Callback):
     def on_fit_start(self, trainer: Trainer, stage: LightningModule) -> None:
         self._before = RunFolder(trainer.default_root_dir).read_summary()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._first_step_seconds is None and stepped(trainer):
             self._first_step_seconds = time.perf_counter() - self._started
 

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch import Callback, Trainer
 
-from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.core.run_folder import RunFolder, ending_of
+from nanochat_pl.core.spec import AtLeast
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,7 @@ class Tell(Callback):
         after_minutes: so long this invocation must have trained before the desktop is told; None: it never is.
     """
 
-    def __init__(self, after_minutes: float | None = 5.0):
-        if after_minutes is not None and not after_minutes >= 0:
-            raise UserError(
-                f"callbacks.tell.after_minutes is {after_minutes}; it must be 0 or more, or null for never."
-            )
+    def __init__(self, after_minutes: Annotated[float | None, AtLeast(0)] = 5.0):
         self._after_seconds = None if after_minutes is None else 60 * after_minutes
         self._started: float | None = None
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat_pl.checkpoint.header import check_sizes_in
 from nanochat_pl.checkpoint.model_folder import save_model_folder
 from nanochat_pl.checkpoint.weight_map import WeightMap, check_weights, resized, shapes_of
 from nanochat_pl.core.errors import UserError
@@ -55,13 +54,12 @@ class ForeignModel:
             MachineError: the disk is full.
         """
         config, known = self.config, self.config.vocab_size
-        check_sizes_in(config.as_dict(), [weight.shape for weight in self.weights.values()], where)
         if tokenizer.n_ordinary > known or tokenizer.vocab_size < known - MOST_PADDING:
             raise UserError(
                 f"{where} knows {known:,} tokens, but the tokenizer has {tokenizer.vocab_size:,}: it is of another "
                 "model. Name the one that it was trained with."
             )
-        model = build_model(config, "cpu", seed=None)
+        model = build_model(config, "meta", seed=None)  # until the weights are known to be of these sizes
         tables, shapes, weights = model.vocabulary_tables(), shapes_of(model), dict(self.weights)
         if self.names is not None:
             weights = self.names.imported(weights, shapes)
@@ -71,8 +69,8 @@ class ForeignModel:
         check_weights(shapes, {name: tuple(weight.shape) for name, weight in weights.items()}, where, self.weights)
         of_text_and_bos = max(tokenizer.n_ordinary, tokenizer.bos_id + 1)
         size = known if known == tokenizer.vocab_size else of_text_and_bos
+        model = build_model(dataclasses.replace(config, vocab_size=size), "cpu", seed=None)
         if size != known:
-            model = build_model(dataclasses.replace(config, vocab_size=size), "cpu", seed=None)
             rows = model.config.padded_vocab_size
             weights |= {name: resized(weights[name][:known][:size], rows, size) for name in tables}
         model.load_state_dict(weights)

@@ -1,52 +1,56 @@
 """config.json of transformers as a config of ours."""
 
-import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from nanochat_pl.checkpoint.hf_formats import FIRST_NANOCHAT_OPTIONS, GELU
-from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.models import hf
 from nanochat_pl.models.config import ModelConfig, NanoChatConfig
 from nanochat_pl.models.gpt2 import EPSILON, GPT2Config
 from nanochat_pl.models.llama import LlamaConfig
 from nanochat_pl.nn.position import RotaryScaling
 
+log = logging.getLogger(__name__)
+
 
 def config_of(values: dict[str, Any], where: str) -> ModelConfig:
     """Our config for a config.json of transformers, to compute in the dtype that it names; float32 where it names none.
 
+    An architecture or an option that ours lack is computed by transformers' own code.
+
     Raises:
-        UserError: it is of a model that is not computed here; names what it has that ours lacks.
+        UserError: transformers lacks it too, or the values are damaged.
     """
     readers: dict[str, Callable[..., ModelConfig]] = {
         "gpt2": _read_gpt2, "llama": _read_llama, "mistral": _read_llama, "nanochat": _read_nanochat,
     }  # fmt: skip
     kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in readers:
-        raise UserError(
-            f"{where} is a model of type {kind!r}, which is not computed here{nearest(str(kind), [*readers])} Types: "
-            f"{', '.join(readers)}."
-        )
     try:
-        return readers[kind](values, functools.partial(_refuse_other, where), _dtype(values))
+        try:
+            if isinstance(kind, str) and kind in readers:
+                return readers[kind](values, _dtype(values))
+        except _Unlike as error:
+            log.warning("%s has %s, which no model of ours has: transformers' own code computes it.", where, error)
+        return hf.config_of(values, None, _dtype(values), None)
     except KeyError as error:
         raise UserError(f"The config.json of {where} is incomplete: it has no {error}.") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"The config.json of {where} is damaged: {error}.") from error
+        raise UserError(f"The config.json of {where} describes no model that is computed here: {error}") from error
 
 
-def _refuse_other(where: str, values: dict[str, Any], **legal: tuple[Any, ...]) -> None:
+class _Unlike(Exception):
+    """An option that our model of this architecture lacks."""
+
+
+def _refuse_other(values: dict[str, Any], **legal: tuple[Any, ...]) -> None:
     """See that each option is not there, or one of these."""
     for name, known in legal.items():
         if name in values and values[name] not in known:
-            raise UserError(
-                f"The config.json of {where} says {name}={values[name]!r}, which is not computed here; legal: "
-                f"{', '.join(map(repr, known))}."
-            )
+            raise _Unlike(f"{name}={values[name]!r}")
 
 
 def _dtype(values: dict[str, Any]) -> Any:
@@ -55,9 +59,9 @@ def _dtype(values: dict[str, Any]) -> Any:
     return dtype if dtype in ("bfloat16", "float16") else "float32"
 
 
-def _read_gpt2(values: dict[str, Any], refuse_other: Callable[..., None], dtype: Any) -> GPT2Config:
+def _read_gpt2(values: dict[str, Any], dtype: Any) -> GPT2Config:
     width = values["n_embd"]
-    refuse_other(
+    _refuse_other(
         values, activation_function=tuple(GELU), layer_norm_epsilon=(EPSILON,), n_inner=(None, 4 * width),
         scale_attn_weights=(True,), scale_attn_by_inverse_layer_idx=(False,), tie_word_embeddings=(True,),
     )  # fmt: skip
@@ -69,13 +73,13 @@ def _read_gpt2(values: dict[str, Any], refuse_other: Callable[..., None], dtype:
     )  # fmt: skip
 
 
-def _read_llama(values: dict[str, Any], refuse_other: Callable[..., None], dtype: Any) -> LlamaConfig:
+def _read_llama(values: dict[str, Any], dtype: Any) -> LlamaConfig:
     width, n_head, context = (values[n] for n in ("hidden_size", "num_attention_heads", "max_position_embeddings"))
-    refuse_other(
+    _refuse_other(
         values, hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,), head_dim=(None, width // n_head),
         sliding_window=(None, *(w for w in (values.get("sliding_window"),) if w and w >= context)),
     )  # fmt: skip
-    base, scaling = _rotary(values, refuse_other, ("default", "linear", "llama3"))
+    base, scaling = _rotary(values, ("default", "linear", "llama3"))
     return LlamaConfig(
         vocab_size=values["vocab_size"], sequence_len=context, n_layer=values["num_hidden_layers"], n_head=n_head,
         n_kv_head=values.get("num_key_value_heads") or n_head, n_embd=width,
@@ -84,17 +88,17 @@ def _read_llama(values: dict[str, Any], refuse_other: Callable[..., None], dtype
     )  # fmt: skip
 
 
-def _read_nanochat(values: dict[str, Any], refuse_other: Callable[..., None], dtype: Any) -> NanoChatConfig:
+def _read_nanochat(values: dict[str, Any], dtype: Any) -> NanoChatConfig:
     """Our norms' epsilon is their dtype's own: 0.008 in bfloat16, so one of 1e-6 asks for float32, where it is 1e-7."""
     width, n_head = values["hidden_size"], values["num_attention_heads"]
     epsilon, own = values.get("rms_norm_eps", 1e-6), torch.finfo(getattr(torch, dtype)).eps
     dtype = dtype if epsilon == own else "float32"
-    refuse_other(
+    _refuse_other(
         values, hidden_act=("relu2",), attention_bias=(False,), head_dim=(None, width // n_head),
         intermediate_size=(4 * width,), tie_word_embeddings=(False,),
         rms_norm_eps=(1e-6, torch.finfo(torch.float32).eps, own),
     )  # fmt: skip
-    base, _ = _rotary(values, refuse_other, ("default",))
+    base, _ = _rotary(values, ("default",))
     return NanoChatConfig(
         vocab_size=values["vocab_size"], sequence_len=values["max_position_embeddings"],
         n_layer=values["num_hidden_layers"], n_head=n_head, n_kv_head=values.get("num_key_value_heads") or n_head,
@@ -103,15 +107,13 @@ def _read_nanochat(values: dict[str, Any], refuse_other: Callable[..., None], dt
     )  # fmt: skip
 
 
-def _rotary(
-    values: dict[str, Any], refuse_other: Callable[..., None], kinds: tuple[str, ...]
-) -> tuple[float, RotaryScaling | None]:
+def _rotary(values: dict[str, Any], kinds: tuple[str, ...]) -> tuple[float, RotaryScaling | None]:
     """The base and the scaling of a rotary embedding, which is one of `kinds`."""
     rope = values.get("rope_parameters") or {}
     scaling = values.get("rope_scaling") or rope
     base = float(rope.get("rope_theta", values.get("rope_theta", 10_000.0)))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    refuse_other({"rope_type": kind}, rope_type=kinds)
+    _refuse_other({"rope_type": kind}, rope_type=kinds)
     if kind == "default":
         return base, None
     if kind == "linear":

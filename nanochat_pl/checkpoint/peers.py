@@ -62,7 +62,8 @@ def read_nanogpt(path: Path) -> ForeignModel:
             dropout=float(sizes.get("dropout", 0.0)), gelu="exact",
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is no checkpoint of nanoGPT's train.py: {type(error).__name__} {error}.") from error
+        reason = f"{type(error).__name__} {str(error).removesuffix('.')}"
+        raise UserError(f"{path} is no checkpoint of nanoGPT's train.py: {reason}.") from error
     return ForeignModel(config, tensors_by_name(weights, path), NANOGPT, "base", {"step": step})
 
 
@@ -89,7 +90,8 @@ def read_nanochat(path: Path) -> ForeignModel:
         if isinstance(meta.get("val_bpb"), float):
             facts["val_bpb"] = meta["val_bpb"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{described} does not describe a model of nanochat: {error}.") from error
+        reason = f"{type(error).__name__} {str(error).removesuffix('.')}"
+        raise UserError(f"{described} does not describe a model of nanochat: {reason}.") from error
     stage = next((stage for folder, stage in NANOCHAT_STAGES.items() if folder in path.resolve().parts), "base")
     return ForeignModel(config, weights, NANOCHAT, stage, facts)
 

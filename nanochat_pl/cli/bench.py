@@ -27,61 +27,47 @@ def bench(
 
     A step is an optimizer step with all its micro-batches; horizon.total_batch_tokens= makes it shorter.
     """
-    import sys
-
-    from rich.console import Console
-
+    from nanochat_pl.cli.screen import show
     from nanochat_pl.training.bench import run_bench
 
     plan, measured, trace = run_bench(overrides or [], warmup, steps, traced, synthetic)
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(plan.text().splitlines()[0], highlight=False)
-    console.print(_speed(measured), _phases(measured), _operators(measured, operators))
-    console.print(f"Trace: {trace} (open it in https://ui.perfetto.dev or chrome://tracing)", soft_wrap=True)
+    show(plan.text().splitlines()[0], _speed(measured), _phases(measured), _operators(measured, operators))
+    show(f"Trace: {trace} (open it in https://ui.perfetto.dev or chrome://tracing)")
 
 
 def _speed(measured: "Measured") -> "Table":
-    from rich.table import Table
+    from nanochat_pl.cli.screen import table
+    from nanochat_pl.core.figures import size
 
-    table = Table(title="Speed", title_justify="left")
-    for column in ("step", "tokens/s", "TFLOP/s", "MFU", "peak memory"):
-        table.add_column(column, justify="right")
-    table.add_row(
+    speed = table("step", "tokens/s", "TFLOP/s", "MFU", "peak memory", numbers=5, title="Speed")
+    speed.add_row(
         f"{measured.seconds * 1e3:,.1f} ms",
         f"{measured.tokens / measured.seconds:,.0f}" if measured.tokens else "-",
         f"{measured.flops / 1e12:,.3f}" if measured.flops else "-",
         f"{measured.mfu:.1%}" if measured.mfu else "peak unknown",
-        f"{measured.peak_memory_bytes / 2**30:,.2f} GiB",
+        size(measured.peak_memory_bytes),
     )
-    return table
+    return speed
 
 
 def _phases(measured: "Measured") -> "Table":
-    from rich.table import Table
+    from nanochat_pl.cli.screen import table
 
-    table = Table(title="A step by phase", title_justify="left")
-    table.add_column("phase")
-    clocks = list(measured.phases)
-    for clock in clocks:
-        table.add_column(f"{clock} ms", justify="right")
-        table.add_column("share", justify="right")
-    for phase in measured.phases[clocks[0]]:
-        cells = []
-        for clock in clocks:
-            seconds, whole = measured.phases[clock][phase], sum(measured.phases[clock].values())
-            cells += [f"{seconds * 1e3:,.2f}", f"{seconds / whole:.1%}"]
-        table.add_row(phase, *cells)
-    return table
+    clocks = [column for clock in measured.phases for column in (f"{clock} ms", "share")]
+    phases = table("phase", *clocks, numbers=len(clocks), title="A step by phase")
+    for phase in next(iter(measured.phases.values())):
+        seconds = [(of_clock[phase], sum(of_clock.values())) for of_clock in measured.phases.values()]
+        cells = [cell for spent, whole in seconds for cell in (f"{spent * 1e3:,.2f}", f"{spent / whole:.1%}")]
+        phases.add_row(phase, *cells)
+    return phases
 
 
 def _operators(measured: "Measured", rows: int) -> "Table":
-    from rich.table import Table
+    from nanochat_pl.cli.screen import table
 
     whole = sum(seconds for _, _, seconds in measured.operators)
-    table = Table(title="The longest operators, by their own time", title_justify="left")
-    table.add_column("operator", overflow="ellipsis", no_wrap=True, max_width=60)
-    for column in ("calls a step", "ms a step", "share"):
-        table.add_column(column, justify="right")
+    columns = ("operator", "calls a step", "ms a step", "share")
+    longest = table(*columns, numbers=3, title="The longest operators, by their own time")
     for name, calls, seconds in measured.operators[:rows]:
-        table.add_row(name, f"{calls:,.0f}", f"{seconds * 1e3:,.2f}", f"{seconds / whole:.1%}")
-    return table
+        longest.add_row(name[:60], f"{calls:,.0f}", f"{seconds * 1e3:,.2f}", f"{seconds / whole:.1%}")
+    return longest

@@ -62,8 +62,8 @@ class ChatSession:
 
     @property
     def context_tokens(self) -> int:
-        """What the model was trained to look back on."""
-        return self.loaded.model.config.sequence_len
+        """What the model looks back on: as much as it was trained to, or more by `model.long_window`."""
+        return max(self.loaded.model.config.windows) + 1
 
     def clear(self) -> None:
         """Forget what was said."""

@@ -3,11 +3,11 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
+
+from nanochat_pl.cli.screen import show, table
 
 if TYPE_CHECKING:
     from nanochat_pl.checkpoint.contents import Contents
@@ -20,14 +20,13 @@ NAMES = 10
 
 def print_kept(kept: "list[Kept]") -> None:
     """Checkpoints and models: step, size, bits per byte, which is the last and the best; and the sum of the sizes."""
-    table = _table("name", "step", "size", "val bpb", numbers=3)
-    table.add_column("")
+    rows = table("name", "step", "size", "val bpb", numbers=3)
+    rows.add_column("")
     for one in kept:
         step = "" if one.step is None else f"{one.step:,}"
         val_bpb = "" if one.val_bpb is None else f"{one.val_bpb:.4f}"
-        table.add_row(escape(one.name), step, decimal(one.size_bytes), val_bpb, ", ".join(one.marks))
-    _print(table)
-    _print(f"{decimal(sum(one.size_bytes for one in kept))} in all")
+        rows.add_row(escape(one.name), step, decimal(one.size_bytes), val_bpb, ", ".join(one.marks))
+    show(rows, f"{decimal(sum(one.size_bytes for one in kept))} in all")
 
 
 def description(contents: "Contents") -> dict[str, Any]:
@@ -76,62 +75,62 @@ def print_description(described: dict[str, Any]) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
         "commit": program.get("git_commit") or "not recorded",
     }
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right", style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(justify="right", style="dim", no_wrap=True)
+    lines.add_column(overflow="fold")
     for name, text in rows.items():
-        table.add_row(name, escape(text))
-    Console().print(table, highlight=False)
+        lines.add_row(name, escape(text))
+    show(lines)
 
 
 def print_difference(before: "Contents", after: "Contents", found: "Difference", count: int) -> None:
     """Configuration, shapes, and the relative change of the weights by role and of those that changed most."""
-    _print(f"{escape(str(before.path))} (step {before.step:,})\n{escape(str(after.path))} (step {after.step:,})\n")
+    show(f"{escape(str(before.path))} (step {before.step:,})\n{escape(str(after.path))} (step {after.step:,})\n")
     if before.architecture != after.architecture:
-        _print(f"architecture: {escape(before.architecture)}, then {escape(after.architecture)}")
+        show(f"architecture: {escape(before.architecture)}, then {escape(after.architecture)}")
     for what, differing in (("config", found.config), ("shape of", found.shapes)):
         for name, (first, second) in list(differing.items())[:NAMES]:
-            _print(escape(f"{what} {name}: {_or_absent(first)}, then {_or_absent(second)}"))
+            show(escape(f"{what} {name}: {_or_absent(first)}, then {_or_absent(second)}"))
         if len(differing) > NAMES:
-            _print(f"and {len(differing) - NAMES} more")
+            show(f"and {len(differing) - NAMES} more")
     if not found.changes:
-        _print("No weight has the same name and shape in both.")
+        show("No weight has the same name and shape in both.")
     elif not any(change.relative for change in found.changes):
-        _print("All weights that both have in the same shape are the same.")
+        show("All weights that both have in the same shape are the same.")
     else:
-        table = _table("role", "change", numbers=1)
+        changes = table("role", "change", numbers=1)
         for role, relative in sorted(found.by_role.items(), key=lambda item: -item[1]):
-            table.add_row(role, _change(relative))
-        _print(table)
-        table = _table("weight", "role", "change", numbers=1)
+            changes.add_row(role, _change(relative))
+        show(changes)
+        changes = table("weight", "role", "change", numbers=1)
         for change in found.changes[:count]:
-            table.add_row(escape(change.name), change.role, _change(change.relative))
+            changes.add_row(escape(change.name), change.role, _change(change.relative))
         if count:
-            _print(table)
-        _print("change: norm of the difference over the norm before", style="dim")
+            show(changes)
+        show("[dim]change: norm of the difference over the norm before[/]")
 
 
 def print_verdicts(verdicts: "list[Verdict]", newest_sound: dict[str, str | None]) -> None:
     """What is sound and what is not, and where it is not the newest that is."""
     for verdict in verdicts:
         told = f"[red]{escape(verdict.fault)}[/]" if verdict.fault else "[green]sound[/]"
-        _print(f"{escape(str(verdict.path))}: {told}")
+        show(f"{escape(str(verdict.path))}: {told}")
     if any(verdict.fault for verdict in verdicts):
         for folder, path in newest_sound.items():
-            _print(escape(f"\nThe newest sound checkpoint: {path}" if path else f"\nNone in {folder} is sound."))
+            show(escape(f"\nThe newest sound checkpoint: {path}" if path else f"\nNone in {folder} is sound."))
 
 
 def print_removals(removals: "list[Removal]") -> None:
     """What goes and what stays of each stage, and the bytes that become free."""
     for removal in removals:
         for path in removal.unreadable:
-            _print(f"[red]{escape(str(path))} is damaged and left alone[/]")
+            show(f"[red]{escape(str(path))} is damaged and left alone[/]")
         for path in sorted([*removal.stays, *removal.goes]):
             size = decimal(path.stat().st_size)
-            _print(f"{'remove' if path in removal.goes else 'keep':>6}  {escape(str(path))}  {size}")
+            show(f"{'remove' if path in removal.goes else 'keep':>6}  {escape(str(path))}  {size}")
     count = sum(len(removal.goes) for removal in removals)
     freed = decimal(sum(removal.freed_bytes for removal in removals))
-    _print(f"{count} to remove, {freed}" if count else "Nothing to remove.")
+    show(f"{count} to remove, {freed}" if count else "Nothing to remove.")
 
 
 def _cursor(data: dict[str, Any]) -> dict[str, Any]:
@@ -152,16 +151,3 @@ def _change(relative: float) -> str:
 
 def _or_absent(value: Any) -> str:
     return "absent" if value is None else str(value)
-
-
-def _table(*columns: str, numbers: int) -> Table:
-    """The last `numbers` columns are numbers."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, name in enumerate(columns):
-        is_number = index >= len(columns) - numbers
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
-    return table
-
-
-def _print(what: Any, style: str | None = None) -> None:
-    Console().print(what, style=style, highlight=False, soft_wrap=isinstance(what, str))

@@ -32,13 +32,21 @@ def specs_for(source: str, overrides: list[str] | None) -> "Specs":
     Raises:
         UserError: there is no such data set or option; a KEY=VALUE stands in SOURCE's place.
     """
+    if "=" in source and not Path(source).exists():
+        source, overrides = DEFAULT_SOURCE, [source, *(overrides or [])]
+    return composed([*_selection(source), *(overrides or [])])
+
+
+def composed(arguments: list[str]) -> "Specs":
+    """All specs of a command with these arguments.
+
+    Raises:
+        UserError: there is no such option.
+    """
     from nanochat_pl.config.compose import compose
     from nanochat_pl.config.explain import composing
     from nanochat_pl.config.specs import Specs
 
-    if "=" in source and not Path(source).exists():
-        source, overrides = DEFAULT_SOURCE, [source, *(overrides or [])]
-    arguments = [*_selection(source), *(overrides or [])]
     with composing(arguments):
         return Specs.of(compose(arguments))
 

@@ -2,28 +2,17 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, Progress, TaskID, TaskProgressColumn, TransferSpeedColumn
 from rich.table import Table
 
+from nanochat_pl.cli.screen import progress, table
 from nanochat_pl.data.statistics import ESTIMATED_BYTES_PER_TOKEN, PERCENTILES, UNITS, DocumentLengths
 from nanochat_pl.data.verify import TINY_CHARACTERS, ColumnSummary, FileReport, Verification
 
@@ -34,27 +23,19 @@ if TYPE_CHECKING:
 SHOWN_FILES = 20
 """Rows of the table for files without faults; those with faults are all shown."""
 
-_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "title_justify": "left"}
-
 
 @contextlib.contextmanager
 def bar_of_bytes(description: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
     """A progress bar on standard error, if that is a terminal, that counts bytes."""
-    with _bar(DownloadColumn(), TransferSpeedColumn()) as bar:
+    with progress(DownloadColumn(), TransferSpeedColumn()) as bar:
         yield bar, bar.add_task(description, total=total)
 
 
 @contextlib.contextmanager
 def bar_of_share(description: str) -> Iterator[tuple[Progress, TaskID]]:
     """A progress bar on standard error, if that is a terminal, from 0 to 1."""
-    with _bar(TaskProgressColumn()) as bar:
+    with progress(TaskProgressColumn()) as bar:
         yield bar, bar.add_task(description, total=1.0)
-
-
-def _bar(*columns: ProgressColumn) -> Progress:
-    console = Console(stderr=True)
-    texts = TextColumn("[bold]{task.description}"), BarColumn()
-    return Progress(*texts, *columns, TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty())
 
 
 def print_verification(console: Console, verification: Verification, at_hand: "FilesAtHand") -> bool:
@@ -82,28 +63,24 @@ def print_verification(console: Console, verification: Verification, at_hand: "F
 
 def _table_of_files(reports: list[FileReport]) -> Table:
     folder = os.path.dirname(os.path.commonprefix([report.name for report in reports]))  # noqa: RUF071  (cut at a /)
-    table = Table(
-        title=escape(folder) or None,
+    shown = table(
+        "file", "MB", "documents", "null", "empty", "tiny", "copies", "above", numbers=7, title=escape(folder) or None,
         caption=f"tiny: under {TINY_CHARACTERS} characters; copies: of others in the file; above: of files above",
         caption_justify="left",
-        **_STYLE,
-    )
-    table.add_column("file", overflow="fold")
-    for column in ("MB", "documents", "null", "empty", "tiny", "copies", "above"):
-        table.add_column(column, justify="right")
+    )  # fmt: skip
     sound = [report for report in reports if not report.faults]
     hidden = sound[SHOWN_FILES:] if len(sound) > SHOWN_FILES + 1 else []
     hidden_ids = {id(report) for report in hidden}
     for report in reports:
         if id(report) not in hidden_ids:
             name = os.path.relpath(report.name, folder) if folder else report.name
-            table.add_row(escape(name), *_cells([report]), style="red" if report.faults else None)
+            shown.add_row(escape(name), *_cells([report]), style="red" if report.faults else None)
     if hidden:
-        table.add_row(f"{len(hidden):,} more", *_cells(hidden), style="dim")
+        shown.add_row(f"{len(hidden):,} more", *_cells(hidden), style="dim")
     if len(reports) > 1:
-        table.add_section()
-        table.add_row("all", *_cells(reports), style="bold")
-    return table
+        shown.add_section()
+        shown.add_row("all", *_cells(reports), style="bold")
+    return shown
 
 
 def _cells(reports: list[FileReport]) -> list[str]:
@@ -114,18 +91,15 @@ def _cells(reports: list[FileReport]) -> list[str]:
 
 
 def _table_of_columns(columns: dict[str, ColumnSummary]) -> Table:
-    table = Table(**_STYLE)
-    table.add_column("column")
-    for name in ("null", "mean", "least", "most"):
-        table.add_column(name, justify="right")
-    table.add_column("values")
+    shown = table("column", "null", "mean", "least", "most", numbers=4)
+    shown.add_column("values")
     for name, column in columns.items():
         most_common = column.values.most_common(4)
         values = ", ".join(f"{value}: {count / column.rows:.1%}" for value, count in most_common)
         rest = ", ..." if len(column.values) > len(most_common) else ""
         numbers = (column.mean, column.minimum, column.maximum)
-        table.add_row(name, f"{column.null:,}", *("" if n is None else f"{n:,.4g}" for n in numbers), values + rest)
-    return table
+        shown.add_row(name, f"{column.null:,}", *("" if n is None else f"{n:,.4g}" for n in numbers), values + rest)
+    return shown
 
 
 def print_lengths(
@@ -137,25 +111,18 @@ def print_lengths(
 ) -> None:
     """Print the totals of both sides, and the lengths of the documents to train on."""
     sides = {"to train on": train} | ({"held out": held_out} if held_out is not None else {})
-    totals = Table(title=escape(source), **_STYLE)
-    totals.add_column("")
-    for side in sides:
-        totals.add_column(side, justify="right")
+    totals = table("", *sides, numbers=len(sides), title=escape(source))
     totals.add_row("documents", *(f"{len(lengths):,}" for lengths in sides.values()))
     for unit in UNITS:
         totals.add_row(unit, *(f"{lengths.of(unit).sum():,}" for lengths in sides.values()))
     totals.add_row("bytes per token", *(f"{_bytes_per_token(lengths):.2f}" for lengths in sides.values()))
-    table = Table(title="Length of a document to train on", **_STYLE)
-    table.add_column("")
-    for unit in UNITS:
-        table.add_column(unit, justify="right")
+    percentiles = table("", *UNITS, numbers=len(UNITS), title="Length of a document to train on")
     names = ("mean", *("median" if p == 50 else f"{p}% are shorter" for p in PERCENTILES), "longest")
     columns = [train.of(unit) for unit in UNITS]
     numbers = [(values.mean(), *np.percentile(values, PERCENTILES), values.max()) for values in columns]
     for name, row in zip(names, zip(*numbers)):
-        table.add_row(name, *(f"{number:,.0f}" for number in row))
-    console.print(totals)
-    console.print(table)
+        percentiles.add_row(name, *(f"{number:,.0f}" for number in row))
+    console.print(totals, percentiles)
     if tokenizer is None:
         note = (
             f"Tokens are estimated, {ESTIMATED_BYTES_PER_TOKEN} bytes each: the tokenizer that training would use is "

@@ -2,9 +2,8 @@
 
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,20 +34,24 @@ def doctor(
 
     Exit code 0: nothing is wrong; 1: something is; 2: a mistake in the command; 3: the machine's fault.
     """
+    from nanochat_pl.cli.screen import show_json
     from nanochat_pl.core.place import place
 
     topic, name, overrides = _understood(words or [])
     diagnoses = _diagnoses(topic, name, overrides)
     here = place()
     if here is None or here.rank == 0:
-        _print_json(diagnoses) if as_json else _print(diagnoses)
+        if as_json:
+            show_json({"sound": all(one.sound for one in diagnoses), "topics": [one.as_dict() for one in diagnoses]})
+        else:
+            _print(diagnoses)
     if not all(diagnosis.sound for diagnosis in diagnoses):
         raise typer.Exit(1)
 
 
 def _understood(words: list[str]) -> tuple[str | None, str | None, list[str]]:
     """(topic, run, overrides); a run's name may have = in it."""
-    from nanochat_pl.core.errors import UserError
+    from nanochat_pl.core.errors import UserError, nearest
     from nanochat_pl.core.paths import runs_root
 
     overrides = [
@@ -61,9 +64,8 @@ def _understood(words: list[str]) -> tuple[str | None, str | None, list[str]]:
     if topic and len(names) > 1:
         raise UserError(f"The doctor looks at one run at a time: name '{names[0]}' or '{names[1]}'.")
     if len(names) > 1:
-        raise UserError(
-            f"'{names[0]}' is no topic of the doctor{_nearest_topic(names[0])} Topics: {', '.join(TOPICS)}."
-        )
+        hint = nearest(names[0], TOPICS)
+        raise UserError(f"'{names[0]}' is no topic of the doctor{hint} Topics: {', '.join(TOPICS)}.")
     if names and overrides:
         raise UserError(f"Give either a run ('{names[0]}') or what a command would train ('{overrides[0]}'), not both.")
     if overrides and topic not in (None, *OF_COMMANDS):
@@ -73,91 +75,60 @@ def _understood(words: list[str]) -> tuple[str | None, str | None, list[str]]:
 
 def _diagnoses(topic: str | None, name: str | None, overrides: list[str]) -> "list[Diagnosis]":
     """Of the topic, or of all that apply."""
+    from nanochat_pl.cli.data_source import composed
     from nanochat_pl.core.errors import UserError, nearest
     from nanochat_pl.diagnosis.subject import find_run
 
+    asked = (topic,) if topic else ()
     if overrides:
-        specs = _composed(overrides)
-        topics = (topic,) if topic else OF_COMMANDS
-        return [_of_command(one, specs, overrides, topic is not None) for one in topics]
-    if topic in OF_MACHINES and name is None:
-        return [_of_machine(topic, None, thorough=True)]
-    try:
-        run = find_run(name)
-    except UserError as error:
-        if topic is None and name is None:  # no run yet
-            return [_of_machine(one, None, thorough=False) for one in OF_MACHINES]
-        if topic is None and name is not None and nearest(name, TOPICS) != ".":
-            raise UserError(f"'{name}' is no topic of the doctor{_nearest_topic(name)} {error}") from error
-        raise
-    return [_of_run(one, run, thorough=topic is not None) for one in ((topic,) if topic else TOPICS)]
+        specs = composed(overrides)
+        return [_diagnosis(one, None, specs, overrides, thorough=bool(asked)) for one in asked or OF_COMMANDS]
+    run = None
+    if name is not None or topic not in OF_MACHINES:
+        try:
+            run = find_run(name)
+        except UserError as error:
+            if topic is None and name is not None and (hint := nearest(name, TOPICS)) != ".":
+                raise UserError(f"'{name}' is no topic of the doctor{hint} {error}") from error
+            if topic is not None or name is not None:
+                raise
+    topics = asked or (TOPICS if run else OF_MACHINES)  # where there is no run yet
+    return [_diagnosis(one, run, None, [], thorough=bool(asked)) for one in topics]
 
 
-def _of_machine(topic: str, specs: "Specs | None", thorough: bool) -> "Diagnosis":
-    from nanochat_pl.diagnosis import distributed, gpu
+def _diagnosis(
+    topic: str, run: "RunFolder | None", specs: "Specs | None", overrides: list[str], thorough: bool
+) -> "Diagnosis":
+    """Of a run, else of what a command would train, else of this machine."""
+    from nanochat_pl.diagnosis import checkpoint, data, distributed, gpu, loss, oom, stuck
 
     if topic == "gpu":
         return gpu.diagnose(specs.hw if specs else None)
-    return distributed.diagnose(specs.hw.devices if specs else None, measuring=thorough)
-
-
-def _of_command(topic: str, specs: "Specs", overrides: list[str], thorough: bool) -> "Diagnosis":
-    from nanochat_pl.diagnosis import data, oom
-
-    if topic in OF_MACHINES:
-        return _of_machine(topic, specs, thorough)
+    if topic == "distributed":
+        devices = distributed.devices_of(run) if run else specs.hw.devices if specs else None
+        return distributed.diagnose(devices, measuring=thorough)
+    if run is None:
+        assert specs is not None
+        if topic == "data":
+            return data.diagnose(specs.data, "the command's data", thorough=thorough)
+        return oom.diagnose_plan(specs.plan(specs.planned_vocab_size(), specs.hw.assume()), specs.model, overrides)
+    if topic == "checkpoint":
+        return checkpoint.diagnose(run, repair=thorough)
     if topic == "data":
-        return data.diagnose(specs.data, "the command's data", thorough=thorough)
-    plan = specs.plan(specs.planned_vocab_size(), specs.hw.assume())
-    return oom.diagnose_plan(plan, specs.model, overrides)
+        return data.diagnose_run(run, lambda: _specs_of(run).data, thorough=thorough)
+    if topic == "oom":
+        return oom.diagnose(run, lambda: _specs_of(run).model)
+    return loss.diagnose(run) if topic == "loss" else stuck.diagnose(run)
 
 
-def _of_run(topic: str, run: "RunFolder", thorough: bool) -> "Diagnosis":
+def _specs_of(run: "RunFolder") -> "Specs":
     from nanochat_pl.config.resume import load_config
     from nanochat_pl.config.specs import Specs
     from nanochat_pl.core.errors import UserError
-    from nanochat_pl.diagnosis import checkpoint, data, distributed, gpu, loss, oom, stuck
 
-    def specs() -> "Specs":
-        if not run.config.exists():
-            raise UserError(f"{run.path} has no config.yaml: nothing was trained there yet.")
-        return Specs.of(load_config(run))
-
-    of_run: dict[str, Callable[[], Any]] = {
-        "gpu": lambda: gpu.diagnose(),
-        "oom": lambda: oom.diagnose(run, lambda: specs().model),
-        "loss": lambda: loss.diagnose(run),
-        "distributed": lambda: distributed.diagnose(distributed.devices_of(run), measuring=thorough),
-        "stuck": lambda: stuck.diagnose(run),
-        "checkpoint": lambda: checkpoint.diagnose(run, repair=thorough),
-        "data": lambda: data.diagnose_run(run, lambda: specs().data, thorough=thorough),
-    }
-    return of_run[topic]()
-
-
-def _composed(overrides: list[str]) -> "Specs":
-    from nanochat_pl.config.compose import compose
-    from nanochat_pl.config.explain import composing
-    from nanochat_pl.config.specs import Specs
-
-    with composing(overrides):
-        return Specs.of(compose(overrides))
-
-
-def _nearest_topic(word: str) -> str:
-    from nanochat_pl.core.errors import nearest
-
-    return nearest(word, TOPICS)
-
-
-def _print_json(diagnoses: "list[Diagnosis]") -> None:
-    import json
-
-    print(
-        json.dumps(
-            {"sound": all(one.sound for one in diagnoses), "topics": [one.as_dict() for one in diagnoses]}, indent=2
-        )
-    )
+    if not run.config.exists():
+        raise UserError(f"{run.path} has no config.yaml: nothing was trained there yet.")
+    return Specs.of(load_config(run))
 
 
 def _print(diagnoses: "list[Diagnosis]") -> None:

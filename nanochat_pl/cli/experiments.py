@@ -1,6 +1,5 @@
 """`python -m nanochat_pl experiments list|show|compare|best|plot|write`: what was tried, and what came of it."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from nanochat_pl.reporting.experiments.experiment import Experiment
@@ -16,13 +14,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="What was tried and what came of it: one experiment a run and stage.", no_args_is_help=True)
 
 COLUMNS = {
-    "val bpb": "val_bpb",
-    "train loss": "train_loss",
-    "tok/s": "tokens_per_second",
-    "time": "wall_seconds",
-    "date": "",
-}
+    "val bpb": "val_bpb", "train loss": "train_loss", "tok/s": "tokens_per_second", "time": "wall_seconds", "date": "",
+}  # fmt: skip
 """Of the list, the most wanted first -> the result."""
+PLAIN: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0)}
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Name = Annotated[str, typer.Argument(help="As in `list`: tiny/base; of a run's name alone, its latest stage.")]
 Metric = Annotated[
@@ -33,35 +28,37 @@ Metric = Annotated[
 @app.command("list")
 def list_experiments(as_json: AsJson = False) -> None:
     """List all experiments in the order in which they began."""
+    from nanochat_pl.cli.screen import console, show, show_json
+
     experiments = _experiments()
     if as_json:
-        _print_json([experiment.as_record() for experiment in experiments])
-        return
-    console, columns = _console(), list(COLUMNS)
-    if not experiments:
+        show_json([experiment.as_record() for experiment in experiments])
+    elif not experiments:
         print("There are no experiments yet; `python train.py` makes one.")
-        return
-    unlimited = console.options.update_width(10_000)
-    while columns and console.measure(_table(experiments, columns), options=unlimited).maximum > console.width:
-        columns.pop()  # a narrow terminal
-    console.print(_table(experiments, columns))
+    else:
+        columns, screen = list(COLUMNS), console()
+        unlimited = screen.options.update_width(10_000)
+        while columns and screen.measure(_table(experiments, columns), options=unlimited).maximum > screen.width:
+            columns.pop()  # a narrow terminal
+        show(_table(experiments, columns))
 
 
-@app.command()
-def show(name: Name, as_json: AsJson = False) -> None:
+@app.command("show")
+def show_one(name: Name, as_json: AsJson = False) -> None:
     """Show one: goal, command, differences, results, observations."""
     from rich.markdown import Markdown
 
+    from nanochat_pl.cli.screen import show, show_json
     from nanochat_pl.reporting.experiments.comparing import find_experiment
     from nanochat_pl.reporting.experiments.page import section_of
 
     experiment = find_experiment(name, _experiments())
     if as_json:
-        _print_json(experiment.as_record())
+        show_json(experiment.as_record())
         return
     text = f"### {experiment.name} ({experiment.began[:16].replace('T', ' ')})\n\n{section_of(experiment)}"
     if sys.stdout.isatty():
-        _print(Markdown(text))
+        show(Markdown(text))
     else:
         print(text)
 
@@ -72,9 +69,9 @@ def compare(first: Name, other: Name, metric: Metric = None, as_json: AsJson = F
     import dataclasses
 
     from rich.markup import escape
-    from rich.table import Table
     from rich.text import Text
 
+    from nanochat_pl.cli.screen import show, show_json, table
     from nanochat_pl.core.errors import UserError, nearest
     from nanochat_pl.reporting.experiments import comparing
     from nanochat_pl.reporting.experiments.words import setting, shown
@@ -87,26 +84,25 @@ def compare(first: Name, other: Name, metric: Metric = None, as_json: AsJson = F
         raise UserError(f"Neither has the result '{metric}'{nearest(metric, metrics)} Metrics: {', '.join(metrics)}.")
     comparison = comparing.compare(one, two, experiments, metric or comparing.METRIC_OF[two.stage])
     if as_json:
-        _print_json(dataclasses.asdict(comparison))
+        show_json(dataclasses.asdict(comparison))
         return
     for title, rows in (
         ("option", [[key, setting(old), setting(new)] for key, old, new in comparison.differences]),
         ("result", [[key, *(shown(key, value) for value in both)] for key, both in comparison.results.items()]),
     ):
-        table = Table(title, escape(one.name), escape(two.name), box=None, padding=(0, 2, 0, 0))
+        beside = table(title, escape(one.name), escape(two.name), **PLAIN)
         for row in rows:
-            table.add_row(*map(Text, row))
-        _print(table if rows else "They have the same settings.")
-        print()
+            beside.add_row(*map(Text, row))
+        show(beside if rows else "They have the same settings.", "")
     print("\n".join([comparison.verdict, *comparison.cautions]))
 
 
 @app.command()
 def best(metric: Metric = None, as_json: AsJson = False) -> None:
     """Name the best finished experiment of each stage, and the next ones."""
-    from rich.table import Table
     from rich.text import Text
 
+    from nanochat_pl.cli.screen import show, show_json, table
     from nanochat_pl.core.errors import UserError
     from nanochat_pl.reporting.experiments.comparing import METRIC_OF, ranked, seeds_of
     from nanochat_pl.reporting.experiments.words import shared, short_config, shown
@@ -115,7 +111,7 @@ def best(metric: Metric = None, as_json: AsJson = False) -> None:
     if metric:
         ranked(experiments, metric)  # which raises where there is none
     of_all = shared(experiments)
-    table = Table("stage", "", "experiment", box=None, padding=(0, 2, 0, 0))
+    winners = table("stage", "", "experiment", "", "", "", **PLAIN)
     records: list[dict[str, Any]] = []
     for stage, own in METRIC_OF.items():
         by = metric or own
@@ -128,15 +124,14 @@ def best(metric: Metric = None, as_json: AsJson = False) -> None:
             facts = {"stage": stage, "place": place, "name": one.name, "metric": by, "value": one.results[by]}
             records.append(facts | {"seeds": seeds})
             name = Text(f"{one.name}  {short_config(one, of_all)}")
-            table.add_row(
-                "" if place > 1 else stage, f"{place}.", name, by, shown(by, one.results[by]), f"seeds: {seeds}"
-            )
+            cells = f"{place}.", name, by, shown(by, one.results[by]), f"seeds: {seeds}"
+            winners.add_row("" if place > 1 else stage, *cells)
     if as_json:
-        _print_json(records)
+        show_json(records)
         return
     if not records:
         raise UserError("There is no finished experiment yet; `python -m nanochat_pl experiments list` shows all.")
-    _print(table)
+    show(winners)
 
 
 @app.command()
@@ -212,36 +207,16 @@ def _experiments() -> list["Experiment"]:
 
 
 def _table(experiments: "list[Experiment]", columns: list[str]) -> "Table":
-    from rich.table import Table
     from rich.text import Text
 
+    from nanochat_pl.cli.screen import table
     from nanochat_pl.reporting.experiments.words import shown
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("experiment", overflow="fold")  # to be copied: never cut short
-    table.add_column("status", no_wrap=True)
-    for column in ("step", *columns):
-        table.add_column(column, justify="left" if column == "date" else "right", no_wrap=True)
+    rows = table("experiment", "status", "step", *columns, numbers=len(columns) + 1, **PLAIN)
     for one in experiments:
         step = f"{one.step:,}" if one.step == one.steps or not one.steps else f"{one.step:,} of {one.steps:,}"
         results = [(COLUMNS[column], one.results.get(COLUMNS[column])) for column in columns]
         cells = [shown(metric, value) if metric else one.began[:10] for metric, value in results]
         status = Text(one.status, style="" if one.status in ("finished", "running") else "red")
-        table.add_row(Text(one.name), status, step, *cells)
-    return table
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)
-
-
-def _print(what: Any) -> None:
-    _console().print(what)
-
-
-def _print_json(what: Any) -> None:
-    import json
-
-    print(json.dumps(what, indent=2, default=str))
+        rows.add_row(Text(one.name), status, step, *cells)
+    return rows

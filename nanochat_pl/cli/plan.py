@@ -1,9 +1,15 @@
 """`python -m nanochat_pl plan [key=value ...]`: what a training would take, without starting it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from nanochat_pl.core.hardware import Hardware
+    from nanochat_pl.planning.scaling_table import Row
 
 
 def plan(
@@ -27,6 +33,7 @@ def plan(
 
     Hardware that is not here is planned for from a table of chips.
     """
+    from nanochat_pl.cli.screen import show
     from nanochat_pl.config.compose import compose, run_name
     from nanochat_pl.config.construct import construct
     from nanochat_pl.config.explain import composing
@@ -45,16 +52,9 @@ def plan(
     hardware = specs.hw.assume()
     offer = usual_offer(hardware.chip.name) if price_per_hour is None else None
     if depths is not None:
-        rows = scaling_table.scaling_rows(
-            scaling_table.parse_depths(depths),
-            specs.model,
-            specs.horizon,
-            specs.planned_vocab_size(),
-            hardware,
-            specs.streaming,
-            specs.optim,
-        )
-        _print(scaling_table.scaling_table(rows, hardware, offer.dollars if offer else price_per_hour))
+        laws = specs.model, specs.horizon, specs.planned_vocab_size(), hardware, specs.streaming, specs.optim
+        rows = scaling_table.scaling_rows(scaling_table.parse_depths(depths), *laws)
+        show(_table(rows, hardware, offer.dollars if offer else price_per_hour))
         if offer:
             print(f"The deepest: {rent(offer, hardware.world_size, rows[-1].seconds)}")
         if png is not None:
@@ -81,9 +81,22 @@ def plan(
         print(f"{'largest':>10}  {found}, {specs.model.sequence_len:,} tokens at a time")
 
 
-def _print(table: object) -> None:
-    import sys
+def _table(rows: "list[Row]", hardware: "Hardware", price_per_hour: float | None) -> "Table":
+    """The state that exceeds a device's memory is marked."""
+    from nanochat_pl.cli.screen import table
+    from nanochat_pl.core.figures import duration, number, size
+    from nanochat_pl.planning.scaling_table import where
 
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    columns = ["depth", "width", "parameters", "tokens", "batch", "steps", "FLOPs", "time", "state"]
+    columns += ["cost"] * (price_per_hour is not None)
+    title, caption = f"By the scaling laws, on {where(hardware)}", "state: weights, gradients and optimizer a device"
+    shown = table(*columns, numbers=len(columns), title=title, caption=caption)
+    for row in rows:
+        state = size(row.state_bytes)
+        cells = [f"{row.depth}", f"{row.width}", number(row.parameters), number(row.tokens), f"{row.batch_tokens:,}"]
+        cells += [f"{row.steps:,}", f"{row.flops:.2e}", duration(row.seconds)]
+        cells += [f"[red]{state}[/]" if row.state_bytes > hardware.chip.memory_bytes else state]
+        if price_per_hour is not None:
+            cells.append(f"{price_per_hour * hardware.world_size * row.seconds / 3600:,.2f}")
+        shown.add_row(*cells)
+    return shown

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,19 +113,11 @@ def _tokenizer(name: str, source: str, overrides: list[str] | None, sources: "So
 @contextmanager
 def _bars() -> Iterator[Callable[["Progress"], None]]:
     """A progress bar for each split on standard error, and what updates them."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID, TaskProgressColumn, TextColumn
 
-    bars = RichProgress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[counts]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
+    from nanochat_pl.cli import screen
+
+    bars = screen.progress(TaskProgressColumn(), TextColumn("{task.fields[counts]}"))
     begun: dict[str, tuple[TaskID, float, int]] = {}
 
     def show(progress: "Progress") -> None:

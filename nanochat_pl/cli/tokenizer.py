@@ -1,7 +1,6 @@
 """`python -m nanochat_pl tokenizer eval|train|import`: how well a tokenizer compresses, and making one by hand."""
 
 import shlex
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,8 +46,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Print bytes per token by kind of text, beside GPT-2's and GPT-4's tokenizers where these are on this machine."""
-    from rich.console import Console
-
+    from nanochat_pl.cli.screen import show
     from nanochat_pl.data.text_files import read_text
 
     if where is not None and "=" in str(where) and not where.exists():
@@ -60,12 +58,11 @@ def evaluate(
     if data is not None:
         kinds[f"{data}, held out"] = _held_out_text(data, overrides)
     tokenizer = _tiny_world_tokenizer() if where is None else load_from(where)
-    console = Console()
     rows, unsupported = _measure(tokenizer, kinds)
     others, absent = _openai_encodings()
-    console.print(_table(tokenizer, kinds, rows, others))
+    show(_table(tokenizer, kinds, rows, others))
     for note in (*unsupported, *absent):
-        console.print(note, style="dim", highlight=False)
+        print(note)
 
 
 @app.command()
@@ -176,14 +173,11 @@ def _check_free(out: Path) -> None:
 @contextmanager
 def _reading(texts: Iterable[str], most: int) -> Iterator[Iterator[str]]:
     """The texts, with a bar on standard error that shows how much of them is read."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.fields[read]}"), TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    from nanochat_pl.cli.screen import progress
+
+    bar = progress(TextColumn("{task.fields[read]}"), TimeElapsedColumn())
     task = bar.add_task("reading", total=most, read="")
 
     def watched() -> Iterator[str]:
@@ -282,14 +276,13 @@ def _openai_encodings() -> tuple[dict[str, "tiktoken.Encoding"], list[str]]:
 def _table(
     tokenizer: "Tokenizer", kinds: dict[str, str], counts: dict[str, int], others: dict[str, "tiktoken.Encoding"]
 ) -> "Table":
-    from rich.table import Table
+    from nanochat_pl.cli.screen import table
 
-    table = Table(title=f"Bytes per token (more is better): {tokenizer.kind}, {tokenizer.vocab_size} tokens")
-    table.add_column("text")
-    for column in ("bytes", "tokens", "bytes/token", *(f"{name} bytes/token" for name in others)):
-        table.add_column(column, justify="right")
+    title = f"Bytes per token (more is better): {tokenizer.kind}, {tokenizer.vocab_size} tokens"
+    columns = ("bytes", "tokens", "bytes/token", *(f"{name} bytes/token" for name in others))
+    rows = table("text", *columns, numbers=len(columns), title=title)
     for kind, text in kinds.items():
         size = len(text.encode())
         own = (str(counts[kind]), f"{size / counts[kind]:.2f}") if kind in counts else ("-", "-")
-        table.add_row(kind, str(size), *own, *(f"{size / len(e.encode_ordinary(text)):.2f}" for e in others.values()))
-    return table
+        rows.add_row(kind, str(size), *own, *(f"{size / len(e.encode_ordinary(text)):.2f}" for e in others.values()))
+    return rows

@@ -31,8 +31,6 @@ class Processes:
     """Those of a run, joined; every method is called by all of them, in the same order.
 
     Args:
-        place: of this one; ALONE needs no others.
-        accelerator: of the devices that they train on.
         timeout_seconds: how long one may wait for another in a training step, or for a sign of life from one that
             prepares something.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nanochat_pl.core.errors import MachineError
+from nanochat_pl.core.figures import figure
 from nanochat_pl.core.run_folder import RunFolder, parse_object
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Finding:
     evidence: Mapping[str, float | str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        figures = ", ".join(f"{name} {_figure(value)}" for name, value in self.evidence.items())
+        figures = ", ".join(f"{name} {figure(value)}" for name, value in self.evidence.items())
         return f"{self.message}{f' ({figures})' if figures else ''} {self.advice}".strip()
 
 
@@ -68,7 +69,3 @@ def read_findings(run: RunFolder) -> list[Finding]:
             with contextlib.suppress(TypeError):  # of another version
                 findings.append(Finding(**{name: value for name, value in event.items() if name in names}))
     return findings
-
-
-def _figure(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"

@@ -68,7 +68,6 @@ class Driver:
     """What nvidia-smi tells.
 
     Attributes:
-        version: of the driver.
         cuda: the newest CUDA that the driver runs, such as "12.4".
         gpus: in its order, which CUDA has too where CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
@@ -157,20 +156,18 @@ def _ask(*command: str) -> str:
 
 
 def _gpu(index: int, gpu: ElementTree.Element) -> Gpu:
-    power = next(
-        (found for tag in ("gpu_power_readings", "power_readings") if (found := gpu.find(tag)) is not None), gpu
-    )
-    draws = (_number(power, name) for name in ("instant_power_draw", "power_draw", "average_power_draw"))
-    limits = (_number(power, name) for name in ("current_power_limit", "enforced_power_limit", "power_limit"))
-    volatile = gpu.find("ecc_errors/volatile")
-    errors = [_first_number(one.text) for one in volatile if "uncorrectable" in one.tag] if volatile is not None else []
-    counted = [error for error in errors if error is not None]
+    """Newer drivers and older ones name some of it differently."""
+    power = [f"{group}power_readings/" for group in ("gpu_", "")]
+    draws = ("instant_power_draw", "power_draw", "average_power_draw")
+    limits = ("current_power_limit", "enforced_power_limit", "power_limit")
+    errors = [_numbers(one) for one in gpu.findall("ecc_errors/volatile/*") if "uncorrectable" in one.tag]
     resets = (
         "gpu_reset_status/reset_required",
         "remapped_rows/remapped_row_pending",
         "retired_pages/pending_retirement",
     )
     utilization = _number(gpu, "utilization/gpu_util")
+    reasons = [f"clocks_{word}_reasons/clocks_{word}_reason_" for word in ("event", "throttle")]
     return Gpu(
         index=index,
         name=_text(gpu, "product_name"),
@@ -179,13 +176,15 @@ def _gpu(index: int, gpu: ElementTree.Element) -> Gpu:
         memory_free_bytes=_bytes(gpu, "fb_memory_usage/free"),
         temperature_celsius=_number(gpu, "temperature/gpu_temp"),
         slowdown_celsius=_number(gpu, "temperature/gpu_temp_slow_threshold"),
-        power_watts=next((draw for draw in draws if draw is not None), None),
-        power_limit_watts=next((limit for limit in limits if limit is not None), None),
+        power_watts=_number(gpu, *(group + name for group in power for name in draws)),
+        power_limit_watts=_number(gpu, *(group + name for group in power for name in limits)),
         sm_clock_mhz=_number(gpu, "clocks/sm_clock"),
         max_sm_clock_mhz=_number(gpu, "max_clocks/sm_clock"),
         utilization=None if utilization is None else utilization / 100,
-        slowed_by=_slowed_by(gpu),
-        uncorrected_errors=round(sum(counted)) if counted else None,
+        slowed_by=tuple(
+            what for path in reasons for name, what in SLOWING.items() if _text(gpu, path + name) == "Active"
+        ),
+        uncorrected_errors=round(sum(map(sum, errors))) if any(errors) else None,
         needs_reset=any(_text(gpu, path) == "Yes" for path in resets),
         mig=_text(gpu, "mig_mode/current_mig") == "Enabled",
         processes=tuple(
@@ -196,28 +195,17 @@ def _gpu(index: int, gpu: ElementTree.Element) -> Gpu:
     )
 
 
-def _slowed_by(gpu: ElementTree.Element) -> tuple[str, ...]:
-    """Older drivers say throttle where newer ones say event."""
-    reasons = []
-    for word in ("event", "throttle"):
-        for name, what in SLOWING.items():
-            if _text(gpu, f"clocks_{word}_reasons/clocks_{word}_reason_{name}") == "Active":
-                reasons.append(what)
-    return tuple(reasons)
-
-
 def _text(element: ElementTree.Element, path: str) -> str:
     return (element.findtext(path) or "").strip()
 
 
-def _number(element: ElementTree.Element, path: str) -> float | None:
-    return _first_number(element.findtext(path))
+def _number(element: ElementTree.Element, *paths: str) -> float | None:
+    """The first that is there: of "67.03 W"; None for "N/A" and the like."""
+    return next((number for path in paths for one in element.findall(path) for number in _numbers(one)), None)
 
 
-def _first_number(text: str | None) -> float | None:
-    """Of "67.03 W"; None for "N/A" and the like."""
-    match = re.match(r"\s*(-?\d+(?:\.\d+)?)", text or "")
-    return float(match[1]) if match else None
+def _numbers(element: ElementTree.Element) -> list[float]:
+    return [float(match[1])] if (match := re.match(r"\s*(-?\d+(?:\.\d+)?)", element.text or "")) else []
 
 
 def _bytes(element: ElementTree.Element, path: str) -> int | None:

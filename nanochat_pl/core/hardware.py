@@ -2,11 +2,11 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from nanochat_pl.core.chips import ASSUMED, CHIPS, Chip, present_chip
 from nanochat_pl.core.errors import UserError, nearest
-from nanochat_pl.core.spec import Spec
+from nanochat_pl.core.spec import AtLeast, Positive, Spec
 
 Accelerator = Literal["cpu", "cuda", "mps"]
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
@@ -44,30 +44,18 @@ class HardwareSpec(Spec):
 
     accelerator: Accelerator | None = None
     chip: str | None = None
-    devices: int | None = None
-    nodes: int | None = None
+    devices: Annotated[int | None, AtLeast(1)] = None
+    nodes: Annotated[int | None, AtLeast(1)] = None
     precision: Precision | None = None
-    tokens_per_device: int | Literal["auto"] | None = None
+    tokens_per_device: Annotated[int | Literal["auto"] | None, AtLeast(1)] = None
     attention: AttentionBackend | None = None
     compile: bool | None = None
     recompute: bool = False
-    timeout_seconds: float = 600.0
-    threads: int | None = None
-    loader_threads: int = 2
+    timeout_seconds: Annotated[float, Positive] = 600.0
+    threads: Annotated[int | None, AtLeast(1)] = None
+    loader_threads: Annotated[int, AtLeast(1)] = 2
 
     def check(self) -> None:
-        if isinstance(self.tokens_per_device, int) and self.tokens_per_device < 1:
-            raise UserError(
-                f"hw.tokens_per_device is {self.tokens_per_device}; it must be at least one token, or auto."
-            )
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"hw.threads is {self.threads}; it must be at least 1, or null for torch's own choice.")
-        if not 0 < self.timeout_seconds < float("inf"):
-            raise UserError(f"hw.timeout_seconds is {self.timeout_seconds}; it must be above 0, for example 600.")
-        for name in ("devices", "nodes", "loader_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"hw.{name} is {value}; it must be at least 1.")
         if self.chip is not None and self.chip not in CHIPS:
             known = f"{nearest(self.chip, list(CHIPS))} Known: {', '.join(CHIPS)}."
             raise UserError(f"hw.chip is '{self.chip}', which is not in the table of chips{known}")

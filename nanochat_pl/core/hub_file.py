@@ -4,6 +4,9 @@ from pathlib import Path
 
 from nanochat_pl.core.errors import MachineError, UserError
 
+ON_HUB = "hf:"
+"""Before the name of a repository on the hub, where a name may also be a folder."""
+
 
 def download(repo: str, file: str, what: str, instead: str) -> Path | None:
     """A file of a repository, from the hub or its cache; None where it has no such file.
@@ -34,16 +37,10 @@ def download(repo: str, file: str, what: str, instead: str) -> Path | None:
             f"There is no file or folder {repo} here, and no repository of that name on the Hugging Face hub (or only "
             "with another HF_TOKEN)."
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise _unreachable(repo, what, instead, error) from error
-    except errors.EntryNotFoundError:
+    except errors.RemoteEntryNotFoundError:
         return None
     except OSError as error:
-        raise _unreachable(repo, what, instead, error) from error
-
-
-def _unreachable(repo: str, what: str, instead: str, error: Exception) -> MachineError:
-    return MachineError(
-        f"T{what[1:]} {repo} could not be fetched from the Hugging Face hub: {str(error).splitlines()[0]} Where there "
-        f"is no network, name {instead}."
-    )
+        raise MachineError(
+            f"T{what[1:]} {repo} could not be fetched from the Hugging Face hub: {str(error).splitlines()[0]} Where "
+            f"there is no network, name {instead}."
+        ) from error

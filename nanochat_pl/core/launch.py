@@ -9,11 +9,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from nanochat_pl.core.errors import EXIT_MACHINE
+from nanochat_pl.core.errors import EXIT_MACHINE, MachineError
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
+
+T = TypeVar("T")
 
 JOB = "NANOCHAT_PL_JOB"
 """The variable that names the file with a worker's job."""
@@ -22,6 +27,7 @@ SAVING_SECONDS = 300
 DAY_SECONDS = 86400
 LOOKING_SECONDS = 0.5
 """How often a process looks whether the one that launched it lives."""
+PREFIX = "nanochat-pl-"
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """Signals that the processes get from this one: those for which they save their state."""
 
@@ -31,36 +37,15 @@ def launch(script: str, job: dict[str, Any], processes: int) -> int:
 
     Their output goes where this process's goes. A signal is passed on to them, and they are waited for. Where one of
     them fails, the others are told to end, and are killed after 30 s (torch's choice).
-
-    Args:
-        job: what JSON can hold.
-
-    Returns:
-        0 where all ended well, else the exit code of the first that failed.
     """
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="nanochat-pl-") as folder, _variables() as variables, _handlers():
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, _agent(processes, folder) as config:
         file = Path(folder, "job.json")
         file.write_text(json.dumps(job | {"parent": os.getpid()}), encoding="utf-8")
-        variables |= {JOB: str(file), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVING_SECONDS)}
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=f"nanochat-pl-{os.getpid()}",
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            # No other agent asks whether this one lives; a beat at the very end would print a traceback (torch 2.13).
-            rdzv_configs={"keep_alive_interval": DAY_SECONDS},
-            max_restarts=0,
-            local_addr="localhost",
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-            signals_to_handle=",".join(kind.name for kind in PASSED_ON),
-        )
+        os.environ |= {JOB: str(file), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVING_SECONDS)}
         try:
             elastic_launch(config, sys.executable)(script)
         except SignalException as stopped:
@@ -80,6 +65,61 @@ def launch(script: str, job: dict[str, Any], processes: int) -> int:
     return 0
 
 
+def in_own_processes(task: Callable[..., T | None], arguments: tuple[Any, ...], processes: int) -> T:
+    """What `task(*arguments)` returns in the first of so many processes, each of which runs it.
+
+    Args:
+        task: a function of a module, behind torch's `@record`.
+
+    Raises:
+        MachineError: one of them failed; says with what.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import elastic_launch
+
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, _agent(processes, folder) as config:
+        try:
+            return elastic_launch(config, task)(*arguments)[0]
+        except ChildFailedError as failed:
+            rank, failure = failed.get_first_failure()
+            message: Any = failure.message
+            said = (message["message"] if isinstance(message, dict) else message).strip().splitlines()
+            raise MachineError(
+                f"The test of {processes} processes failed in rank {rank} (exit code {failure.exitcode}): "
+                f"{said[-1][:300] if said else 'no word'}"
+            ) from failed
+
+
+@contextlib.contextmanager
+def _agent(processes: int, folder: str) -> Iterator["LaunchConfig"]:
+    """What torch's agent is to start; variables and handlers of signals are afterwards what they were before."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    variables, handlers = dict(os.environ), {kind: signal.getsignal(kind) for kind in PASSED_ON}
+    try:
+        yield LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=f"nanochat-pl-{os.getpid()}",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            # No other agent asks whether this one lives; a beat at the end would print a traceback (torch 2.13).
+            rdzv_configs={"keep_alive_interval": DAY_SECONDS},
+            max_restarts=0,
+            local_addr="localhost",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle=",".join(kind.name for kind in PASSED_ON),
+        )
+    finally:
+        os.environ.clear()
+        os.environ.update(variables)
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
+
+
 def own_job() -> dict[str, Any] | None:
     """The job of this process, where `launch` has started it."""
     file = os.environ.get(JOB)
@@ -88,28 +128,6 @@ def own_job() -> dict[str, Any] | None:
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     _end_with(job["parent"])
     return job
-
-
-@contextlib.contextmanager
-def _variables() -> "Iterator[os._Environ[str]]":
-    """The environment's variables, which are afterwards what they were before."""
-    before = dict(os.environ)
-    try:
-        yield os.environ
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _handlers() -> Iterator[None]:
-    """The handlers of the signals that are passed on are afterwards what they were before."""
-    before = {kind: signal.getsignal(kind) for kind in PASSED_ON}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 def _end_with(parent: int) -> None:

@@ -100,6 +100,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def free_name(path: Path) -> Path:
+    """The path, or one like it where that is taken."""
+    while path.exists():
+        path = path.with_name(f"{path.name}x")
+    return path
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

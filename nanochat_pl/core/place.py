@@ -11,14 +11,7 @@ from nanochat_pl.core.hardware import Hardware, HardwareSpec
 
 @dataclass(frozen=True)
 class Place:
-    """This process among those that a launcher has started.
-
-    Attributes:
-        rank: among all, from 0.
-        local_rank: among those of this node.
-        world_size: how many there are.
-        local_world_size: how many there are on this node.
-    """
+    """This process among those that a launcher has started."""
 
     rank: int = 0
     local_rank: int = 0

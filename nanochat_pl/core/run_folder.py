@@ -5,24 +5,20 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from nanochat_pl.core.errors import DivergedError, Interrupted, UserError
-from nanochat_pl.core.paths import runs_root, write_text
+from nanochat_pl.core.paths import free_name, runs_root, write_text
 
 ASKING_SECONDS = 1.0
 """Longer than `is_held` has a folder's lock."""
 
 
 class RunFolder:
-    """`runs/NAME/STAGE/`: every path and every record of a run goes through here.
-
-    Attributes:
-        path: the folder itself.
-    """
+    """`runs/NAME/STAGE/`: every path and every record of a run goes through here."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -66,38 +62,41 @@ class RunFolder:
                 "with run.name=NAME."
             ) from None
 
-    def is_held(self) -> bool:
-        """Whether a process trains here; True also where that cannot be told."""
+    @contextmanager
+    def idle(self) -> Iterator[bool]:
+        """True where no process trains here, and none begins while inside; False also where that cannot be told.
+
+        Unlike `locked` it removes nothing, and makes no lock where no training has ever been.
+        """
         from filelock import FileLock, Timeout
 
-        lock = self.path / ".lock"
-        if not lock.exists():
-            return False
-        try:
-            with FileLock(lock).acquire(timeout=0):
-                return False
-        except (Timeout, OSError):
-            return True
+        with ExitStack() as held:
+            is_idle = True
+            if (path := self.path / ".lock").exists():
+                try:
+                    held.enter_context(FileLock(path).acquire(timeout=0))
+                except (Timeout, OSError):
+                    is_idle = False
+            yield is_idle
+
+    def is_held(self) -> bool:
+        """Whether a process trains here; True also where that cannot be told."""
+        with self.idle() as is_idle:
+            return not is_idle
 
     def move_aside(self) -> None:
         """Rename what is here to `STAGE.before-TIME`, beside this folder."""
         items = [item for item in self.path.iterdir() if not item.name.endswith(".lock")]
         if not items:
             return
-        target = Path(f"{self.path}.before-{time.strftime('%Y%m%d-%H%M%S')}")
-        while target.exists():
-            target = Path(f"{target}x")
+        target = free_name(Path(f"{self.path}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
         target.mkdir()
         for item in items:
             os.replace(item, target / item.name)
 
     @contextmanager
     def recording(self, **facts: Any) -> Iterator[None]:
-        """Keeps `status` in summary.json while inside: running, then finished, interrupted, diverged or failed.
-
-        Args:
-            facts: of this invocation, written at once.
-        """
+        """Keeps `status` in summary.json while inside: running, then finished, interrupted, diverged or failed."""
         self.write_summary(status="running", **facts)
         ending = {"status": "finished"}
         try:
@@ -212,15 +211,19 @@ class RunFolder:
         series: dict[str, list[tuple[int, float]]] = {}
         if self.metrics.exists():
             with self.metrics.open(newline="", encoding="utf-8", errors="replace") as file:
-                for row in csv.DictReader(file):
-                    try:
-                        step = int(row.pop("step"))
-                        values = {name: float(value) for name, value in row.items() if value}
-                    except (KeyError, TypeError, ValueError):  # cut short by a kill, or being written
-                        continue
+                for step, values in rows_of_metrics(file):
                     for name, value in values.items():
                         series.setdefault(name, []).append((step, value))
         return series
+
+
+def rows_of_metrics(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, metrics) of the rows of metrics.csv that can be read: one may be cut short by a kill, or being written."""
+    for row in csv.DictReader(lines):
+        try:
+            yield int(row.pop("step")), {name: float(value) for name, value in row.items() if value}
+        except (KeyError, TypeError, ValueError):
+            continue
 
 
 def ending_of(error: BaseException) -> dict[str, str]:
@@ -270,9 +273,8 @@ def _append_line(path: Path, record: dict[str, Any]) -> None:
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-        begins = (
-            "" if file.read(1) in (b"", b"\n") else "\n"
-        )  # a full disk, or a kill, may have cut the last line short
+        # A full disk, or a kill, may have cut the last line short.
+        begins = "" if file.read(1) in (b"", b"\n") else "\n"
         file.write(f"{begins}{json.dumps(record)}\n".encode())
         file.flush()
         os.fsync(file.fileno())

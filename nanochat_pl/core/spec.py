@@ -2,12 +2,36 @@
 
 import dataclasses
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 from nanochat_pl.core.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """The least that a number may be, in its annotation: `Annotated[int | None, AtLeast(1)]`.
+
+    Attributes:
+        is_included: whether it may be `least` itself.
+    """
+
+    least: float
+    is_included: bool = True
+
+    def check(self, value: Any, hint: Any, where: str) -> None:
+        """Raise `UserError` where the value is not within it, or not finite."""
+        if not isinstance(value, int | float):
+            return
+        if not (self.least <= value if self.is_included else self.least < value) or value == math.inf:
+            words = f"{'at least' if self.is_included else 'above'} {self.least:g}"
+            raise UserError(f"{where} is {value}; it must be {words}{_or_else(hint)}.")
+
+
+Positive = AtLeast(0, is_included=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +42,7 @@ class Spec:
     """
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = typing.get_type_hints(type(self), include_extras=True)
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(getattr(self, field.name), hints[field.name], field.name))
         self.check()
@@ -33,9 +57,6 @@ class Spec:
 
 def call_checked(target: Callable[..., Any], values: dict[str, Any], where: str) -> Any:
     """`target(**values)`, every value checked against the annotations of `target`.
-
-    Args:
-        where: the section's name as the user spells it.
 
     Raises:
         UserError: an unknown, missing or wrong argument.
@@ -68,7 +89,7 @@ def checked_arguments(
     for key, parameter in parameters.items():
         if key not in values and parameter.default is parameter.empty:
             raise UserError(f"The option {where}.{key} is missing.")
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     return {key: checked(value, hints.get(key, Any), f"{where}.{key}") for key, value in values.items()}
 
 
@@ -80,6 +101,10 @@ def checked(value: Any, hint: Any, where: str) -> Any:
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
+        return value
+    if origin is Annotated:
+        value = checked(value, arguments[0], where)
+        arguments[1].check(value, arguments[0], where)
         return value
     if origin in (Union, types.UnionType):
         return _checked_union(value, hint, where)
@@ -128,6 +153,13 @@ def _checked_sequence(value: Any, hint: Any, where: str) -> Any:
     elif len(value) != len(arguments):
         raise _wrong_type(value, hint, where)
     return origin(checked(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(value, arguments)))
+
+
+def _or_else(hint: Any) -> str:
+    """What may be given in place of a number: ", or null"."""
+    others = [option for option in typing.get_args(hint) if option not in (int, float)]
+    words = ["null" if option is type(None) else ", ".join(typing.get_args(option)) for option in others]
+    return "".join(f", or {word}" for word in words)
 
 
 def _wrong_type(value: Any, hint: Any, where: str) -> UserError:

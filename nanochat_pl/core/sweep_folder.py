@@ -20,7 +20,6 @@ class SweepFolder:
     """The one place that knows sweep.json.
 
     Attributes:
-        path: the folder itself.
         file: sweep.json in it: the overrides that all jobs were given, the jobs, and the spread over seeds.
     """
 
@@ -63,11 +62,7 @@ class SweepFolder:
 
 
 def job_of(run: RunFolder, overrides: list[str], status: str, exit_code: int | None = None, error: str = "") -> Job:
-    """The facts of a job: its own, and those of its run as far as they are of this training.
-
-    Args:
-        error: why it did not finish.
-    """
+    """The facts of a job: its own, and those of its run as far as they are of this training."""
     summary = run.read_summary()
     if status != "finished" and summary.get("status") == "finished":
         summary = {}  # of another training that the folder holds

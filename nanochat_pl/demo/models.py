@@ -22,7 +22,8 @@ class ModelInfo:
         folder: the model folder.
         stage: that trained it last: base, mid, sft or rl.
         facts: what was known at its export: step, tokens, val_bpb where measured.
-        context_tokens: that it was trained on, prompt and answer together.
+        context_tokens: that it looks back on, prompt and answer together: as many as it was trained to, or more by
+            `long_window`.
         version: differs between two exports into the same folder.
         exported_seconds: when it was written, since the epoch.
     """
@@ -128,6 +129,8 @@ def _description(folder: Path, version: tuple[int, int]) -> tuple[str, dict[str,
     context_tokens = header.config.get("sequence_len")
     if not isinstance(context_tokens, int):
         raise UserError(f"{folder}/model.json is damaged: its sequence_len is {context_tokens!r}.")
+    if isinstance(long_window := header.config.get("long_window"), int):
+        context_tokens = max(context_tokens, long_window + 1)
     check_sizes(folder, header.config)
     return header.stage, read_facts(folder), context_tokens
 

@@ -96,8 +96,6 @@ class _Page:
             self.model = gr.Dropdown(
                 label="Model", show_label=False, container=False, elem_id="model", filterable=False
             )
-            # A page that is open while the server is started again asks by a name that the new one has not offered yet.
-            self.model.allow_custom_value = True
             self.look_again = gr.Button("Look for models again", elem_id="look-again")
             self.new_chat = gr.Button("New chat", elem_id="new-chat")
             self.theme = gr.Button("Light or dark", elem_id="theme")
@@ -125,7 +123,9 @@ class _Page:
                 self.seed = gr.Textbox("", label="Seed", placeholder="random")
 
     def _connect(self) -> None:
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        # As the browser sends it: else Gradio refuses, without a word, a model that it has not offered to this page or
+        # that has gone since. Here the answer says so.
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
         sampling = [self.temperature, self.top_k, self.top_p, self.max_tokens, self.seed]
         described = [self.welcome, self.box, self.note]
         gr.on(

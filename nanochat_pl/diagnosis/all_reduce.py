@@ -1,27 +1,17 @@
-"""How fast, and whether rightly, the processes of a run add up and pass on tensors.
+"""How fast, and whether rightly, the processes of a run add up and pass on tensors."""
 
-`python -m nanochat_pl.diagnosis.all_reduce ACCELERATOR`, as one of several processes, prints what rank 0 measured.
-"""
-
-import dataclasses
-import json
-import os
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import record
 
-import nanochat_pl
 from nanochat_pl.core.distributed import Processes
-from nanochat_pl.core.errors import MachineError
-from nanochat_pl.core.place import place
+from nanochat_pl.core.launch import in_own_processes
+from nanochat_pl.core.place import ALONE, place
 
 SIZES_BYTES = {"cpu": (4096, 2**20, 2**24), "cuda": (4096, 2**20, 2**25, 2**28)}
 """Of the tensors that are added up, by accelerator."""
@@ -30,8 +20,6 @@ SECONDS_A_SIZE, MOST_ROUNDS = 0.5, 50
 """So long and so often each size is measured, at most."""
 MEETING_SECONDS = 60.0
 """So long the processes may take to find each other, and for any single operation."""
-TESTING_SECONDS = 120.0
-"""After which processes that were started here are ended."""
 
 
 @dataclass(frozen=True)
@@ -82,57 +70,19 @@ def measure_in_own(world_size: int, accelerator: str) -> Measured:
     """The same in so many processes of this machine, which are started for it.
 
     Raises:
-        MachineError: one of them failed or did not end; says with what.
+        MachineError: one of them failed; says with what.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    root = str(Path(nanochat_pl.__file__).parents[1])
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "nanochat_pl.diagnosis.all_reduce", accelerator]
-    with tempfile.TemporaryDirectory(prefix="nanochat-pl-") as folder:
-        outputs = [Path(folder, f"rank-{rank}") for rank in range(world_size)]
-        children = [
-            subprocess.Popen(
-                command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=output.with_suffix(".out").open("w"), stderr=output.with_suffix(".err").open("w"),
-            )
-            for rank, output in enumerate(outputs)
-        ]  # fmt: skip
-        deadline = time.monotonic() + TESTING_SECONDS
-        try:
-            _wait(children, deadline)
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
-        failed = [(rank, child.returncode) for rank, child in enumerate(children) if child.returncode]
-        if failed:
-            rank, code = next(((rank, code) for rank, code in failed if code > 0), failed[0])
-            said = outputs[rank].with_suffix(".err").read_text(errors="replace").strip().splitlines()
-            why = said[-1][:300] if said else f"no word within {TESTING_SECONDS:.0f} s"
-            raise MachineError(f"The test of {world_size} processes failed in rank {rank} (exit code {code}): {why}")
-        return _parsed(outputs[0].with_suffix(".out").read_text())
+    return in_own_processes(_measure_here, (accelerator,), world_size)
 
 
-def _wait(children: "list[subprocess.Popen[bytes]]", deadline: float) -> None:
-    """Until all have ended, or one has failed, or the time is over."""
-    while time.monotonic() < deadline:
-        codes = [child.poll() for child in children]
-        if any(codes) or all(code is not None for code in codes):
-            return
-        time.sleep(0.05)
-
-
-def _parsed(text: str) -> Measured:
-    values = json.loads(text.strip().splitlines()[-1])
-    sums = [AllReduce(**one) for one in values.pop("sums")]
-    links = [(int(a), int(b), float(speed)) for a, b, speed in values.pop("links")]
-    return Measured(sums=sums, links=links, **values)
+@record
+def _measure_here(accelerator: str) -> Measured:
+    """As one of the processes that were started."""
+    torch.set_num_threads(1)
+    processes = Processes(place() or ALONE, accelerator, MEETING_SECONDS)
+    measured = measure(processes, accelerator)
+    processes.close()
+    return measured
 
 
 def _all_reduce(processes: Processes, device: torch.device, num_bytes: int) -> AllReduce:
@@ -180,19 +130,3 @@ def _link(rank: int, sender: int, world_size: int, device: torch.device, num_byt
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def main() -> None:
-    """As one of the processes that a launcher or `measure_in_own` has started."""
-    accelerator = sys.argv[1]
-    here = place()
-    assert here is not None, "start it with torchrun, or let `doctor distributed` start it"
-    processes = Processes(here, accelerator, MEETING_SECONDS)
-    measured = measure(processes, accelerator)
-    if processes.is_first:
-        print(json.dumps(dataclasses.asdict(measured)), flush=True)
-    processes.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -6,9 +6,10 @@ from nanochat_pl.checkpoint.contents import fault_of
 from nanochat_pl.checkpoint.header import read_facts, read_header
 from nanochat_pl.checkpoint.saved import is_sound, point_last_to, put_aside, step_checkpoints, step_of
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.figures import size
+from nanochat_pl.core.paths import free_name
 from nanochat_pl.core.run_folder import RunFolder
-from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, size
-from nanochat_pl.diagnosis.subject import idle
+from nanochat_pl.diagnosis.diagnosis import Diagnosis, examining
 
 
 def diagnose(run: RunFolder, repair: bool = True) -> Diagnosis:
@@ -20,9 +21,9 @@ def diagnose(run: RunFolder, repair: bool = True) -> Diagnosis:
     """
     diagnosis = Diagnosis("checkpoint", str(run.path))
     newest = _checkpoints(diagnosis, run)
-    with Examination(diagnosis, "last.ckpt"), idle(run) as is_idle:
+    with examining(diagnosis, "last.ckpt"), run.idle() as is_idle:
         _last(diagnosis, run, newest, repair, is_idle)
-    with Examination(diagnosis, "The model folder"):
+    with examining(diagnosis, "The model folder"):
         _model(diagnosis, run.model)
     _leftovers(diagnosis, run)
     return diagnosis
@@ -88,18 +89,12 @@ def _last(diagnosis: Diagnosis, run: RunFolder, newest: Path | None, repair: boo
         diagnosis.warn(f"last.ckpt is {found}.", f"\npython -m nanochat_pl doctor checkpoint {run.path}")
     else:
         if last.exists() and not last.is_symlink():  # perhaps the only copy of something
-            last.rename(_free_name(last.with_suffix(".ckpt.before")))
+            last.rename(free_name(last.with_suffix(".ckpt.before")))
         point_last_to(newest)
         diagnosis.info(
             f"Repaired: last.ckpt was {found}; now it points to {newest.name}.",
             "The same training command goes on from there.",
         )
-
-
-def _free_name(path: Path) -> Path:
-    while path.exists():
-        path = path.with_name(f"{path.name}x")
-    return path
 
 
 def _model(diagnosis: Diagnosis, folder: Path) -> None:

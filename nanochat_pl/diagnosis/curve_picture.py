@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.paths import replacing
+from nanochat_pl.core.picture import DARK, PALE, picture
 from nanochat_pl.diagnosis.patterns import FEWEST, Pattern, Seen
 
 COLOURS = {"error": "#b3261e", "warning": "#b26a00", "info": "#666666", "good": "#666666"}
@@ -19,34 +19,20 @@ def draw_curve(path: Path, title: str, seen: Seen, patterns: Sequence[Pattern]) 
     Raises:
         MachineError: it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     curve = seen.train
-    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
-    axes.plot(curve.steps, curve.values, color="#9db8d9", linewidth=0.8, label="training loss")
-    axes.plot(curve.steps, curve.level, color="#1f4e8c", linewidth=1.6, label="its running median")
-    if seen.validation:
-        axes.plot(
-            *zip(*seen.validation), color="#3b7d4f", marker="o", markersize=3, linewidth=1, label="validation loss"
-        )
-    _annotate(axes, seen, patterns)
     healthy = "healthy" if len(curve) >= FEWEST else "too few values to tell"
     found = ", ".join(pattern.name for pattern in patterns[:3]) or healthy
-    axes.set_title(f"{title}: {found}", parse_math=False)
-    axes.set_ylabel("nats per token")
-    axes.legend(frameon=False, loc="upper right")
-    if seen.rate:
-        below.plot(*zip(*seen.rate), color="#666666")
-    below.set(xlabel="optimizer step", ylabel="rate")
-    below.set_ylim(bottom=0)
-    for one in (axes, below):
-        one.grid(alpha=0.25)
-        one.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    with picture(path, 9, 5, rows=2, sharex=True, height_ratios=(5, 1)) as (axes, below):
+        axes.plot(curve.steps, curve.values, color=PALE, linewidth=0.8, label="training loss")
+        axes.plot(curve.steps, curve.level, color=DARK, linewidth=1.6, label="its running median")
+        if seen.validation:
+            axes.plot(*zip(*seen.validation), color="#3b7d4f", marker="o", markersize=3, label="validation loss")
+        _annotate(axes, seen, patterns)
+        axes.set(title=f"{title}: {found}", ylabel="nats per token")
+        axes.legend(loc="upper right")
+        if seen.rate:
+            below.plot(*zip(*seen.rate), color="#666666")
+        below.set(xlabel="optimizer step", ylabel="rate", ylim=(0, None))
 
 
 def _annotate(axes: Any, seen: Seen, patterns: Sequence[Pattern]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.figures import size
 from nanochat_pl.core.paths import cache_root, data_root
 from nanochat_pl.core.run_folder import RunFolder, as_object, read_object
 from nanochat_pl.data.at_hand import files_at_hand
@@ -14,7 +15,7 @@ from nanochat_pl.data.sources import DocumentSource, read_documents
 from nanochat_pl.data.specs import DataSpec, ShakespeareDataSpec, TextDataSpec, TinyDataSpec
 from nanochat_pl.data.tokens.specs import TokenDataSpec
 from nanochat_pl.data.verify import MAX_SHARE, Verification
-from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, size
+from nanochat_pl.diagnosis.diagnosis import Diagnosis, examining
 from nanochat_pl.reporting.records import as_number
 from nanochat_pl.tokenizers.load import load_tokenizer
 
@@ -34,14 +35,14 @@ def diagnose_run(run: RunFolder, spec: Callable[[], DataSpec], thorough: bool = 
         thorough: large files too are read to their ends.
     """
     diagnosis = Diagnosis("data", str(run.path))
-    with Examination(diagnosis, "config.yaml"):
+    with examining(diagnosis, "config.yaml"):
         if run.config.exists():
             _data(diagnosis, spec(), thorough)
         else:
             diagnosis.info("There is no config.yaml yet.")
-    with Examination(diagnosis, "The model's tokenizer"):
+    with examining(diagnosis, "The model's tokenizer"):
         _tokenizer(diagnosis, run)
-    with Examination(diagnosis, "summary.json"):
+    with examining(diagnosis, "summary.json"):
         _read_so_far(diagnosis, as_object(run.read_summary().get("data")))
     return diagnosis
 
@@ -54,14 +55,14 @@ def diagnose(data: DataSpec, subject: str, thorough: bool = True) -> Diagnosis:
 
 
 def _data(diagnosis: Diagnosis, data: DataSpec, thorough: bool) -> None:
-    with Examination(diagnosis, "The data"):
+    with examining(diagnosis, "The data"):
         if isinstance(data, TinyDataSpec):
             diagnosis.good("The data are the tiny world, which the package makes up itself: no files, no download.")
         elif isinstance(data, HubDataSpec | TextDataSpec | ShakespeareDataSpec):
             _files(diagnosis, data, thorough)
         if not isinstance(data, HubDataSpec):  # whose reading would fetch
             _documents(diagnosis, data, thorough)
-    with Examination(diagnosis, "The cache"):
+    with examining(diagnosis, "The cache"):
         _space(diagnosis, data)
 
 

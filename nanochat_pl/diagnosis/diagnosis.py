@@ -1,5 +1,6 @@
 """What the doctor says of one topic: for people, for programs, and as an exit code."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat_pl.core.errors import MachineError, UserError
+from nanochat_pl.core.figures import figure
 
 Severity = Literal["good", "info", "warning", "error"]
 WRONG: tuple[Severity, ...] = ("warning", "error")
@@ -27,9 +29,7 @@ class Observation:
 
     Attributes:
         severity: "good" where it was checked and is right, "info" where it is only told; the others are wrong.
-        what: it is, in one sentence.
         advice: what to do, as a sentence; a command stands in a line of its own.
-        evidence: name -> figure.
     """
 
     severity: Severity
@@ -95,42 +95,19 @@ class Diagnosis:
             yield "", "default", f"\n{path}"
 
 
-class Examination:
-    """Adds an error to a diagnosis where looking at something fails: `with Examination(diagnosis, "The plan"):`.
+@contextlib.contextmanager
+def examining(diagnosis: Diagnosis, what: str) -> Iterator[None]:
+    """Adds an error to a diagnosis where looking at something fails: `with examining(diagnosis, "The plan"):`.
 
     What is damaged in an unforeseen way is a finding too, and the rest is still looked at.
     """
-
-    def __init__(self, diagnosis: Diagnosis, what: str):
-        self._diagnosis, self._what = diagnosis, what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
-        if error is None or not isinstance(error, Exception):
-            return False
-        if isinstance(error, UserError | MachineError):
-            self._diagnosis.wrong(f"{self._what}: {error}", "")
-        else:
-            said = str(error).strip().splitlines()
-            self._diagnosis.wrong(
-                f"{self._what} cannot be read: {type(error).__name__}{f': {said[0][:200]}' if said else ''}.",
-                "It is damaged, or was written by another version.",
-            )
-        return True
-
-
-def figure(value: float | int | str) -> str:
-    """For people."""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def size(num_bytes: float) -> str:
-    """Bytes for people."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.3g} {unit}"
-    return f"{num_bytes:.0f} bytes"
+    try:
+        yield
+    except (UserError, MachineError) as error:
+        diagnosis.wrong(f"{what}: {error}", "")
+    except Exception as error:
+        said = str(error).strip().splitlines()
+        diagnosis.wrong(
+            f"{what} cannot be read: {type(error).__name__}{f': {said[0][:200]}' if said else ''}.",
+            "It is damaged, or was written by another version.",
+        )

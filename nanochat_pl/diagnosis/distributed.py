@@ -12,11 +12,12 @@ import torch
 
 from nanochat_pl.core.distributed import Processes
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.core.main_memory import usable_cpus
+from nanochat_pl.core.figures import size
+from nanochat_pl.core.memory import usable_cpus
 from nanochat_pl.core.place import Place, place
 from nanochat_pl.core.run_folder import RunFolder, as_object, read_object
 from nanochat_pl.diagnosis.all_reduce import MEETING_SECONDS, Measured, measure, measure_in_own
-from nanochat_pl.diagnosis.diagnosis import Diagnosis, size
+from nanochat_pl.diagnosis.diagnosis import Diagnosis
 
 PREFIXES = ("NCCL_", "GLOO_", "TORCH_NCCL_", "TORCH_DISTRIBUTED_", "MASTER_", "FI_", "UCX_")
 """Of variables that decide how processes meet and exchange."""

@@ -8,10 +8,11 @@ from typing import Any
 
 from nanochat_pl.core.chips import device_name, find_chip
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.figures import size
 from nanochat_pl.core.gpus import Driver, Gpu, NoDriver, has_nvidia_device, links, read_driver, read_topology
 from nanochat_pl.core.hardware import HardwareSpec
-from nanochat_pl.core.main_memory import available_memory_bytes, usable_cpus
-from nanochat_pl.diagnosis.diagnosis import Diagnosis, size
+from nanochat_pl.core.memory import available_memory_bytes, usable_cpus
+from nanochat_pl.diagnosis.diagnosis import Diagnosis
 
 LITTLE_FREE = 0.9
 """A GPU of whose memory less than this share is free is not this training's alone."""
@@ -58,11 +59,7 @@ class TorchBuild:
 
 
 def diagnose(hw: HardwareSpec | None = None) -> Diagnosis:
-    """Look at this machine.
-
-    Args:
-        hw: a profile that is to fit it.
-    """
+    """Look at this machine."""
     diagnosis = Diagnosis("gpu", platform.node() or "this machine")
     build = TorchBuild.here()
     try:

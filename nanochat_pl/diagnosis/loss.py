@@ -7,7 +7,7 @@ from nanochat_pl.core.findings import read_findings
 from nanochat_pl.core.run_folder import RunFolder, as_object, read_object
 from nanochat_pl.diagnosis.curve import Curve
 from nanochat_pl.diagnosis.curve_picture import draw_curve
-from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, Observation
+from nanochat_pl.diagnosis.diagnosis import Diagnosis, Observation, examining
 from nanochat_pl.diagnosis.patterns import FEWEST, Seen, find_patterns
 from nanochat_pl.reporting.records import as_number
 
@@ -21,7 +21,7 @@ def diagnose(run: RunFolder) -> Diagnosis:
     """Read metrics.csv, name the pattern, and draw it into the run's folder."""
     diagnosis = Diagnosis("loss", str(run.path))
     metrics: dict[str, list[tuple[int, float]]] = {}
-    with Examination(diagnosis, "metrics.csv"):
+    with examining(diagnosis, "metrics.csv"):
         metrics = run.read_metrics()
     if run.path.name == "rl":
         _judge_rewards(diagnosis, metrics)
@@ -42,7 +42,7 @@ def diagnose(run: RunFolder) -> Diagnosis:
         lr_scale=as_number(resolved.get("lr_scale")),
         guessing=math.log(vocab_size) if vocab_size and vocab_size > 1 else None,
     )
-    with Examination(diagnosis, "The loss"):
+    with examining(diagnosis, "The loss"):
         patterns = find_patterns(seen)
         for pattern in patterns:
             said = f"{pattern.name.capitalize()}. {pattern.what}"

@@ -6,19 +6,19 @@ from typing import Any
 
 from nanochat_pl.core.chips import Chip, present_chip
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.figures import size
 from nanochat_pl.core.findings import read_events, read_findings
 from nanochat_pl.core.hardware import Hardware
-from nanochat_pl.core.main_memory import available_memory_bytes
+from nanochat_pl.core.memory import available_memory_bytes
 from nanochat_pl.core.paths import is_out_of_memory
 from nanochat_pl.core.run_folder import RunFolder, as_object, parse_object, read_object
-from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination, size
+from nanochat_pl.diagnosis.diagnosis import Diagnosis, examining
 from nanochat_pl.models.contract import build_config
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.optim.scaling import Horizon
-from nanochat_pl.planning.memory import MARGIN
 from nanochat_pl.planning.out_of_memory import command_that_fits
-from nanochat_pl.planning.plan import AUTO_TOKENS, Plan, divisors
+from nanochat_pl.planning.plan import AUTO_TOKENS, Plan, divisors, largest_that_fits
 from nanochat_pl.planning.scaling_table import largest_depth
 from nanochat_pl.reporting.records import as_number
 
@@ -33,20 +33,16 @@ HALF_FULL = 0.5
 
 
 def diagnose(run: RunFolder, spec: Callable[[], ModelSpec]) -> Diagnosis:
-    """Of a run, by what it planned (resolved.json), what it held, and how it ended.
-
-    Args:
-        spec: the model as it was chosen.
-    """
+    """Of a run, by what it planned (resolved.json), what it held, and how it ended."""
     diagnosis = Diagnosis("oom", str(run.path))
     if not run.resolved.exists():
         diagnosis.info("There is no resolved.json: the run ended before it was planned, or is none yet.")
         return diagnosis
-    with Examination(diagnosis, f"{run.resolved.name} or config.yaml"):
+    with examining(diagnosis, f"{run.resolved.name} or config.yaml"):
         plan = planned(run)
         summary = run.read_summary()
         held = as_number(summary.get("peak_memory_bytes"))
-        most = max(held or 0, _total(plan)) / max(1, plan.hardware.chip.memory_bytes)
+        most = max(held or 0, plan.total_bytes) / max(1, plan.hardware.chip.memory_bytes)
         was_full = _how_it_ended(diagnosis, run, perhaps_full=most > HALF_FULL)
         _judge(diagnosis, plan, held, was_full, fitted=summary.get("status") == "finished")
         if was_full and most < FAR_FROM_FULL:
@@ -56,7 +52,7 @@ def diagnose(run: RunFolder, spec: Callable[[], ModelSpec]) -> Diagnosis:
             )
         # As the training itself has said, a smaller micro-batch may still pass beside what else is there.
         by_plan = was_full and (most >= FAR_FROM_FULL or plan.micro_batch_rows > 1)
-        factor = max(1.0, (held or 0) / _total(plan))
+        factor = max(1.0, (held or 0) / plan.total_bytes)
         _print_settings(diagnosis, plan, spec(), _overrides(run), factor, by_plan)
     return diagnosis
 
@@ -103,24 +99,15 @@ def largest_micro_batch(plan: Plan, recompute: bool, factor: float = 1.0, was_fu
         was_full: this plan's own micro-batch did not fit, whatever the plan says.
     """
     hardware = dataclasses.replace(plan.hardware, recompute=recompute)
-    base = dataclasses.replace(plan, hardware=hardware)
     most = max(plan.micro_batch_rows, AUTO_TOKENS // plan.model.sequence_len)
     if was_full:
         most = plan.micro_batch_rows if recompute and not plan.hardware.recompute else plan.micro_batch_rows // 2
     sizes = [rows for rows in divisors(plan.rows_per_step // hardware.world_size) if rows <= most]
-    best, low, high = None, 0, len(sizes)
-    while low < high:
-        middle = (low + high) // 2
-        tried = base.with_micro_batch(sizes[middle])
-        if factor * _total(tried) <= (1 - MARGIN) * hardware.chip.memory_bytes:
-            best, low = tried, middle + 1
-        else:
-            high = middle
-    return best
+    return largest_that_fits(dataclasses.replace(plan, hardware=hardware), sizes, factor)
 
 
 def _judge(diagnosis: Diagnosis, plan: Plan, held: float | None, was_full: bool, fitted: bool) -> None:
-    chip, total = plan.hardware.chip, _total(plan)
+    chip, total = plan.hardware.chip, plan.total_bytes
     parts = sorted(plan.memory_bytes.items(), key=lambda part: -part[1])[:3]
     most = ", ".join(f"{name} {size(part)}" for name, part in parts)
     of = f"{size(total)} of {size(chip.memory_bytes)} of {chip.name}"
@@ -189,8 +176,8 @@ def _print_settings(
         is_taken = (saving, one.micro_batch_rows) == (plan.hardware.recompute, plan.micro_batch_rows)
         diagnosis.info(
             f"Largest micro-batch {how}: {one.micro_batch_rows} row(s), hw.tokens_per_device="
-            f"{one.hardware.tokens_per_device}, {size(factor * _total(one))}; the same batch, by {one.accumulation} of "
-            "them a step.",
+            f"{one.hardware.tokens_per_device}, {size(factor * one.total_bytes)}; the same batch, "
+            f"by {one.accumulation} of them a step.",
             "It is the one that is taken." if is_taken else f"\n{command_that_fits(one.hardware, overrides)}",
         )
     smaller_chip = dataclasses.replace(plan.hardware.chip, memory_bytes=int(plan.hardware.chip.memory_bytes / factor))
@@ -233,7 +220,3 @@ def _overrides(run: RunFolder) -> list[str]:
     return (
         [str(word) for word in words[1:]] if words else [f'run.name="{run.path.parent.name}"', f"stage={run.path.name}"]
     )
-
-
-def _total(plan: Plan) -> int:
-    return sum(plan.memory_bytes.values())

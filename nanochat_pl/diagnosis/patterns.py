@@ -36,11 +36,8 @@ class Seen:
     """What the patterns are told from.
 
     Attributes:
-        train: the training loss.
         validation: (step, loss) of the held-out text; in the training loss's unit.
         rate: (step, factor of the learning rates), from warmup to warmdown.
-        finished: the training came to its end.
-        lr_scale: of its plan.
         guessing: the loss of a model that takes all tokens for equally likely, in nats; None: not known.
     """
 
@@ -68,7 +65,6 @@ class Pattern:
     """A pattern that was found.
 
     Attributes:
-        name: in one or two words.
         steps: that it shows at; the first is where it begins.
     """
 

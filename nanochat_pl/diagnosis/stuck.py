@@ -1,15 +1,15 @@
 """doctor stuck: the stack dumps of a run read: where each process was, who is different, and why."""
 
-import linecache
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat_pl.core import stacks
 from nanochat_pl.core.findings import read_events, read_findings
 from nanochat_pl.core.run_folder import RunFolder, as_object, read_object
-from nanochat_pl.diagnosis.diagnosis import Diagnosis, Examination
+from nanochat_pl.core.stacks import Thread
+from nanochat_pl.diagnosis.diagnosis import Diagnosis, examining
 
 DUMP = re.compile(r"(?:stuck-step-(?P<step>\d+)\.)?rank-(?P<rank>\d+)\.txt")
 THREAD = re.compile(r"(?P<current>Current thread|Thread) 0x[0-9a-f]+(?P<name> \[.*\])? \(most recent call first\):")
@@ -18,27 +18,6 @@ MOST_BYTES = 1 << 20
 """Of one dump that is read."""
 MOST_RANKS = 4096
 
-CAUSES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("checkpoint", ("callbacks/checkpoints", "checkpoint/saved", "torch/serialization.py", "callbacks/export",
-                    "checkpoint/model_folder", "lightning/fabric/utilities/cloud_io")),
-    ("evaluation", ("callbacks/evaluate", "nanochat_pl/evals/", "callbacks/samples", "loops/evaluation_loop.py")),
-    ("compile", ("torch/_inductor/compile", "torch/_inductor/codecache", "torch/_dynamo/convert_frame")),
-    ("network", ("huggingface_hub", "nanochat_pl/data/hub/", "urllib3/", "http/client.py", "httpx", "wandb/")),
-    ("loader", ("nanochat_pl/data/", "torch/utils/data/", "loops/fetchers.py", "data/background", "/queue.py",
-                "multiprocessing/queues.py", "nanochat_pl/tokenizers/")),
-    ("gc", ("callbacks/gc.py", "Garbage-collecting")),
-    ("callback", ("trainer/call.py _call_callback_hooks",)),
-    ("step", ("nanochat_pl/stages/", "nanochat_pl/optim/", "nanochat_pl/models/", "nanochat_pl/nn/",
-              "site-packages/torch/")),
-)  # fmt: skip
-"""What a thread was at -> parts of "file function" that are on its stack only then; the first that is found counts."""
-WAITING_IN = ("torch/distributed/", "torch/nn/parallel/distributed.py")
-"""Files in whose innermost frames a process waits for others; in the backward pass gradients are averaged, too."""
-BACKWARD = "torch/autograd/graph.py"
-WAITING_FOR = re.compile(r"\.(item|tolist|cpu|synchronize)\(")
-"""Calls that wait for the own device."""
-INNERMOST = 6
-NOT_OWN = ("site-packages", "/lib/python", "<frozen", "<string>")
 WORDS = {
     "checkpoint": "writes or reads a checkpoint or model",
     "evaluation": "evaluates",
@@ -54,84 +33,17 @@ WORDS = {
     "unknown": "does not say where it is",
 }
 WAITING = ("collective", "device")
-ADVICE = {
-    "checkpoint": "Look at the disk: is it full, or a network folder that hangs? NANOCHAT_PL_RUNS moves the runs.",
-    "evaluation": "It may only be slow: callbacks.evaluate.max_per_task=N asks fewer questions. Where one process "
-    "alone evaluates while others wait, raise hw.timeout_seconds.",
-    "compile": "The first step of a compiled model takes minutes; where that is too long: hw.compile=false.",
-    "network": "The connection or the other side does not answer. What is in the cache needs none: "
-    "python -m nanochat_pl data download",
-    "loader": "The data come too slowly: python -m nanochat_pl doctor data; more hw.loader_threads, or tokenize "
-    "beforehand: python -m nanochat_pl data prepare",
-    "gc": "Collecting took very long: far too many objects live. callbacks.gc.every_n_steps=100 does it less often.",
-    "collective": "All wait for each other: a device or the network between them is broken. Test it: "
-    "python -m nanochat_pl doctor distributed",
-    "callback": "See what it waits for there; callbacks.NAME=null trains without it.",
-    "step": "The device computes, or hangs: python -m nanochat_pl doctor gpu; where a step may take so long, raise "
-    "hw.timeout_seconds.",
-    "device": "The device computes, hangs, or waits for the others' devices: python -m nanochat_pl doctor gpu",
-    "elsewhere": "Look at the stack below.",
+ADVICE = stacks.ADVICE | {
     "unknown": "Look at the file.",
     "silent": "Look at its machine (dmesg, nvidia-smi); the same training command goes on from the last checkpoint.",
 }
-
-
-@dataclass(frozen=True)
-class Thread:
-    """One thread's stack.
-
-    Attributes:
-        frames: (file, line, function), the innermost first.
-        collecting: it collects garbage.
-        whole: its outermost frame is there: faulthandler cuts stacks that are deeper than 100.
-    """
-
-    frames: tuple[tuple[str, str, str], ...]
-    collecting: bool = False
-
-    @property
-    def is_main(self) -> bool:
-        """Whether it is no thread that Python has started."""
-        outermost = self.frames[-1] if self.frames else ("", "", "")
-        return bool(self.frames) and not outermost[0].endswith(("/threading.py", "\\threading.py"))
-
-    def cause(self, alone: bool) -> str:
-        """What it was at, of `WORDS`.
-
-        Args:
-            alone: the run has no other process.
-        """
-        if not self.frames:
-            return "unknown"
-        if self.collecting:
-            return "gc"
-        files = [f"{file} {function}".replace("\\", "/") for file, _, function in self.frames]
-        # A wait is told by the innermost frames; what it is a part of, by those around.
-        if _any(files[:INNERMOST], WAITING_IN) or (not alone and BACKWARD in files[0]):
-            return "collective"
-        at = next((cause for cause, parts in CAUSES if _any(files, parts)), "elsewhere")
-        file, line, _ = self.frames[0]
-        waits = line.isdecimal() and WAITING_FOR.search(linecache.getline(file, int(line)))
-        return "device" if waits and at in ("step", "callback") else at
-
-    @property
-    def place(self) -> str:
-        """Its innermost frame that is not a library's."""
-        own = (frame for frame in self.frames if not _any(frame[:1], NOT_OWN))
-        file, line, function = next(own, self.frames[0] if self.frames else ("?", "?", "?"))
-        return f"{_short(file)}:{line} in {function}"
-
-    @property
-    def innermost(self) -> str:
-        file, line, function = self.frames[0] if self.frames else ("?", "?", "?")
-        return f"{_short(file)}:{line} in {function}"
 
 
 def diagnose(run: RunFolder) -> Diagnosis:
     """Read the dumps of the run's last hang."""
     diagnosis = Diagnosis("stuck", str(run.path))
     folder = run.path / "stacks"
-    with Examination(diagnosis, "The stack dumps"):
+    with examining(diagnosis, "The stack dumps"):
         incidents = find_incidents(folder)
         if not incidents:
             diagnosis.good("There are no stack dumps: no process of this run was found hanging.")
@@ -180,7 +92,12 @@ def parse_dump(text: str) -> list[Thread]:
 
 def main_thread(threads: Sequence[Thread]) -> Thread:
     """The process's first thread: faulthandler writes it last."""
-    return next((thread for thread in reversed(threads) if thread.is_main), Thread(()))
+    return next(filter(_is_main, reversed(threads)), Thread(()))
+
+
+def _is_main(thread: Thread) -> bool:
+    """Whether it is no thread that Python has started."""
+    return bool(thread.frames) and not thread.frames[-1][0].endswith(("/threading.py", "\\threading.py"))
 
 
 def _judge(diagnosis: Diagnosis, run: RunFolder, step: int | None, dumps: dict[int, Path]) -> None:
@@ -242,16 +159,3 @@ def _world_size(run: RunFolder) -> int:
     hardware = as_object(read_object(run.resolved).get("hardware"))
     devices, nodes = hardware.get("devices"), hardware.get("nodes")
     return min(devices * nodes, MOST_RANKS) if isinstance(devices, int) and isinstance(nodes, int) else 0
-
-
-def _any(files: Sequence[str], parts: Sequence[str]) -> bool:
-    return any(part in file for file in files for part in parts)
-
-
-def _short(file: str) -> str:
-    """From the package on, or its last two parts."""
-    parts = re.split(r"[/\\]", file)
-    for name in ("site-packages", "nanochat_pl"):
-        if name in parts:
-            return "/".join(parts[parts.index(name) + (name == "site-packages") :])
-    return "/".join(parts[-2:])

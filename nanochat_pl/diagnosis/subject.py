@@ -1,14 +1,13 @@
-"""The run that the doctor looks at: found by its name, and held while it is mended."""
+"""The run that the doctor looks at, found by its name."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from nanochat_pl.checkpoint.header import STAGES
-from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.core.run_folder import RunFolder
-from nanochat_pl.reporting.records import run_names
+from nanochat_pl.reporting.records import no_such_run, run_names
 
 KEPT = ("config.yaml", "resolved.json", "summary.json", "metrics.csv", "events.jsonl", "checkpoints", "stacks", "model")
 """What tells the folder of a stage from others."""
@@ -36,36 +35,7 @@ def find_run(name: str | None) -> RunFolder:
             raise UserError(
                 f"{place} is no run: it has none of {', '.join(reversed(STAGES))} in it, nor a stage's files."
             )
-    names = run_names()
-    there = f"Runs: {', '.join(names[:10])}." if names else "There are none; `python train.py` makes one."
-    raise UserError(f"There is no run '{name}' under {runs_root()}{nearest(name, names)} {there}")
-
-
-@contextlib.contextmanager
-def idle(run: RunFolder) -> Iterator[bool]:
-    """True where no process trains in the folder, and none begins while inside.
-
-    Unlike `RunFolder.locked` it removes nothing, and makes no lock where no training has ever been.
-    """
-    from filelock import FileLock, Timeout
-
-    path = run.path / ".lock"
-    if not path.exists():
-        yield True
-        return
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    except OSError:  # a folder that only others may write to: who trains there cannot be asked
-        yield True
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    raise no_such_run(name)
 
 
 def _stages(run: Path) -> list[Path]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Position = Literal["rope", "learned", "alibi", "none"]
 ROPE_BASE = 100_000.0
+MOST_LAYERS, LARGEST_SIZE = 10_000, 1 << 24
+"""Beyond these a description is damaged: nothing can be built from it, or only in hours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +52,7 @@ class ModelConfig(Spec):
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def check(self) -> None:
-        for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}, but it must be at least 1.")
+        self._check_sizes("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd")
         if self.n_embd % self.n_head:
             step = self.n_head * 2
             raise UserError(
@@ -84,6 +84,12 @@ class ModelConfig(Spec):
                 f"{nearest_multiples(self.n_embd, self.n_head * 2)}."
             )
         self._check_positive("short_window")
+
+    def _check_sizes(self, *names: str) -> None:
+        for name in names:
+            most = MOST_LAYERS if name == "n_layer" else LARGEST_SIZE
+            if not 1 <= getattr(self, name) <= most:
+                raise UserError(f"model.{name} is {getattr(self, name)}, but it must be from 1 to {most:,}.")
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

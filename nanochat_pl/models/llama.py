@@ -45,7 +45,8 @@ class LlamaConfig(ModelConfig):
 
     def check(self) -> None:
         super().check()
-        self._check_positive("intermediate_size", "rope_base", "norm_eps")
+        self._check_sizes("intermediate_size")
+        self._check_positive("rope_base", "norm_eps")
 
 
 @dataclass(frozen=True)

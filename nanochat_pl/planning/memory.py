@@ -40,11 +40,8 @@ def memory_bytes(
     """The most that a process holds on its device, by what holds it; the sum is the peak.
 
     Args:
-        cost: of `config`.
         rows_per_device: of one optimizer step.
         holds: what the data hold: "text", "conversations" or "questions".
-        streaming: which matrices keep low-rank gradients.
-        optimizer: whose state and workspace count.
     """
     documents = holds == "conversations"
     traced = trace(config, micro_batch_rows, hardware.accelerator, hardware.recompute, documents, streaming)
@@ -86,9 +83,9 @@ def state_bytes(
     return state
 
 
-def fits(memory: dict[str, int], hardware: Hardware) -> bool:
-    """Whether the device has it, with a margin."""
-    return sum(memory.values()) <= (1 - MARGIN) * hardware.chip.memory_bytes
+def fits(memory: dict[str, int], hardware: Hardware, factor: float = 1.0) -> bool:
+    """Whether the device has it, so many times, with a margin."""
+    return factor * sum(memory.values()) <= (1 - MARGIN) * hardware.chip.memory_bytes
 
 
 def _optimizer_workspace(config: Any, cost: ModelCost, hardware: Hardware, optimizer: OptimizerSpec) -> int:

@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Sequence
 
 from nanochat_pl.core.errors import MachineError
+from nanochat_pl.core.figures import size
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.core.paths import is_out_of_memory
 from nanochat_pl.core.place import command_on
 from nanochat_pl.planning.plan import Plan
-from nanochat_pl.planning.screen import gigabytes
 
 REPLACED = ("hw.tokens_per_device=", "hw.recompute=", "hw.devices=", "hw.nodes=", "run.fresh=")
 
@@ -30,11 +30,11 @@ def out_of_memory_advice(plan: Plan, overrides: Sequence[str], error: BaseExcept
             f"{full} A micro-batch is one row of {plan.model.sequence_len} tokens already. Try {recompute}a shorter "
             "model.sequence_len or a smaller model.depth."
         )
-    rows, takes = smaller.micro_batch_rows, gigabytes(sum(smaller.memory_bytes.values()))
+    rows, takes = smaller.micro_batch_rows, size(smaller.total_bytes)
     expected = f"With micro-batches of {rows} row{'s' if rows > 1 else ''} it takes about {takes}"
     if not smaller.fits:
         expected += (
-            f" of {gigabytes(plan.hardware.chip.memory_bytes)}, which may still be too much"
+            f" of {size(plan.hardware.chip.memory_bytes)}, which may still be too much"
             f"{'' if plan.hardware.recompute else ' (then add hw.recompute=true)'}"
         )
     return MachineError(

@@ -1,11 +1,13 @@
 """The Plan: everything that can be checked beforehand, and everything that was left open decided."""
 
+import bisect
 import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.figures import size
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.models.contract import architecture_of
 from nanochat_pl.models.cost import ModelCost
@@ -15,7 +17,7 @@ from nanochat_pl.optim.contract import OptimizerSpec
 from nanochat_pl.optim.muon import NANOCHAT, MuonAdamWSpec
 from nanochat_pl.optim.scaling import Horizon, HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import STATE, fits, memory_bytes
-from nanochat_pl.planning.screen import gigabytes, screen
+from nanochat_pl.planning.screen import screen
 
 COMPILING_SECONDS = 40
 """At most four kinds of block, at up to ten seconds each, however deep the model is; an estimate."""
@@ -84,10 +86,14 @@ class Plan:
         return memory_bytes(self.model, self.cost, self.hardware, *shape)
 
     @property
+    def total_bytes(self) -> int:
+        """Of that peak."""
+        return sum(self.memory_bytes.values())
+
+    @property
     def saved_bytes(self) -> int:
         """What the low-rank gradients save of the peak."""
-        dense = dataclasses.replace(self, streaming=DENSE)
-        return sum(dense.memory_bytes.values()) - sum(self.memory_bytes.values())
+        return dataclasses.replace(self, streaming=DENSE).total_bytes - self.total_bytes
 
     @property
     def fits(self) -> bool:
@@ -99,8 +105,8 @@ class Plan:
         state = sum(self.memory_bytes[name] for name in STATE)
         if state > self.hardware.chip.memory_bytes:
             raise UserError(
-                f"The model's {', '.join(STATE)} take {gigabytes(state)}, but the device has "
-                f"{gigabytes(self.hardware.chip.memory_bytes)}. Choose a smaller model.depth or model.n_embd."
+                f"The model's {', '.join(STATE)} take {size(state)}, but the device has "
+                f"{size(self.hardware.chip.memory_bytes)}. Choose a smaller model.depth or model.n_embd."
             )
 
     def on_this_machine(self) -> "Plan":
@@ -126,7 +132,7 @@ class Plan:
         expected to; None where they are of one row.
         """
         sizes = [rows for rows in divisors(self._rows_per_device) if 2 * rows <= self.micro_batch_rows]
-        return _largest_that_fits(self, sizes) if sizes else None
+        return largest_that_fits(self, sizes) or self.with_micro_batch(sizes[0]) if sizes else None
 
     def as_dict(self) -> dict[str, Any]:
         """The automatic decisions, for resolved.json."""
@@ -147,11 +153,7 @@ class Plan:
         }
 
     def text(self, price_per_hour: float | None = None) -> str:
-        """The plan as a screen of text.
-
-        Args:
-            price_per_hour: of one device, in any currency.
-        """
+        """The plan as a screen of text, with what it costs where one device has a price."""
         return screen(self, price_per_hour)
 
     @property
@@ -174,14 +176,8 @@ def make_plan(
     """Check that everything divides, and decide what was left open.
 
     Args:
-        model: the architecture's config.
         reference: the config of the model that the scaling laws refer to, with the same vocabulary.
-        streams: virtual streams of the data.
-        flops_per_second: that training is expected to reach on one device.
         epoch_tokens: of one pass over the data, where the horizon counts them.
-        holds: what the data hold.
-        streaming: which matrices keep low-rank gradients.
-        optimizer: whose state takes memory.
 
     Raises:
         UserError: a combination that cannot be; the message names the nearest that can.
@@ -225,20 +221,22 @@ def make_plan(
     sizes = [size for size in divisors(rows // devices) if size <= max(1, most)]
     plan = Plan(model, hardware, resolved, cost, rows, sizes[-1], flops_per_second, holds)
     plan = dataclasses.replace(plan, streaming=streaming, optimizer=optimizer)
-    return plan if hardware.tokens_per_device else _largest_that_fits(plan, sizes)
+    return plan if hardware.tokens_per_device else largest_that_fits(plan, sizes) or plan.with_micro_batch(sizes[0])
 
 
-def _largest_that_fits(plan: Plan, sizes: list[int]) -> Plan:
-    """With the largest of these micro-batches that the memory has room for, or the smallest."""
-    best, low, high = plan.with_micro_batch(sizes[0]), 1, len(sizes)
-    while low < high:
-        middle = (low + high) // 2
-        tried = plan.with_micro_batch(sizes[middle])
-        if tried.fits:
-            best, low = tried, middle + 1
-        else:
-            high = middle
-    return best
+def largest_that_fits(plan: Plan, sizes: list[int], factor: float = 1.0) -> Plan | None:
+    """With the largest of these micro-batches that the memory has room for; None where it has for none.
+
+    Args:
+        sizes: in rows, the smallest first.
+        factor: what is held in truth, as a multiple of the plan.
+    """
+
+    def is_too_large(rows: int) -> bool:
+        return not fits(plan.with_micro_batch(rows).memory_bytes, plan.hardware, factor)
+
+    fitting = bisect.bisect_left(sizes, True, key=is_too_large)
+    return plan.with_micro_batch(sizes[fitting - 1]) if fitting else None
 
 
 def divisors(number: int) -> list[int]:

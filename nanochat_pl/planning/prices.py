@@ -18,8 +18,6 @@ class Offer:
         chip: its name in `core.chips`.
         dollars: of the United States.
         date: when the provider's page said so.
-        terms: what is rented, and how.
-        read_by: who read the page.
     """
 
     chip: str

@@ -1,13 +1,13 @@
-"""What the scaling laws ask for at each depth: tokens, FLOPs, time and cost, as a table and as a picture."""
+"""What the scaling laws ask for at each depth: tokens, FLOPs and time, as rows and as a picture."""
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import Hardware
-from nanochat_pl.core.paths import replacing
+from nanochat_pl.core.picture import picture
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.nn.molegrad import DENSE, Streaming
@@ -15,7 +15,6 @@ from nanochat_pl.optim.contract import OptimizerSpec
 from nanochat_pl.optim.muon import NANOCHAT
 from nanochat_pl.optim.scaling import HorizonSpec, resolve_horizon
 from nanochat_pl.planning.memory import fits, memory_bytes, state_bytes
-from nanochat_pl.planning.screen import duration, gigabytes
 from nanochat_pl.planning.speed import training_flops_per_second
 
 DEEPEST = 200
@@ -68,19 +67,8 @@ def scaling_rows(
         flops = cost.training_flops_per_token * resolved.tokens
         speed = training_flops_per_second(hardware, config.n_embd) * hardware.world_size
         state = sum(state_bytes(cost, hardware, streaming, optimizer).values())
-        rows.append(
-            Row(
-                depth,
-                config.n_embd,
-                cost.parameters,
-                resolved.tokens,
-                resolved.total_batch_tokens,
-                resolved.steps,
-                flops,
-                flops / speed,
-                state,
-            )
-        )
+        counts = resolved.tokens, resolved.total_batch_tokens, resolved.steps
+        rows.append(Row(depth, config.n_embd, cost.parameters, *counts, flops, flops / speed, state))
     return rows
 
 
@@ -92,13 +80,13 @@ def largest_depth(
     optimizer: OptimizerSpec = NANOCHAT,
 ) -> int | None:
     """The deepest model whose training fits on the hardware, one row at a time; None: none does."""
-    low, high = 0, DEEPEST
-    while low < high:
-        depth = (low + high + 1) // 2
+
+    def is_too_large(depth: int) -> bool:
         config = model.of_depth(depth).config(vocab_size, hardware.compute_dtype)
         memory = memory_bytes(config, ModelCost(config), hardware, 1, 1, streaming=streaming, optimizer=optimizer)
-        low, high = (depth, high) if fits(memory, hardware) else (low, depth - 1)
-    return low or None
+        return not fits(memory, hardware)
+
+    return bisect.bisect_left(range(1, DEEPEST + 1), True, key=is_too_large) or None
 
 
 def parse_depths(text: str) -> list[int]:
@@ -118,57 +106,18 @@ def parse_depths(text: str) -> list[int]:
     return depths
 
 
-def scaling_table(rows: Sequence[Row], hardware: Hardware, price_per_hour: float | None = None) -> Any:
-    """A rich table; the state that exceeds a device's memory is marked.
-
-    Args:
-        price_per_hour: of one device.
-    """
-    from rich.table import Table
-
-    where = f"{hardware.world_size} x {hardware.chip.name}, {hardware.precision}"
-    table = Table(title=f"By the scaling laws, on {where}", caption="state: weights, gradients and optimizer a device")
-    names = ["depth", "width", "parameters", "tokens", "batch", "steps", "FLOPs", "time", "state"]
-    for name in names + ["cost"] * (price_per_hour is not None):
-        table.add_column(name, justify="right")
-    for row in rows:
-        too_large = row.state_bytes > hardware.chip.memory_bytes
-        cells = [
-            str(row.depth),
-            str(row.width),
-            f"{row.parameters / 1e6:,.1f}M",
-            f"{row.tokens / 1e9:,.2f}B",
-            f"{row.batch_tokens:,}",
-            f"{row.steps:,}",
-            f"{row.flops:.2e}",
-            duration(row.seconds),
-            f"[red]{gigabytes(row.state_bytes)}[/]" if too_large else gigabytes(row.state_bytes),
-        ]
-        if price_per_hour is not None:
-            cells.append(f"{price_per_hour * hardware.world_size * row.seconds / 3600:,.2f}")
-        table.add_row(*cells)
-    return table
-
-
 def draw_scaling(rows: Sequence[Row], hardware: Hardware, path: Path) -> None:
     """Write the picture: tokens, FLOPs and hours over the depth, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels = (
-        ("tokens", [row.tokens for row in rows]),
-        ("FLOPs", [row.flops for row in rows]),
-        ("hours", [row.seconds / 3600 for row in rows]),
-    )
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     depths = [row.depth for row in rows]
-    for axes, (name, values) in zip(figure.subplots(1, 3), panels):
-        axes.plot(depths, values, marker="o", markersize=4)
-        axes.set_yscale("log")
-        axes.set_xlabel("depth")
-        axes.set_title(name)
-        axes.grid(True, which="both", alpha=0.25)
-    figure.suptitle(f"By the scaling laws, on {hardware.world_size} x {hardware.chip.name}, {hardware.precision}")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    with picture(path, 12, 4, columns=3) as panels:
+        panels[0].plot(depths, [row.tokens for row in rows], marker="o", markersize=4)
+        panels[1].plot(depths, [row.flops for row in rows], marker="o", markersize=4)
+        panels[2].plot(depths, [row.seconds / 3600 for row in rows], marker="o", markersize=4)
+        for axes, name in zip(panels, ("tokens", "FLOPs", "hours")):
+            axes.set(yscale="log", xlabel="depth", title=name)
+        panels[0].figure.suptitle(f"By the scaling laws, on {where(hardware)}")
+
+
+def where(hardware: Hardware) -> str:
+    """The devices, in words."""
+    return f"{hardware.world_size} x {hardware.chip.name}, {hardware.precision}"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nanochat_pl.core.figures import duration, size
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.execution import Execution
 
@@ -11,7 +12,7 @@ def screen(plan: Any, price_per_hour: float | None = None) -> str:
     model, horizon, hardware = plan.model, plan.horizon, plan.hardware
     roles = ", ".join(f"{role} {count:,}" for role, count in plan.cost.parameters_by_role.items() if count)
     windows = f"windows {model.window_pattern}, " if set(model.window_pattern) != {"L"} else ""
-    memory = ", ".join(f"{name} {gigabytes(size)}" for name, size in plan.memory_bytes.items() if size)
+    memory = ", ".join(f"{name} {size(held)}" for name, held in plan.memory_bytes.items() if held)
     peak = hardware.chip.peak_flops(hardware.precision)
     mfu = f", {plan.flops_per_second / peak:.0%} of the peak" if peak else ""
     cost = f", {money(plan, price_per_hour)} at {price_per_hour:g} a device and hour" if price_per_hour else ""
@@ -33,7 +34,7 @@ def screen(plan: Any, price_per_hour: float | None = None) -> str:
                   f"{hardware.world_size} device(s)"),
         ("scales", f"learning rates x {horizon.lr_scale:.3g}, weight decay x {horizon.weight_decay_scale:.3g}"),
         ("hardware", f"{nodes}{hardware.devices} x {hardware.chip.name}, {hardware.precision}{kernel}{options}"),
-        ("memory", f"about {gigabytes(sum(plan.memory_bytes.values()))} of {gigabytes(hardware.chip.memory_bytes)} "
+        ("memory", f"about {size(plan.total_bytes)} of {size(hardware.chip.memory_bytes)} "
                    f"({memory}){_memory_advice(plan)}"),
         ("speed", f"about {plan.tokens_per_second:,.0f} tokens/s ({plan.flops_per_second / 1e12:.3g} TFLOP/s a device"
                   f"{mfu})"),
@@ -54,7 +55,7 @@ def _streamed(plan: Any) -> str:
     alone = f", {renewed} by renewal alone" if renewed and plan.streaming.power_iters else ""
     return (
         f"low-rank gradients (k={plan.streaming.rank_k}, {len(low_rank)} of {roles.count('matrix')} matrices{alone}; "
-        f"{gigabytes(plan.saved_bytes)} saved)"
+        f"{size(plan.saved_bytes)} saved)"
     )
 
 
@@ -71,15 +72,3 @@ def _memory_advice(plan: Any) -> str:
     if not (smaller and smaller.fits):
         advice += ["a smaller model"] if plan.hardware.recompute else ["hw.recompute=true", "a smaller model"]
     return f"; it may not fit: try {', '.join(advice)}"
-
-
-def gigabytes(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 1e9:.2f} GB" if size >= 5e6 else f"{size / 1e6:.2f} MB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from nanochat_pl.core.figures import duration, number, size
 from nanochat_pl.core.run_folder import as_object
 from nanochat_pl.reporting.evaluations import draw_evaluations, tables_of_evaluations
 from nanochat_pl.reporting.pictures import Picture, draw_metrics
 from nanochat_pl.reporting.records import RunRecord, StageRecord, as_list, as_number
-from nanochat_pl.reporting.tables import Cell, Table, duration, gigabytes, number
+from nanochat_pl.reporting.tables import Cell, Table
 
 ENDINGS = {
     "running": "It was in training when this was written, or it was killed: the same command goes on.",
@@ -109,11 +110,10 @@ def _lead(run: RunRecord) -> str:
     parameters = next((n for stage in run.stages[::-1] if (n := stage.number("parameters"))), None)
     tokens = sum(stage.number("tokens") or 0 for stage in run.stages)
     seconds = sum(stage.number("wall_seconds") or 0 for stage in run.stages)
-    parts = [f"{number(parameters)} parameters"] if parameters else []
-    parts += [f"{number(tokens)} tokens"] if tokens else []
-    parts += [duration(seconds)] if seconds else []
+    parts = [number(parameters) + " parameters" if parameters else "", f"{number(tokens)} tokens" if tokens else ""]
+    done = ", ".join(filter(None, [*parts, duration(seconds) if seconds else ""]))
     hardware = next((found for stage in run.stages if (found := _plan_line(stage, "hardware"))), "")
-    text = f"{'Stages' if len(names) > 1 else 'Stage'} {listed}: {', '.join(parts) or 'nothing trained yet'}"
+    text = f"{'Stages' if len(names) > 1 else 'Stage'} {listed}: {done or 'nothing trained yet'}"
     return f"{text} on {hardware}." if hardware else f"{text}."
 
 
@@ -129,11 +129,11 @@ def _overview(stages: list[StageRecord]) -> Table:
             Cell(stage.name),
             Cell(stage.status, tone="" if stage.status == "finished" else "bad"),
             Cell(_steps(stage)),
-            Cell(_or_dash(stage.number("tokens"), number)),
-            Cell(_or_dash(stage.number("wall_seconds"), duration)),
-            Cell(_or_dash(_speed(stage), number)),
-            Cell(_or_dash(stage.number("peak_memory_bytes"), gigabytes)),
-            Cell("–" if stage.name == "rl" else _or_dash(stage.number("train_loss"), lambda x: f"{x:.3f}")),
+            Cell(_or("–", stage.number("tokens"), number)),
+            Cell(_or("–", stage.number("wall_seconds"), duration)),
+            Cell(_or("–", _speed(stage), number)),
+            Cell(_or("–", stage.number("peak_memory_bytes"), size)),
+            Cell("–" if stage.name == "rl" else _or("–", stage.number("train_loss"), lambda x: f"{x:.3f}")),
             Cell(_validated(stage)),
         ])  # fmt: skip
     head = ["stage", "status", "steps", "tokens", "time", "tokens/s", "peak memory", "training loss", "validation"]
@@ -163,8 +163,8 @@ def _speed(stage: StageRecord) -> float | None:
     return speeds[len(speeds) // 2] if speeds else stage.number("tokens_per_second")
 
 
-def _or_dash(value: Any, shown: Any) -> str:
-    return "–" if value is None else shown(value)
+def _or(otherwise: str, value: Any, shown: Any) -> str:
+    return otherwise if value is None else shown(value)
 
 
 def _section(stage: StageRecord) -> StageSection:
@@ -198,75 +198,65 @@ def _sample(stage: StageRecord, text: str) -> Sample:
 
 
 def _facts(stage: StageRecord) -> list[Fact]:
-    config, resolved = stage.config, stage.resolved
-    facts = [Fact("recipe", str(config["recipe_name"]))] if config.get("recipe_name") else []
-    facts += [Fact("begins with", text) for text in _parent(as_object(resolved.get("parent")))]
-    data = as_object(config.get("data"))
-    facts += [Fact(name, value) for name, value in _data(data) if value]
-    model = as_object(resolved.get("model"))
-    shape = [
-        f"{model[key]:,} {label}" if after else f"{label} {model[key]:,}"
-        for key, label, after in _SHAPE
-        if isinstance(model.get(key), int)
-    ]
-    facts += [Fact("model", ", ".join(shape))] if shape else []
-    facts += [Fact("parameters", f"{n:,}")] if (n := stage.number("parameters")) else []
-    facts += [Fact("batch", text)] if (text := _batch(stage)) else []
-    facts.append(Fact("steps", _steps(stage)))
-    facts += [Fact("tokens", f"{n:,}")] if (n := stage.number("tokens")) else []
+    config, resolved, number_of = stage.config, stage.resolved, stage.number
+    model, data, parent = (
+        as_object(section) for section in (resolved.get("model"), config.get("data"), resolved.get("parent"))
+    )
+    shape = [text.format(model[key]) for key, text in _SHAPE.items() if isinstance(model.get(key), int)]
     read = {"pieces": "conversations" if data.get("tasks") else "documents and parts of long ones"}
     counters = as_object(stage.summary.get("data")).items()
     counted = [f"{n:,} {read.get(k, k.replace('_', ' '))}" for k, n in counters if as_number(n) and k not in _KNOWN]
-    facts += [Fact("read", ", ".join(counted))] if counted else []
-    if (seconds := stage.number("wall_seconds")) is not None:
-        first = stage.number("seconds_to_first_step")
-        facts.append(Fact("time", duration(seconds) + (f", {first:.0f} s to step 1" if first else "")))
-    facts += [Fact("speed", f"{number(speed)} tokens/s")] if (speed := _speed(stage)) else []
-    facts += [Fact("peak memory", gigabytes(n))] if (n := stage.number("peak_memory_bytes")) else []
-    return facts
+    step, first = as_number(parent.get("step")), number_of("seconds_to_first_step")
+    began = f"{parent.get('stage')}{_or('', step, ' at step {:,}'.format)}: {parent.get('path')}"
+    facts = {
+        "recipe": str(config.get("recipe_name") or ""),
+        "begins with": began if parent.get("stage") else "",
+        **_data(data),
+        "model": ", ".join(shape),
+        "parameters": _or("", number_of("parameters"), "{:,}".format),
+        "batch": _batch(stage),
+        "steps": _steps(stage),
+        "tokens": _or("", number_of("tokens"), "{:,}".format),
+        "read": ", ".join(counted),
+        "time": _or("", number_of("wall_seconds"), duration) + (f", {first:.0f} s to step 1" if first else ""),
+        "speed": _or("", _speed(stage), lambda speed: f"{number(speed)} tokens/s"),
+        "peak memory": _or("", number_of("peak_memory_bytes"), size),
+    }
+    return [Fact(name, text) for name, text in facts.items() if text]
 
 
 _KNOWN = ("tokens", "epoch")
 """Counters of the data that are told elsewhere."""
 
-_SHAPE = (
-    ("n_layer", "layers", True), ("n_embd", "width", False), ("n_head", "heads", True),
-    ("n_kv_head", "heads of keys and values", True), ("sequence_len", "context", False),
-    ("vocab_size", "vocabulary", False),
-)  # fmt: skip
-
-
-def _parent(parent: dict[str, Any]) -> Iterable[str]:
-    if parent.get("stage"):
-        step = as_number(parent.get("step"))
-        yield str(parent["stage"]) + (f" at step {step:,}" if step is not None else "") + f": {parent.get('path')}"
+_SHAPE = {
+    "n_layer": "{:,} layers", "n_embd": "width {:,}", "n_head": "{:,} heads",
+    "n_kv_head": "{:,} heads of keys and values", "sequence_len": "context {:,}", "vocab_size": "vocabulary {:,}",
+}  # fmt: skip
 
 
 def _batch(stage: StageRecord) -> str:
     """How much is one step, and in which pieces."""
     resolved = stage.resolved
     total, rows_per_step = as_number(resolved.get("total_batch_tokens")), as_number(resolved.get("rows_per_step"))
-    size = f"{total:,} tokens a step" if total else ""
+    amount = f"{total:,} tokens a step" if total else ""
     if stage.name == "rl":
-        size = f"{rows_per_step:,} answers a step" if rows_per_step else ""
+        amount = f"{rows_per_step:,} answers a step" if rows_per_step else ""
     rows, accumulation = resolved.get("micro_batch_rows"), resolved.get("accumulation")
     devices = as_object(resolved.get("hardware")).get("devices")
-    if not (size and rows and accumulation and devices):
-        return size
-    return f"{size} = {accumulation} x {rows} rows" + (f" x {devices} devices" if devices != 1 else "")
+    if not (amount and rows and accumulation and devices):
+        return amount
+    return f"{amount} = {accumulation} x {rows} rows" + (f" x {devices} devices" if devices != 1 else "")
 
 
-def _data(data: dict[str, Any]) -> Iterable[tuple[str, str]]:
+def _data(data: dict[str, Any]) -> dict[str, str]:
     """What was read, in the words of the config."""
     kind = re.sub(r"(Data)?Spec$", "", str(data.get("_target_", "")).rpartition(".")[2])
     settings = ("repo", "config", "split", "path", "files", "num_documents")
     named = [f"{key}={data[key]}" for key in settings if data.get(key) is not None]
-    tasks = [*as_list(data.get("tasks")), *([data["task"]] if data.get("task") else [])]
-    held_out = [*as_list(data.get("val_tasks")), *([data["val_task"]] if data.get("val_task") else [])]
-    if not tasks:
-        yield "data", ", ".join([kind.lower(), *named]).strip(", ")
-    yield "tasks", ", ".join(map(_task, tasks))
-    yield "validated on", ", ".join(map(_task, held_out))
+    tasks = ", ".join(map(_task, as_list(data.get("tasks")) or filter(None, [data.get("task")])))
+    held_out = ", ".join(map(_task, as_list(data.get("val_tasks")) or filter(None, [data.get("val_task")])))
+    text = "" if tasks else ", ".join(filter(None, [kind.lower(), *named]))
+    return {"data": text, "tasks": tasks, "validated on": held_out}
 
 
 def _task(task: Any) -> str:
@@ -292,7 +282,7 @@ def _validations(stage: StageRecord) -> Table | None:
     count = min(_CURVE_ROWS, len(steps))
     shown = sorted({round(i * (len(steps) - 1) / max(1, count - 1)) for i in range(count)})
     rows = [
-        [Cell(f"{steps[i]:,}"), *(Cell(_or_dash(values[name].get(steps[i]), lambda x: f"{x:.4f}")) for name in names)]
+        [Cell(f"{steps[i]:,}"), *(Cell(_or("–", values[name].get(steps[i]), lambda x: f"{x:.4f}")) for name in names)]
         for i in shown
     ]
     return Table("", ["step", *(name.removeprefix("val/") for name in names)], rows)
@@ -320,13 +310,13 @@ def _priced(hours: float, price_per_hour: float | None) -> list[Cell]:
 
 
 def _environment(stages: list[StageRecord], invocations: list[dict[str, Any]]) -> list[Fact]:
-    facts = [Fact("machine", text) for text in _distinct(_plan_line(stage, "hardware") for stage in stages)]
-    facts += [Fact("memory", text) for text in _distinct(_plan_line(stage, "memory") for stage in stages)][-1:]
-    facts += [Fact("git commit", text) for text in _distinct(call.get("git_commit") for call in invocations)]
-    packages = [f"{k} {v}" for call in invocations[-1:] for k, v in as_object(call.get("versions")).items()]
-    facts += [Fact("versions", ", ".join(packages))] if packages else []
-    times = [str(call["time"]) for call in invocations if call.get("time")]
-    return facts + ([Fact("started", times[0])] if times else [])
+    facts = [("machine", text) for text in _distinct(_plan_line(stage, "hardware") for stage in stages)]
+    facts += [("memory", text) for text in _distinct(_plan_line(stage, "memory") for stage in stages)][-1:]
+    facts += [("git commit", text) for text in _distinct(call.get("git_commit") for call in invocations)]
+    versions = as_object(invocations[-1].get("versions")) if invocations else {}
+    facts.append(("versions", ", ".join(f"{package} {version}" for package, version in versions.items())))
+    facts.append(("started", next((str(call["time"]) for call in invocations if call.get("time")), "")))
+    return [Fact(name, text) for name, text in facts if text]
 
 
 def _commands(invocations: list[dict[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -121,21 +122,18 @@ def fit_valley(points: Sequence[Point]) -> Valley | str:
     first = min(max(0, rates.index(lowest) - RATES_OF_VALLEY // 2), max(0, len(rates) - RATES_OF_VALLEY))
     near = rates[first : first + RATES_OF_VALLEY]
     logs, losses = (np.array(v) for v in zip(*((math.log(rate), loss) for rate in near for loss in by_rate[rate])))
-    center = logs.mean()
-    design = np.vander(logs - center, 3)
-    (a, b, c), *_ = np.linalg.lstsq(design, losses, rcond=None)
+    center, has_error = logs.mean(), len(losses) > 3
+    fitted: Any = np.polyfit(logs - center, losses, 2, cov=has_error)  # type: ignore[call-overload]
+    (a, b, c), covariance = fitted if has_error else (fitted, None)
     coefficients = (float(a), float(b - 2 * a * center), float(c - b * center + a * center**2))
     bottom = float(center - b / (2 * a)) if a > 0 else math.copysign(math.inf, -b)
     if not math.log(rates[0]) <= bottom <= math.log(rates[-1]):
         if a <= 0 and lowest not in (rates[0], rates[-1]):
             return "The losses have no valley over the rates: their differences are noise."
         return Valley(None, None, math.nan, coefficients, lowest, "lowest" if bottom < center else "highest")
-    edge = {rates[0]: "lowest", rates[-1]: "highest"}.get(lowest, "")
-    factor, spare = None, len(losses) - 3
-    if spare > 0:
-        variance = float(((design @ (a, b, c) - losses) ** 2).sum()) / spare
+    edge, factor = {rates[0]: "lowest", rates[-1]: "highest"}.get(lowest, ""), None
+    if covariance is not None:
         gradient = np.array([b / (2 * a**2), -1 / (2 * a), 0.0])
-        covariance = variance * np.linalg.inv(design.T @ design)
         factor = float(np.exp(np.sqrt(gradient @ covariance @ gradient)))
     return Valley(math.exp(bottom), factor, float(c - b**2 / (4 * a)), coefficients, lowest, edge)
 

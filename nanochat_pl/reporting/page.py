@@ -20,9 +20,6 @@ def write_report(report: Report, folder: Path, run_folder: Path) -> tuple[Path, 
 
     Args:
         run_folder: with the stages' folders, whose pictures the Markdown shows, and what `video --flat` has drawn.
-
-    Returns:
-        Their paths.
     """
     flat = flat_pictures(run_folder)
     return _written(folder, html_of(report, flat), markdown_of(report, os.path.relpath(run_folder, folder), flat))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat_pl.core.picture import STYLE
+
 Series = dict[str, list[tuple[int, float]]]
 
 INK, LINES = "#010101", "#020202"
@@ -106,29 +108,23 @@ def draw(title: str, unit: str, series: Series, salt: str) -> Picture:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set(xlabel="optimizer step", ylabel=unit)
         if len(series) > 1:
-            axes.legend(frameon=False, loc="best")
+            axes.legend(loc="best")
 
     return painted(title, paint, salt)
 
 
 def painted(title: str, paint: Callable[[Any], None], salt: str) -> Picture:
-    """What `paint` draws on matplotlib's axes in the colours INK, LINES and SERIES.
-
-    Args:
-        salt: other than that of any other picture on the page.
-    """
+    """What `paint` draws on matplotlib's axes in the colours INK, LINES and SERIES."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "text.color": INK, "axes.labelcolor": INK}
-    settings |= {"xtick.color": INK, "ytick.color": INK, "axes.edgecolor": LINES, "font.size": 9}
-    settings["text.parse_math"] = False  # a name with two dollars is no formula
-    with matplotlib.rc_context(settings):
+    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    colours |= dict.fromkeys(("axes.edgecolor", "grid.color"), LINES)
+    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9, "grid.alpha": 1, "grid.linewidth": 0.6}
+    with matplotlib.rc_context(STYLE | settings | colours):
         figure = Figure(figsize=(5, 2.9), layout="constrained")
         axes = figure.add_subplot()
         paint(axes)
-        axes.grid(color=LINES, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -39,16 +39,12 @@ class StageRecord:
     """One stage of a run.
 
     Attributes:
-        name: base, mid, sft or rl.
         summary, config, resolved: the files of these names.
         metrics: as `RunFolder.read_metrics`.
         evaluations: suite -> step -> result, in order of steps.
         invocations: the commands that trained and evaluated it.
         samples: what it wrote at the last step that has samples.
         samples_step: that step; None where there are none.
-        plan: plan.txt.
-        last_words: the end of train.log.
-        has_picture: whether there is a loss.png.
     """
 
     name: str
@@ -94,10 +90,15 @@ def load_run(name: str) -> RunRecord:
     places += [place.parent for place in places if place.name in STAGES]
     path = next((place for place in places if stages_of(place)), None)
     if path is None:
-        names = run_names()
-        there = f"Runs: {', '.join(names)}." if names else "There are none; `python train.py` makes one."
-        raise UserError(f"There is no run '{name}' under {runs_root()}{nearest(name, names)} {there}")
+        raise no_such_run(name)
     return RunRecord(path.resolve().name, path, [load_stage(RunFolder(path / stage)) for stage in stages_of(path)])
+
+
+def no_such_run(name: str) -> UserError:
+    """With the names of those that there are."""
+    names = run_names()
+    there = f"Runs: {', '.join(names[:10])}." if names else "There are none; `python train.py` makes one."
+    return UserError(f"There is no run '{name}' under {runs_root()}{nearest(name, names)} {there}")
 
 
 def run_names() -> list[str]:

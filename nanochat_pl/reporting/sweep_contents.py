@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from nanochat_pl.core.figures import duration, number
 from nanochat_pl.core.sweep_folder import spread_over_seeds
 from nanochat_pl.reporting.contents import ENDINGS
 from nanochat_pl.reporting.fits import PowerLaw, Valley, envelope, fit_power_law, fit_valley
@@ -14,7 +15,7 @@ from nanochat_pl.reporting.pictures import Picture
 from nanochat_pl.reporting.records import as_list
 from nanochat_pl.reporting.sweep_pictures import draw_compute, draw_valleys
 from nanochat_pl.reporting.sweep_records import JobRecord, SweepRecord
-from nanochat_pl.reporting.tables import Cell, Table, duration, number
+from nanochat_pl.reporting.tables import Cell, Table
 
 METRICS = {"val/bpb": "validation, bits per byte", "val/loss": "validation loss", "train/loss": "training loss"}
 """The one that is compared is the first that the jobs have."""

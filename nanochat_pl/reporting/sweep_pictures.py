@@ -28,7 +28,7 @@ def draw_compute(
         axes.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=unit)
         _label(axes.xaxis, lambda x, _: f"{x:.0e}".replace("+", ""))
         _label(axes.yaxis, lambda y, _: f"{y:.3g}")
-        axes.legend(frameon=False, loc="best", fontsize=8)
+        axes.legend(loc="best", fontsize=8)
 
     return painted(f"{unit} against compute", paint, f"compute{salt}")
 
@@ -57,7 +57,7 @@ def draw_valleys(
         rates = sorted({rate for group in shown.values() for rate, _ in group})
         _label(axes.xaxis, lambda x, _: f"{x:g}", rates if len(rates) <= MOST_TICKS else None)
         if any(shown) and len(shown) <= NAMED:
-            axes.legend(frameon=False, loc="best", fontsize=8)
+            axes.legend(loc="best", fontsize=8)
 
     return painted(f"{unit} over {key}", paint, f"{key}{salt}")
 

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,9 @@ def load_sweep(where: Path | str) -> SweepRecord:
         named = f": python -m nanochat_pl report {jobs[0].record.folder.path} tells of it alone" if jobs else ""
         raise UserError(f"{path} holds {few}, and this report compares several{named}.{_sweeps_here()}")
     if not any(job.record.metrics for job in jobs):
+        counted = ", ".join(f"{count} {status}" for status, count in Counter(job.status for job in jobs).items())
         raise UserError(
-            f"None of the {len(jobs)} jobs of {path} has metrics yet: {_counted(job.status for job in jobs)}. There is "
+            f"None of the {len(jobs)} jobs of {path} has metrics yet: {counted}. There is "
             "nothing to compare; run the same command again, which goes on with those that are not finished."
         )
     shared = set.intersection(*(set(job.options) for job in jobs))
@@ -179,10 +179,6 @@ def _flops_per_token(resolved: dict[str, Any]) -> int | None:
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     options = flat(config).items() if config else ()
     return {key: value for key, value in options if not key.startswith(NOT_COMPARED) and not key.endswith("_target_")}
-
-
-def _counted(statuses: Iterable[str]) -> str:
-    return ", ".join(f"{count} {status}" for status, count in Counter(statuses).items())
 
 
 def _sweeps_here() -> str:

@@ -10,6 +10,7 @@ from nanochat_pl.callbacks.checkpoints import Checkpoints
 from nanochat_pl.checkpoint.saved import Keep, step_checkpoints, step_of
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.spec import call_checked
 from tests.processes import SMALL, train
 
 # At such rates the loss soon rises again, so that the best is not the last.
@@ -60,7 +61,7 @@ def test_rules_that_cannot_be(tmp_path: Path) -> None:
     for options in ({"keep_best": 0}, {"keep_every_n_steps": -1}, {"budget_gigabytes": 0.0}, {"keep_last": 0}):
         [name] = options
         with pytest.raises(UserError, match=f"callbacks.checkpoints.{name} is"):
-            Checkpoints(**options)
+            call_checked(Checkpoints, options, "callbacks.checkpoints")
     with pytest.raises(UserError, match="budget_gigabytes is inf"):
-        Checkpoints(budget_gigabytes=float("inf"))
+        call_checked(Checkpoints, {"budget_gigabytes": float("inf")}, "callbacks.checkpoints")
     assert Checkpoints().keep == Keep(last=3)

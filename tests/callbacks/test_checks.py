@@ -120,13 +120,14 @@ def test_a_gpu_that_others_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     gigabyte = 10**9
-    assert check_gpu_memory(0, 80 * gigabyte, 85 * gigabyte, 70 * gigabyte, 10 * gigabyte)[1] is None
+    assert list(check_gpu_memory(0, 80 * gigabyte, 85 * gigabyte, 70 * gigabyte, 10 * gigabyte)) == [
+        "GPU 80 GB of 85 GB free"
+    ]
     _, trouble = check_gpu_memory(1, 60 * gigabyte, 85 * gigabyte, 70 * gigabyte, 10 * gigabyte)
-    assert trouble is not None
-    assert "GPU 1 has 60.00 GB of its 85.00 GB free" in trouble[0] and "python 4242 with 0.94 GB" in trouble[0]
+    assert "GPU 1 has 60 GB of its 85 GB free" in trouble[0] and "python 4242 with 944 MB" in trouble[0]
     assert "hw.tokens_per_device" in trouble[1]
     with pytest.raises(MachineError, match="CUDA_VISIBLE_DEVICES"):
-        check_gpu_memory(0, 5 * gigabyte, 85 * gigabyte, 70 * gigabyte, 10 * gigabyte)
+        list(check_gpu_memory(0, 5 * gigabyte, 85 * gigabyte, 70 * gigabyte, 10 * gigabyte))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from nanochat_pl.callbacks.metrics_csv import MetricsCSV
 from nanochat_pl.callbacks.shutdown import SaveOnSignal
 from nanochat_pl.core.errors import Interrupted, UserError
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.spec import call_checked
 from nanochat_pl.evals import suites
 from nanochat_pl.evals.scores import SuiteScore, TaskScore
 from nanochat_pl.optim.muon import MuonAdamWSpec
@@ -219,15 +220,15 @@ def test_validation_and_checkpoint_of_a_step_come_before_its_evaluation(tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((("tiny",), 0), "every_n_steps is 0"),
-        ((("tiny",), 1, 0), "max_per_task is 0"),
-        ((("bpb",),), "every validation measures"),
-        ((("tinny",),), "did you mean 'tiny'"),
+        ({"suites": ["tiny"], "every_n_steps": 0}, "callbacks.evaluate.every_n_steps is 0"),
+        ({"suites": ["tiny"], "max_per_task": 0}, "max_per_task is 0"),
+        ({"suites": ["bpb"]}, "every validation measures"),
+        ({"suites": ["tinny"]}, "did you mean 'tiny'"),
     ],
 )
-def test_mistakes_are_known_at_once(arguments: tuple, message: str) -> None:
+def test_mistakes_are_known_at_once(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Evaluate(*arguments)
+        call_checked(Evaluate, arguments, "callbacks.evaluate")
 
 
 @pytest.mark.slow

@@ -1,29 +1,28 @@
 """Which of several processes keeps the others waiting, by what they say of themselves."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nanochat_pl.callbacks.hang_watch import explanation, position
+from nanochat_pl.callbacks.hang_watch import explanation
+from nanochat_pl.core.stacks import Thread
 
 
 class Loss:
     """A number on a device, of which it is noted from where it is asked for."""
 
-    def item(self) -> dict[str, Any]:
-        return position(sys._getframe(1))
+    def item(self) -> Thread:
+        return Thread(Thread.main().frames[2:])
 
-    def detach(self) -> dict[str, Any]:
-        return position(sys._getframe(1))
+    def detach(self) -> Thread:
+        return Thread(Thread.main().frames[2:])
 
 
 def test_one_that_asks_for_a_number_waits_for_its_device() -> None:
     asked = Loss().item()
-    assert asked["waits"] and f"{__file__}:" in asked["at"]
-    passed = Loss().detach()
-    assert not passed["waits"]
+    assert asked.waits_for(alone=False) == "device" and f"{Path(__file__).name}:" in asked.place
+    assert Loss().detach().waits_for(alone=False) is None
 
 
 def one(batches: int = 4, waits: bool = True, at: str = "a.py:1 in backward") -> dict[str, Any]:

@@ -1,24 +1,10 @@
 """What keeps a training, by where its main thread is."""
 
-import sys
-from types import FrameType
-from typing import Any
-
 import pytest
 
-from nanochat_pl.callbacks.stuck_watch import likely_cause
+from nanochat_pl.core.stacks import Thread
 
 LIGHTNING = "/x/site-packages/lightning/pytorch/loops/"
-
-
-def frame_in(*files: str) -> FrameType:
-    """A frame in the last of these files, called from the one before it, and so on."""
-    seen: dict[str, Any] = {"call": lambda: sys._getframe(1)}
-    for file in reversed(files):
-        scope: dict[str, Any] = {"inner": seen["call"]}
-        exec(compile("def call():\n    return inner()", file, "exec"), scope)
-        seen = scope
-    return seen["call"]()
 
 
 @pytest.mark.parametrize(
@@ -31,12 +17,19 @@ def frame_in(*files: str) -> FrameType:
         (("/x/site-packages/torch/distributed/distributed_c10d.py",), 2, "collective"),
         (("/x/site-packages/torch/autograd/graph.py",), 2, "collective"),
         (("/x/site-packages/torch/autograd/graph.py",), 1, "step"),
-        (("/x/someone/callback.py",), 1, "step"),
+        (("/x/nanochat_pl/stages/base.py", "/x/someone/callback.py"), 1, "step"),
+        (("/x/someone/callback.py",), 1, "elsewhere"),
     ],
 )
 def test_the_likely_cause_is_the_innermost_place_that_is_known(
     files: tuple[str, ...], world_size: int, cause: str
 ) -> None:
-    frame = frame_in(*files)
-    assert frame.f_code.co_filename == files[-1]
-    assert likely_cause(frame, world_size) == cause
+    thread = Thread(tuple((file, "1", "call") for file in reversed(files)))
+    assert thread.cause(alone=world_size == 1) == cause
+
+
+def test_where_this_process_stands() -> None:
+    thread = Thread.main()
+    assert [function for _, _, function in thread.frames[:2]] == ["main", "test_where_this_process_stands"]
+    assert "test_stuck_watch.py:" in Thread(thread.frames[1:]).place
+    assert Thread.main(collecting=True).cause(alone=True) == "gc"

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from nanochat_pl.callbacks.tell import SECONDS, Tell, notify, training_log
 from nanochat_pl.core.errors import DivergedError, Interrupted, MachineError, UserError
 from nanochat_pl.core.run_folder import RunFolder
+from nanochat_pl.core.spec import call_checked
 
 RECORDER = f"""#!{sys.executable}
 import json, os, sys
@@ -122,5 +123,5 @@ def test_a_log_that_cannot_be_written_is_a_warning(told: Path, caplog: pytest.Lo
     tell.setup(trainer, None, "fit")
     tell.teardown(trainer, None, "fit")
     assert "Could not write" in caplog.text and not told.exists()
-    with pytest.raises(UserError, match="after_minutes is -1"):
-        Tell(after_minutes=-1)
+    with pytest.raises(UserError, match=r"callbacks\.tell\.after_minutes is -1"):
+        call_checked(Tell, {"after_minutes": -1}, "callbacks.tell")

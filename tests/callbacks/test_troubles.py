@@ -91,8 +91,8 @@ def test_the_monitor_goes_on_where_it_was(run: tuple[RunFolder, str]) -> None:
     newest = torch.load(step_checkpoints(folder.checkpoints)[0], weights_only=True)
     state = newest["callbacks"]["Monitor"]["detectors"]
     logged = [loss for _, loss in folder.read_metrics()["train/loss"]]
-    assert state["LossSpike"]["losses"][-29:] == logged[-29:] and len(logged) == STEPS + 10
-    assert len(state["grad_norm/matrix"]["logs"]) == 30
+    assert state["LossSpike"]["values"][-29:] == logged[-29:] and len(logged) == STEPS + 10
+    assert len(state["grad_norm/matrix"]["values"]) == 30
 
 
 @pytest.mark.slow

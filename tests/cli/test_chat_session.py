@@ -12,6 +12,7 @@ from nanochat_pl.cli.chat_session import ChatSession
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.inference.answer import content_of
 from nanochat_pl.inference.sampling import Sampling
+from tests.demo.served_models import lengthened
 from tests.taught import CALL, LESSONS, save_taught_model
 
 GREEDY = Sampling(max_new_tokens=40, temperature=0)
@@ -100,6 +101,15 @@ def test_a_conversation_beyond_the_context_keeps_its_newest_turns(folder: Path) 
     with pytest.raises(UserError, match=r"needs 304 tokens, but a prompt of this model may have 216 at most"):
         said(session, "x" * 300)
     assert session.messages == before
+
+
+def test_a_long_window_is_context_too(folder: Path, tmp_path: Path) -> None:
+    longer = lengthened(folder, tmp_path / "model", long_window=511)
+    session = session_with(longer)
+    for _ in range(12):
+        said(session, "My name is Ada")
+        assert session.newest is not None and session.newest.dropped_messages == 0
+    assert session.newest.prompt_tokens > find_named_model(str(folder)).load().model.config.sequence_len
 
 
 def test_seeds_count_on_with_the_turns(folder: Path) -> None:

@@ -66,9 +66,8 @@ def test_a_later_stage_is_planned_before_the_earlier_one_is_trained() -> None:
 def test_the_laws_by_depth_are_a_table_and_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "laws.png"
     text = planned("+hw=h100x8", "--depths", "4-8", "--png", str(picture), "--price-per-hour", "2")
-    rows = [line for line in text.splitlines() if line.startswith("│")]
-    assert [row.split("│")[1].strip() for row in rows] == ["4", "6", "8"]
-    assert [row.split("│")[2].strip() for row in rows] == ["256", "384", "512"]
+    rows = [line.split() for line in text.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[:2] for row in rows] == [["4", "256"], ["6", "384"], ["8", "512"]]
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
     assert "cost" in text and "8 x H100" in text
     assert "prices age" not in text and "prices age" in planned("+hw=h100x8", "--depths", "4")

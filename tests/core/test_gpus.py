@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanochat_pl.core.gpus import GpuProcess, NoDriver, links, parse_driver, read_driver
-from nanochat_pl.core.main_memory import available_memory_bytes, usable_cpus
+from nanochat_pl.core.memory import available_memory_bytes, usable_cpus
 
 NEWER = """<?xml version="1.0" ?>
 <!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">

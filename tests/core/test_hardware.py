@@ -8,6 +8,7 @@ import torch
 from nanochat_pl.core.chips import CHIPS
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.hardware import HardwareSpec
+from nanochat_pl.core.spec import call_checked
 
 H100X8 = HardwareSpec(accelerator="cuda", chip="H100", devices=8, precision="bfloat16")
 
@@ -108,4 +109,4 @@ def test_processes_on_a_cpu_share_its_memory() -> None:
 )
 def test_a_wrong_option_is_refused(options: dict, words: str) -> None:
     with pytest.raises(UserError, match=words.replace("?", r"\?")):
-        HardwareSpec(**options)
+        call_checked(HardwareSpec, options, "hw")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_pl.core.peak_memory import peak_memory_bytes
+from nanochat_pl.core.memory import peak_memory_bytes
 
-CHILD = "from nanochat_pl.core.peak_memory import peak_memory_bytes; print(peak_memory_bytes())"
+CHILD = "from nanochat_pl.core.memory import peak_memory_bytes; print(peak_memory_bytes())"
 
 
 def resident_bytes() -> int:

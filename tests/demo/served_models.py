@@ -1,5 +1,7 @@
 """Small models for tests of serving, whose answers are known: what follows a token depends on that token alone."""
 
+import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -47,6 +49,15 @@ def save_model(folder: Path, following: dict[str, str], context_tokens: int, sta
             model.head.weight[token_id("?"), token_id(token)] = 0.1
             model.head.weight[token_id(next_token), token_id(token)] = 1.0
     save_model_folder(folder, model, config, TOKENIZER, {"step": step, "val_bpb": 1.25}, stage)
+
+
+def lengthened(folder: Path, copy: Path, long_window: int) -> Path:
+    """A copy of a model folder that looks further back than it was trained to."""
+    shutil.copytree(folder, copy)
+    header = json.loads((copy / "model.json").read_text())
+    header["config"]["long_window"] = long_window
+    (copy / "model.json").write_text(json.dumps(header))
+    return copy
 
 
 def save_random_model(folder: Path, context_tokens: int) -> NanoChat:

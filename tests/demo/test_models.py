@@ -11,7 +11,7 @@ import pytest
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.demo.models import find_models, name_of, read_model
-from tests.demo.served_models import ALPHABET, SUM, TOKENIZER, save_model
+from tests.demo.served_models import ALPHABET, SUM, TOKENIZER, lengthened, save_model
 
 
 def test_models_are_named_by_their_run_and_stage_the_newest_first(tmp_path: Path) -> None:
@@ -26,6 +26,12 @@ def test_models_are_named_by_their_run_and_stage_the_newest_first(tmp_path: Path
     newest = models[0]
     assert newest.facts == {"step": 0.0, "val_bpb": 1.25} and newest.context_tokens == 32 and newest.stage == "rl"
     assert newest.exported_seconds == 1000 and newest.tokenizer().decode([0]) == "\n"
+
+
+def test_a_long_window_is_context_too(tmp_path: Path) -> None:
+    save_model(tmp_path / "tiny/sft/model", ALPHABET, 32)
+    longer = lengthened(tmp_path / "tiny/sft/model", tmp_path / "long/sft/model", long_window=99)
+    assert read_model(longer, tmp_path).context_tokens == 100
 
 
 def test_a_newer_export_is_noticed(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from nanochat_pl.demo.job import AnswerRequest, Delta
 from nanochat_pl.demo.models import ModelInfo
 from nanochat_pl.demo.page_answer import Answers, messages_of, new_answer, seed_of
 from nanochat_pl.demo.page_text import choice_label, left_out, status
+from nanochat_pl.demo.pool import WorkerPool
 from nanochat_pl.demo.service import Service
 from nanochat_pl.tokenizers.chat import check_messages
+from tests.demo.served_models import ALPHABET, save_model
 
 
 def question(text: str) -> dict[str, Any]:
@@ -108,3 +110,22 @@ def test_what_is_shown_next_waits_for_the_end_of_an_answer_on_its_way(monkeypatc
         assert not await answers.stop("me") and time.monotonic() - ended > 0.2
 
     asyncio.run(ask_and_clear())
+
+
+@pytest.mark.slow
+def test_a_model_that_goes_while_it_is_chosen_may_be_asked_for(tmp_path: Path) -> None:
+    """The choice is on its way while a look that no longer finds the model is answered."""
+    from gradio.state_holder import SessionState
+
+    from nanochat_pl.demo.page import build_page
+
+    save_model(tmp_path / "abc/base/model", ALPHABET, context_tokens=100, stage="base")
+    blocks = build_page(Service(cast(WorkerPool, None), tmp_path, None, 1, 1.0))
+    events = {event.name: event for event in blocks.fns.values()}
+
+    async def choose() -> list[Any]:
+        state = SessionState(blocks)
+        await blocks.process_api(events["look"], [None], state=state)
+        return (await blocks.process_api(events["describe"], ["later/base"], state=state))["data"]
+
+    assert "No model" in asyncio.run(choose())

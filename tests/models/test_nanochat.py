@@ -257,7 +257,7 @@ def test_windows_come_from_the_trained_context():
         ({"n_kv_head": 3}, ["n_kv_head=3", "1, 2, 4"]),
         ({"window_pattern": "SXL"}, ["'SXL'", "S (short", "L (full"]),
         ({"window_pattern": ""}, ["window_pattern", "'SSSL'"]),
-        ({"n_layer": 0}, ["n_layer", "at least 1"]),
+        ({"n_layer": 0}, ["n_layer", "from 1 to"]),
         ({"softcap": -1.0}, ["softcap", "above 0"]),
         ({"position": "alibbi"}, ["position", "alibi"]),
         ({"position": "none", "rope_base": 5e5}, ["rope_base=500000", "position=rope", "position=none"]),

@@ -36,7 +36,7 @@ LLAMA = LlamaConfig(
 CONFIGS = {
     "gpt2": TINY,
     "llama": LLAMA,
-    "llama, one table": dataclasses.replace(LLAMA, tied=True, rope_scaling=None, n_kv_head=4),
+    "llama, one table": dataclasses.replace(LLAMA, tied=True, rope_scaling=RotaryScaling.linear(3.0), n_kv_head=4),
 }
 
 

@@ -14,7 +14,7 @@ from tests.processes import REPOSITORY
 STEPS = """
 import os, sys
 import torch
-from nanochat_pl.core.peak_memory import peak_memory_bytes
+from nanochat_pl.core.memory import peak_memory_bytes
 from nanochat_pl.models.contract import build_model
 from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.optim.muon import MuonAdamWSpec

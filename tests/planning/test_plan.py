@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.figures import size
 from nanochat_pl.core.hardware import Hardware, HardwareSpec
 from nanochat_pl.models.depth import NanoChatSpec
 from nanochat_pl.models.execution import Execution
@@ -130,7 +131,7 @@ def test_streaming_saves_what_the_plan_says() -> None:
     assert dense.memory_bytes["activations"] - low.memory_bytes["activations"] >= 2 * 2 * 4 * 256 * 512 * 4
     everywhere = dataclasses.replace(low, streaming=Streaming(enabled=True, rank_k=8, target_layers="all"))
     assert "(k=8, 12 of 13 matrices, 8 by renewal alone;" in everywhere.text()
-    saved = f"{low.saved_bytes / 1e9:.2f} GB saved"
+    saved = f"{size(low.saved_bytes)} saved"
     assert low.saved_bytes > matrices + 2 * 2 * 4 * 256 * 512 * 4
     assert f"low-rank gradients (k=8, 4 of 13 matrices; {saved})" in low.text() and "low-rank" not in dense.text()
     with pytest.raises(UserError, match=r"streaming\.enabled=true computes in the precision of the activations"):

@@ -10,6 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.figures import duration, number
 from nanochat_pl.core.paths import runs_root, write_text
 from nanochat_pl.core.run_folder import RunFolder, read_object
 from nanochat_pl.evals.scores import SuiteScore
@@ -18,7 +19,6 @@ from nanochat_pl.reporting.evaluations import tables_of_evaluations
 from nanochat_pl.reporting.page import html_of, markdown_of
 from nanochat_pl.reporting.pictures import MOST_POINTS, draw, draw_metrics, thinned
 from nanochat_pl.reporting.records import load_run
-from nanochat_pl.reporting.tables import duration, number
 from tests.reporting.written_runs import HOSTILE, evaluate, suite, write_stage
 
 
@@ -58,7 +58,7 @@ def test_what_was_trained_on_what() -> None:
     for said in (
         "Stages base and sft: 1.31M parameters, 205k tokens, 1 h 00 min on 2 x Abacus 3000",
         "tiny, num_documents=7", "tiny_sums, custom chats.jsonl (first 200) x 2", "mmlu", "width 128", "1,310,850",
-        "0.63 GB", "1,000", "30 min 00 s", "Hello -> <script>alert(1)</script>", "its second line",
+        "630 MB", "1,000", "30 min 00 s", "Hello -> <script>alert(1)</script>", "its second line",
         "python train.py stage=sft 'tag=a b'", "git checkout abc123", "torch 9",
     ):  # fmt: skip
         assert said in page.text, said
@@ -160,8 +160,8 @@ def test_a_stage_without_tokens_has_none_of_their_figures() -> None:
     write_text(rl.resolved, json.dumps({"steps": 50, "total_batch_tokens": 16384, "rows_per_step": 128}))
     report = build_report(load_run("one"))
     sft_row, rl_row = ([cell.text for cell in row] for row in report.overview.rows)
-    assert sft_row[3:] == ["102k", "30 min 00 s", "–", "0.63 GB", "0.100", "1.500 bpb"]
-    assert rl_row[3:] == ["–", "30 min 00 s", "–", "0.63 GB", "–", "0.500 pass@1"]
+    assert sft_row[3:] == ["102k", "30 min 00 s", "–", "630 MB", "0.100", "1.500 bpb"]
+    assert rl_row[3:] == ["–", "30 min 00 s", "–", "630 MB", "–", "0.500 pass@1"]
     assert ", 102k tokens, " in report.lead and ("batch", "128 answers a step") in report.stages[1].facts
 
 

@@ -12,6 +12,8 @@ TO_DEVIATION = 1.4826
 """A normal distribution's standard deviation over the median distance from its median."""
 CALM_READINGS = 5
 """So many readings without it, and a trouble is over."""
+DEVIATIONS = 8.0
+"""So far from what is usual, nothing is chance."""
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -38,12 +40,8 @@ class Detector:
         self.calm = 0
         self.told = False
 
-    def begins(self, troubled: bool, step: int, after: int = 1) -> bool:
-        """Whether a trouble is to be told: once, at its `after`-th reading in a row, until it is over.
-
-        Args:
-            troubled: what the reading of this step says.
-        """
+    def begins(self, troubled: bool, step: int, after: float = 1) -> bool:
+        """Whether a trouble is to be told: once, at its `after`-th reading in a row, until it is over."""
         if not troubled:
             self.calm += 1
             if not self.told or self.calm >= CALM_READINGS:
@@ -51,12 +49,10 @@ class Detector:
             return False
         self.calm = 0
         self.readings += 1
-        if self.since is None:
-            self.since = step
-        if self.told or self.readings < after:
-            return False
-        self.told = True
-        return True
+        self.since = step if self.since is None else self.since
+        is_new = not self.told and self.readings >= after
+        self.told |= is_new
+        return is_new
 
     def see(self, *reading: Any) -> Finding | None:
         """A reading, and what is to be told of it."""
@@ -68,13 +64,31 @@ class Detector:
 
     def load_state_dict(self, state: dict[str, Any]) -> Self:
         """Go on where the state was saved."""
-        for name, value in state.items():
-            if name in vars(self):
-                setattr(self, name, list(value) if isinstance(value, list) else value)
+        for name in vars(self).keys() & state.keys():
+            setattr(self, name, list(state[name]) if isinstance(state[name], list) else state[name])
         return self
 
 
-def keep_last(values: list[float], value: float, count: int) -> None:
-    """Append; forget the oldest ones beyond `count`."""
-    values.append(value)
-    del values[:-count]
+class Outliers(Detector):
+    """Values far above the median of the last ones, as their own noise measures it."""
+
+    WINDOW, ENOUGH, DEVIATIONS = 30, 5, DEVIATIONS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[float] = []
+
+    def above(self, value: float, least: float, share: float = 0.0) -> tuple[float, bool] | None:
+        """The median before this value, and whether this is far above it; None where too few are known.
+
+        Args:
+            least, share: at least so much above it, or such a share of it.
+        """
+        if len(self.values) < self.ENOUGH:
+            self.values.append(value)
+            return None
+        usual = statistics.median(self.values)
+        limit = usual + max(self.DEVIATIONS * noise(self.values), least, share * abs(usual))
+        self.values.append(min(value, limit))  # a new level is learned, an outlier is not
+        del self.values[: -self.WINDOW]
+        return usual, value > limit

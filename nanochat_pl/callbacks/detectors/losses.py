@@ -4,18 +4,14 @@ import itertools
 import math
 import statistics
 
-from nanochat_pl.callbacks.detectors.detector import Detector, deviation, keep_last, noise
+from nanochat_pl.callbacks.detectors.detector import DEVIATIONS, Detector, Outliers, deviation, noise
 from nanochat_pl.core.findings import Finding
-
-DEVIATIONS = 8.0
-"""So far from what is usual, nothing is chance."""
 
 
 class NotFinite(Detector):
     """A number that is NaN or infinite.
 
     Args:
-        name: of the metric.
         after: readings in a row; the gradients' scale in float16 is found by single ones that are too large.
     """
 
@@ -26,44 +22,30 @@ class NotFinite(Detector):
     def see(self, step: int, value: float) -> Finding | None:
         if not self.begins(not math.isfinite(value), step, self.after):
             return None
-        return Finding(
-            "not_finite",
-            step,
-            f"{self.name} is {value}.",
+        advice = (
             "Begin anew with a lower horizon.lr_scale or optim.grad_clip=1.0; a checkpoint of before helps where one "
-            "batch was at fault.",
-            severity="error",
-            evidence={"metric": self.name, "value": str(value)},
+            "batch was at fault."
         )
+        evidence = {"metric": self.name, "value": str(value)}
+        return Finding("not_finite", step, f"{self.name} is {value}.", advice, severity="error", evidence=evidence)
 
 
-class LossSpike(Detector):
-    """A loss far above the median of the last steps, as their own spread measures it."""
+class LossSpike(Outliers):
+    """A loss far above the median of the last steps."""
 
     WINDOW, ENOUGH = 50, 20
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.losses: list[float] = []
-
     def see(self, step: int, loss: float) -> Finding | None:
-        if len(self.losses) < self.ENOUGH:
-            self.losses.append(loss)
+        seen = self.above(loss, 0.0, share=0.05)
+        if seen is None or not self.begins(seen[1], step):
             return None
-        usual, spread = statistics.median(self.losses), noise(self.losses)
-        limit = usual + max(DEVIATIONS * spread, 0.05 * abs(usual))
-        begins = self.begins(loss > limit, step)
-        keep_last(self.losses, min(loss, limit), self.WINDOW)  # a new level is learned, a spike is not
-        if not begins:
-            return None
-        return Finding(
-            "loss_spike",
-            step,
-            f"The loss jumped to {loss:.4g}, from {usual:.4g}.",
+        advice = (
             "One that falls back within some steps needs nothing; if more follow, lower horizon.lr_scale or set "
-            "optim.grad_clip=1.0, and look at the data of this step.",
-            evidence={"loss": loss, "usual": usual, "spread": spread},
+            "optim.grad_clip=1.0, and look at the data of this step."
         )
+        message = f"The loss jumped to {loss:.4g}, from {seen[0]:.4g}."
+        evidence = {"loss": loss, "usual": seen[0], "spread": noise(self.values)}
+        return Finding("loss_spike", step, message, advice, evidence=evidence)
 
 
 class Divergence(Detector):
@@ -80,7 +62,7 @@ class Divergence(Detector):
         self.block.append(loss)
         if len(self.block) < self.BLOCK_STEPS:
             return None
-        keep_last(self.medians, statistics.median(self.block), self.BLOCKS)
+        self.medians = [*self.medians, statistics.median(self.block)][-self.BLOCKS :]
         self.block.clear()
         if len(self.medians) < self.ENOUGH:
             return None
@@ -90,15 +72,13 @@ class Divergence(Detector):
         since = step - self.BLOCK_STEPS * (self.RISES + 1) + 1
         if not self.begins(rises, since):
             return None
-        return Finding(
-            "divergence",
-            step,
-            f"The loss has risen steadily from {last[0]:.4g} to {last[-1]:.4g}.",
+        advice = (
             "If it goes on, stop and begin anew with a lower horizon.lr_scale, a longer schedule.warmup_steps or "
-            "optim.grad_clip=1.0.",
-            since_step=since,
-            evidence={"rise": rise, "spread": spread},
+            "optim.grad_clip=1.0."
         )
+        message = f"The loss has risen steadily from {last[0]:.4g} to {last[-1]:.4g}."
+        evidence = {"rise": rise, "spread": spread}
+        return Finding("divergence", step, message, advice, since_step=since, evidence=evidence)
 
 
 class Plateau(Detector):
@@ -130,13 +110,10 @@ class Plateau(Detector):
         if not self.begins(before - now < min(3 * spread, 0.002 * abs(before)), step):
             return None
         since = step - len(half) * self.block_steps
-        return Finding(
-            "plateau",
-            step,
-            f"The loss has not fallen since step {since}: it was {before:.4g} and is {now:.4g}.",
+        advice = (
             "If it should be lower, try another horizon.lr_scale or see whether the data repeat; else the rest of the "
-            "run may be saved.",
-            severity="info",
-            since_step=since,
-            evidence={"before": before, "now": now},
+            "run may be saved."
         )
+        message = f"The loss has not fallen since step {since}: it was {before:.4g} and is {now:.4g}."
+        evidence = {"before": before, "now": now}
+        return Finding("plateau", step, message, advice, severity="info", since_step=since, evidence=evidence)

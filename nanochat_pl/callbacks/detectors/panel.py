@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 from nanochat_pl.callbacks.detectors.detector import Detector
 from nanochat_pl.callbacks.detectors.losses import Divergence, LossSpike, NotFinite, Plateau
-from nanochat_pl.callbacks.detectors.norms import GradientNorm, UpdateRatio
-from nanochat_pl.callbacks.detectors.speed import LoaderStall, MemoryCreep, SlowSteps
+from nanochat_pl.callbacks.detectors.readings import GradientNorm, LoaderStall, MemoryCreep, SlowSteps, UpdateRatio
 from nanochat_pl.core.findings import Finding
 
 D = TypeVar("D", bound=Detector)

@@ -3,20 +3,17 @@
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from nanochat_pl.callbacks.metrics_csv import RunFolderLogger
 from nanochat_pl.callbacks.optional import needed
 from nanochat_pl.callbacks.wandb.account import Account
 from nanochat_pl.callbacks.wandb.mirror import Mirror
-from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.run_folder import RunFolder
-from nanochat_pl.core.spec import Spec
+from nanochat_pl.core.spec import Positive, Spec
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +34,10 @@ class WandbSpec(Spec):
     entity: str | None = None
     group: str | None = None
     artifact: bool = True
-    wait_seconds: float = 60.0
+    wait_seconds: Annotated[float, Positive] = 60.0
 
     def check(self) -> None:
         needed("wandb", "logger=wandb", extra="wandb")
-        if self.wait_seconds <= 0:
-            raise UserError(f"logger.wandb.wait_seconds is {self.wait_seconds}; it must be positive.")
         Account.here()
 
     def build(self, run: RunFolder, resumed_step: int | None) -> "WandbLogger":
@@ -55,7 +50,7 @@ class WandbSpec(Spec):
         return WandbLogger(Mirror(run, account, options, self.artifact, self.wait_seconds))
 
 
-class WandbLogger(Logger, contextlib.AbstractContextManager["WandbLogger"]):
+class WandbLogger(RunFolderLogger, contextlib.AbstractContextManager["WandbLogger"]):
     """Mirrors the run folder to W&B while inside; nothing is given to it directly.
 
     Args:
@@ -67,36 +62,10 @@ class WandbLogger(Logger, contextlib.AbstractContextManager["WandbLogger"]):
         self._mirror = mirror
 
     def __enter__(self) -> Self:
-        self._start()
+        if self._mirror is not None:
+            rank_zero_only(self._mirror.start)()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end(error)
-
-    @rank_zero_only
-    def _start(self) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self._mirror is not None:
-            self._mirror.start()
-
-    @rank_zero_only
-    def _end(self, error: BaseException | None) -> None:
-        if self._mirror is not None:
-            self._mirror.end(error)
-
-    @property
-    def name(self) -> str:
-        return "wandb"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The run folder's config.yaml and resolved.json hold them."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """metrics.csv holds them."""
+            rank_zero_only(self._mirror.end)(error)

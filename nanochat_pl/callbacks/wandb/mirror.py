@@ -30,13 +30,7 @@ FACTS = ("status", "step", "tokens", "val_bpb", "parameters", "wall_seconds", "s
 
 
 class Mirror(threading.Thread):
-    """Gives W&B what is new in the run folder, and at the end what is left; whatever fails is told in the log.
-
-    Args:
-        options: for `wandb.init`: project, entity, group.
-        artifact: whether the model goes to W&B when the training has finished.
-        wait_seconds: for W&B to answer at the beginning, and to take what is left at the end.
-    """
+    """Gives W&B what is new in the run folder, and at the end what is left; whatever fails is told in the log."""
 
     def __init__(self, run: RunFolder, account: Account, options: dict[str, Any], artifact: bool, wait_seconds: float):
         super().__init__(name="wandb", daemon=True)

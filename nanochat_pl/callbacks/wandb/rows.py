@@ -1,12 +1,10 @@
 """What is new in a run folder's records since the last look."""
 
-import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.run_folder import RunFolder, as_object
+from nanochat_pl.core.run_folder import RunFolder, as_object, rows_of_metrics
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class MetricsTail:
         self._header = b""
         self._at = 0
 
-    def read(self) -> list[tuple[int, dict[str, float | Table]]]:
+    def read(self) -> list[tuple[int, dict[str, float]]]:
         """(step, metrics) of each new row that is complete."""
         try:
             with self._path.open("rb") as file:
@@ -82,17 +80,7 @@ class MetricsTail:
             return []
         text = text[: text.rfind(b"\n") + 1]
         self._at += len(text)
-        lines = (self._header + text).decode(errors="replace").splitlines()
-        return list(_figures(csv.DictReader(lines)))
-
-
-def _figures(rows: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, float | Table]]]:
-    for row in rows:
-        try:
-            step = int(row.pop("step"))
-            yield step, {name: float(value) for name, value in row.items() if value}
-        except (KeyError, TypeError, ValueError):  # cut short by a kill
-            continue
+        return list(rows_of_metrics((self._header + text).decode(errors="replace").splitlines()))
 
 
 class Changes:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from nanochat_pl.checkpoint.header import STAGES
+from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.findings import read_events, read_findings
 from nanochat_pl.core.flat import flat
 from nanochat_pl.core.run_folder import RunFolder, as_object
+from nanochat_pl.core.spec import call_checked
 from nanochat_pl.core.sweep_folder import first_sentence
 from nanochat_pl.reporting.records import StageRecord, as_number, load_stage
 
@@ -26,23 +28,17 @@ LAST_OF = ("val/reward", "val/pass@", "rl/")
 SMALLER_IS_BETTER = ("bpb", "loss", "bits per byte", "seconds", "bytes")
 
 
-_OPTIONAL = ("steps", "lr_scale")
-
-
 @dataclass(frozen=True)
 class Experiment:
     """A line of experiments.jsonl.
 
     Attributes:
         name: of its folder under the runs root: tiny/base.
-        stage: base, mid, sft or rl.
         status: finished, running, interrupted, diverged, failed; killed where it runs no more and has not said so.
         began: when it was first begun, in ISO 8601.
         goal: what it was to find out; "" where nobody said.
-        command: the latest that trained it.
         overrides: of this run, where the command is of a sweep.
         began_with: the folder of the model that the stage began with; "" for base.
-        steps: that it was to take.
         lr_scale: the factor on all learning rates, given or decided.
         results: name -> value: of `RESULTS`, of suites, of `LAST_OF`.
         evaluations: suite -> step, metric, value and standard_error of its last result.
@@ -85,15 +81,11 @@ class Experiment:
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> Self | None:
         """From a line of experiments.jsonl; None where it is none of this version."""
-        fields = {item.name: item for item in dataclasses.fields(cls)}
-        known = {name: value for name, value in record.items() if name in fields}
-        blank = cls(name="", stage="", status="", steps=0, lr_scale=0.0)
-        if not all(isinstance(known.get(name), str) for name in ("name", "stage", "status")):
+        known = {item.name: record[item.name] for item in dataclasses.fields(cls) if item.name in record}
+        try:
+            return call_checked(cls, known, "")
+        except UserError:
             return None
-        for name, value in known.items():
-            if not isinstance(value, type(getattr(blank, name))) and not (value is None and name in _OPTIONAL):
-                return None
-        return cls(**known)
 
     def as_record(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

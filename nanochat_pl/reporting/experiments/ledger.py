@@ -4,13 +4,13 @@ import json
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from nanochat_pl.core.errors import MachineError, UserError
-from nanochat_pl.core.paths import replacing
+from nanochat_pl.core.paths import free_name, replacing
 from nanochat_pl.core.run_folder import RunFolder, parse_object
 from nanochat_pl.reporting.experiments.comparing import differences, parent_of
 from nanochat_pl.reporting.experiments.experiment import Ending, Experiment, read_experiment, stage_of, stamp_of
@@ -29,11 +29,7 @@ def ledger_of(root: Path) -> Path:
 
 
 def read_experiments(root: Path, endings: Mapping[str, Ending] | None = None) -> list[Experiment]:
-    """All experiments in the order in which they began: as their folders are now, or as they were before they went.
-
-    Args:
-        endings: name -> how this training ends.
-    """
+    """All experiments in the order in which they began: as their folders are now, or as they were before they went."""
     known, _ = _read(ledger_of(root))
     return _refreshed(root, known, endings or {})
 
@@ -97,9 +93,7 @@ def write_over(path: Path, content: bytes) -> None:
 def keep_copy(path: Path) -> Path:
     """Copy the file to NAME.before-TIME beside it."""
     copy = path.with_name(f"{path.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
-    while copy.exists():
-        copy = copy.with_name(f"{copy.name}x")
-    return Path(shutil.copy2(path, copy))
+    return Path(shutil.copy2(path, free_name(copy)))
 
 
 def _read(path: Path) -> tuple[dict[str, Experiment], bool]:
@@ -115,7 +109,8 @@ def _read(path: Path) -> tuple[dict[str, Experiment], bool]:
 
 
 def _refreshed(root: Path, known: Mapping[str, Experiment], endings: Mapping[str, Ending]) -> list[Experiment]:
-    names = {folder.relative_to(root).as_posix() for folder in _folders(root)}
+    folders = (file.parent for file in root.glob("*/*/summary.json"))
+    names = {folder.relative_to(root).as_posix() for folder in folders if stage_of(folder)}
     names |= endings.keys() | {name for name in known if (root / name / "summary.json").is_file()}
     fresh = []
     for name in sorted(names):
@@ -125,22 +120,14 @@ def _refreshed(root: Path, known: Mapping[str, Experiment], endings: Mapping[str
             fresh.append(read_experiment(run, name, endings.get(name)))
     here = [*fresh, *(known[name] for name in names - {experiment.name for experiment in fresh})]
     identities = {experiment.identity for experiment in here}  # also of those that were moved aside
-    gone = (experiment for name, experiment in known.items() if name not in names)
-    gone = (_without_folder(experiment) for experiment in gone if experiment.identity not in identities)
+    gone = (one for name, one in known.items() if name not in names and one.identity not in identities)
+    gone = (replace(one, status="killed") if one.status == "running" else one for one in gone)
     experiments = sorted([*here, *gone], key=lambda experiment: (experiment.began, experiment.name))
     changed = {experiment.name for experiment in fresh}
     return [
         _with_parent(experiment, experiments[:place]) if experiment.name in changed else experiment
         for place, experiment in enumerate(experiments)
     ]
-
-
-def _folders(root: Path) -> Iterable[Path]:
-    return (file.parent for file in root.glob("*/*/summary.json") if stage_of(file.parent))
-
-
-def _without_folder(experiment: Experiment) -> Experiment:
-    return replace(experiment, status="killed") if experiment.status == "running" else experiment
 
 
 def _with_parent(experiment: Experiment, earlier: list[Experiment]) -> Experiment:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from urllib.parse import quote
 
 from nanochat_pl.core.errors import UserError
@@ -47,10 +48,6 @@ def markdown_beside(root: Path) -> Path | None:
 
 def write_markdown(path: Path, root: Path, endings: Mapping[str, Ending] | None = None) -> Path | None:
     """Renew the generated regions, add what is new; the rest stays byte for byte.
-
-    Args:
-        root: of the runs.
-        endings: name -> how this training ends.
 
     Returns:
         The copy of the file as it was, where somebody had written inside a region that is renewed.
@@ -145,11 +142,8 @@ def _ideas(experiments: Sequence[Experiment]) -> str:
     ideas = ideas_from(experiments)
     if not ideas:
         return "- [ ] The baseline: `python train.py`"
-    return printable("\n".join(f"- [ ] {in_line(text)}\n\n{_indented(command)}\n" for text, command in ideas).rstrip())
-
-
-def _indented(command: str) -> str:
-    return "\n".join(f"  {line}" for line in fenced(command, "bash").splitlines())
+    blocks = ((text, indent(fenced(command, "bash"), "  ")) for text, command in ideas)
+    return printable("\n".join(f"- [ ] {in_line(text)}\n\n{command}\n" for text, command in blocks).rstrip())
 
 
 def section_of(one: Experiment) -> str:

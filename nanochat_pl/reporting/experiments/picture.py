@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.paths import replacing
+from nanochat_pl.core.picture import picture
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.reporting.experiments.comparing import METRIC_OF
 from nanochat_pl.reporting.experiments.experiment import Experiment
@@ -24,7 +24,6 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
     """Draw training loss and validation over the steps into a PNG; the last validation stands in the legend.
 
     Args:
-        root: of the runs.
         is_log: both axes are logarithmic.
 
     Returns:
@@ -33,19 +32,14 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
     Raises:
         MachineError: it cannot be written.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     curves = {one.name: RunFolder(root / one.name).read_metrics() for one in experiments}
     curves = {name: metrics for name, metrics in curves.items() if metrics.get("train/loss")}
     if not curves:
         return []
     validated = {one.name: METRIC_OF[one.stage].replace("val_", "val/") for one in experiments}
-    with rc_context({"text.parse_math": False}):  # a name with two dollars is no formula
-        longest = max(len(name) for name in curves) + len("  (1.0000)")
-        columns = max(1, min(3, ACROSS // (longest + 8)))
-        figure = Figure(figsize=(11, 4.4 + 0.2 * -(-len(curves) // columns)), dpi=120, layout="constrained")
-        left, right = figure.subplots(1, 2)
+    longest = max(len(name) for name in curves) + len("  (1.0000)")
+    columns = max(1, min(3, ACROSS // (longest + 8)))
+    with picture(out, 11, 4.4 + 0.2 * -(-len(curves) // columns), columns=2) as (left, right):
         for number, (name, metrics) in enumerate(curves.items()):
             style: dict[str, Any] = {"color": f"C{number}", "linestyle": ("-", "--")[number % 2]}  # some lie on others
             losses, held_out = metrics["train/loss"], metrics.get(validated[name], [])
@@ -57,9 +51,7 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
                 right.plot(*zip(*held_out), marker="o", markersize=3, linewidth=1.4, **style)
         _label(left, "training loss, nats per token", is_log)
         _label(right, " and ".join(sorted({validated[name] for name in curves})), is_log)
-        figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
-        with replacing(out) as temporary:
-            figure.savefig(temporary, format="png")
+        left.figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
     return list(curves)
 
 
@@ -77,8 +69,6 @@ def _label(axes: Any, title: str, is_log: bool) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _smooth(points: list[tuple[int, float]], is_log: bool) -> list[tuple[float, float]]:

@@ -61,11 +61,7 @@ def regions_of(text: str) -> dict[str, Region]:
 
 
 def renewed(text: str, contents: Mapping[str, str]) -> str:
-    """The text with these contents in those of its regions that have the names; others stay.
-
-    Raises:
-        BrokenMarksError: as `regions_of`.
-    """
+    """The text with these contents in those of its regions that have the names; others stay."""
     pieces, at = [], 0
     for name, region in regions_of(text).items():
         if name in contents and _plain(region.content) != _guarded(contents[name]):

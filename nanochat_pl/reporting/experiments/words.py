@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nanochat_pl.core.figures import duration, number, size
 from nanochat_pl.reporting.experiments.experiment import Experiment
-from nanochat_pl.reporting.tables import duration, gigabytes, number
 
 NOT_TRAINED = ("run", "callbacks", "logger", "trainer", "hydra")
 """Sections whose options don't change what is trained."""
@@ -28,7 +28,7 @@ def shown(metric: str, value: float | None) -> str:
         return f"{value:,.0f}"
     if metric == "wall_seconds":
         return duration(value)
-    return gigabytes(value) if metric == "peak_memory_bytes" else f"{value:.4f}"
+    return size(value) if metric == "peak_memory_bytes" else f"{value:.4f}"
 
 
 def suites(experiment: Experiment) -> str:
@@ -60,11 +60,7 @@ def shared(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def short_config(experiment: Experiment, without: Sequence[str] = ()) -> str:
-    """The recipe and what was chosen beside it.
-
-    Args:
-        without: what need not be said.
-    """
+    """The recipe and what was chosen beside it."""
     own = [override for override in chosen(experiment) if override not in without]
     return ", ".join([experiment.recipe or "?", *(override for override in own if not override.startswith("recipe="))])
 
