@@ -26,7 +26,7 @@ ONLY_IN = {
     "tensorboard": {"callbacks"},
     "datasets": {"data", "tasks"},
     "gradio": {"demo"},
-    "transformers": {"checkpoint", "tokenizers"},
+    "transformers": {"models", "checkpoint", "tokenizers"},
     "torchmetrics": {"evals", "callbacks", "stages"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)

@@ -14,8 +14,6 @@ FORMAT = "nanochat_pl"
 FORMAT_VERSION = 1
 STAGES = ("rl", "sft", "mid", "base")
 """The latest first."""
-ON_HUB = "hf:"
-"""Before the name of a repository on the Hugging Face hub, where a model is named."""
 MAX_CONTEXT_TOKENS = 1 << 22
 """Of a model: its tables of positions are made for so many before its weights are read."""
 

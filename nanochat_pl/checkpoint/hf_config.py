@@ -1,46 +1,56 @@
 """config.json of transformers as a config of ours."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from nanochat_pl.checkpoint.hf_formats import FIRST_NANOCHAT_OPTIONS, GELU
-from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.errors import UserError
+from nanochat_pl.models import hf
 from nanochat_pl.models.config import ModelConfig, NanoChatConfig
 from nanochat_pl.models.gpt2 import EPSILON, GPT2Config
 from nanochat_pl.models.llama import LlamaConfig
 from nanochat_pl.nn.position import RotaryScaling
 
+log = logging.getLogger(__name__)
+
 
 def config_of(values: dict[str, Any], where: str) -> ModelConfig:
     """Our config for a config.json of transformers, to compute in the dtype that it names; float32 where it names none.
 
+    An architecture or an option that ours lack is computed by transformers' own code.
+
     Raises:
-        UserError: it is of a model that is not computed here; names what it has that ours lacks.
+        UserError: transformers lacks it too, or the values are damaged.
     """
     readers: dict[str, Callable[..., ModelConfig]] = {
         "gpt2": _read_gpt2, "llama": _read_llama, "mistral": _read_llama, "nanochat": _read_nanochat,
     }  # fmt: skip
     kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in readers:
-        raise UserError(
-            f"{where} is a model of type {kind!r}, which is not computed here{nearest(str(kind), [*readers])} Types: "
-            f"{', '.join(readers)}."
-        )
     try:
-        return readers[kind](values, _dtype(values))
+        try:
+            if isinstance(kind, str) and kind in readers:
+                return readers[kind](values, _dtype(values))
+        except _Unlike as error:
+            log.warning("%s has %s, which no model of ours has: transformers' own code computes it.", where, error)
+        return hf.config_of(values, None, _dtype(values), None)
     except KeyError as error:
         raise UserError(f"The config.json of {where} is incomplete: it has no {error}.") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(f"The config.json of {where} describes no model that is computed here: {error}") from error
 
 
+class _Unlike(Exception):
+    """An option that our model of this architecture lacks."""
+
+
 def _refuse_other(values: dict[str, Any], **legal: tuple[Any, ...]) -> None:
     """See that each option is not there, or one of these."""
     for name, known in legal.items():
         if name in values and values[name] not in known:
-            raise UserError(f"{name}={values[name]!r} is not computed here; legal: {', '.join(map(repr, known))}.")
+            raise _Unlike(f"{name}={values[name]!r}")
 
 
 def _dtype(values: dict[str, Any]) -> Any:

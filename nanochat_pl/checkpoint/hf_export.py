@@ -8,11 +8,13 @@ from typing import Any
 import nanochat_pl
 from nanochat_pl.checkpoint.hf_card import model_card
 from nanochat_pl.checkpoint.hf_formats import FORMATS, MODELING_FILE, RECORD, HubFormat
+from nanochat_pl.checkpoint.hf_library import write_weights
 from nanochat_pl.checkpoint.hf_tokenizer import build_hf_tokenizer
 from nanochat_pl.checkpoint.model_folder import LoadedModel
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.paths import replacing, write_text
 from nanochat_pl.models.contract import architecture_of
+from nanochat_pl.models.hf import HFConfig
 from nanochat_pl.tokenizers.base import BOS
 
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -64,7 +66,10 @@ def export_to_hf(loaded: LoadedModel, source: str, out: Path) -> HubFormat:
     write_text(out / RECORD, _json(record))
     for stale in ("config.json", CHAT_TEMPLATE, MODELING_FILE):  # without config.json nothing loads what is half done
         (out / stale).unlink(missing_ok=True)
-    _write_weights(out / "model.safetensors", loaded.model, hub_format)
+    if isinstance(config, HFConfig):
+        write_weights(out, loaded.model)
+    else:
+        _write_weights(out / "model.safetensors", loaded.model, hub_format)
     for name in sorted(files, key="config.json".__eq__):
         write_text(out / name, files[name])
     return hub_format

@@ -215,5 +215,12 @@ FORMATS: dict[str, tuple[HubFormat, ...]] = {
             weights=LLAMA,
         ),
     ),
+    "hf": (
+        HubFormat(
+            name="transformers' own architecture",
+            fits=lambda config: True,
+            describe=lambda config: config.theirs.to_dict(),
+        ),
+    ),
 }
 """The formats of each of our architectures, to be tried in order."""

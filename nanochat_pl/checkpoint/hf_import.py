@@ -9,15 +9,17 @@ from filelock import FileLock
 from torch import Tensor
 
 from nanochat_pl.checkpoint.foreign import ForeignModel, read_pickled, tensors_by_name
-from nanochat_pl.checkpoint.header import FORMAT_VERSION, ON_HUB
+from nanochat_pl.checkpoint.header import FORMAT_VERSION
 from nanochat_pl.checkpoint.hf_config import config_of
 from nanochat_pl.checkpoint.hf_export import CHAT_TEMPLATE
 from nanochat_pl.checkpoint.hf_formats import FORMATS, RECORD
+from nanochat_pl.checkpoint.hf_library import read_weights
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.core.hub_file import download
+from nanochat_pl.core.hub_file import ON_HUB, download
 from nanochat_pl.core.paths import cache_root
 from nanochat_pl.models.config import NanoChatConfig
 from nanochat_pl.models.contract import ARCHITECTURES, architecture_of, build_config
+from nanochat_pl.models.hf import HFConfig
 from nanochat_pl.tokenizers.hf_files import find_hf_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -66,13 +68,17 @@ class _Source:
 
     def fingerprint(self) -> str:
         """Of what it is made from: the hub's commit, or what a local folder's files say of themselves."""
-        described = self.file("config.json")
-        assert described is not None
+        described = self._described()
         there = [str(FORMAT_VERSION), described.parent.name, json.dumps(self.values, sort_keys=True)]
         if self.is_local:
             files = sorted(path for path in described.parent.iterdir() if path.is_file())
             there += [f"{path.resolve()} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path in files]
         return hashlib.sha256("\n".join(there).encode()).hexdigest()[:16]
+
+    def _described(self) -> Path:
+        path = self.file("config.json")
+        assert path is not None  # or there were no values
+        return path
 
     def read(self) -> ForeignModel:
         """The model, with all its weights in memory."""
@@ -89,6 +95,9 @@ class _Source:
                 facts, stage = dict(record["facts"]), str(record["stage"])
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"The {RECORD} of {self.name} is damaged: {error}. Export the model again.") from error
+        if isinstance(config, HFConfig):
+            self._shards()  # which fetches them
+            return ForeignModel(config, read_weights(self._described().parent, self.name), None, stage, facts)
         form = next((form for form in FORMATS[architecture_of(config)] if form.fits(config)), None)
         if form is None:
             raise UserError(f"{self.name} has options of its model that are not imported; take our model folder of it.")
@@ -98,6 +107,17 @@ class _Source:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        weights: dict[str, Tensor] = {}
+        try:
+            for path in self._shards():
+                read = load_file if path.suffix == ".safetensors" else read_pickled
+                weights |= tensors_by_name(read(path), path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"The weights of {self.name} are damaged: {error}. Fetch them again.") from error
+        return weights
+
+    def _shards(self) -> list[Path]:
+        """The files of its weights."""
         for name in (WEIGHTS, PICKLED):
             index = self._json(name + INDEX)
             shards = [name] if index is None else sorted(set(index.get("weight_map", {}).values()))
@@ -106,11 +126,7 @@ class _Source:
                 continue
             if missing := [shard for shard in shards if shard not in found]:
                 raise UserError(f"{self.name} lacks {missing[0]}, which its {name}{INDEX} names.")
-            try:
-                read = load_file if name == WEIGHTS else read_pickled
-                return {name: x for path in found.values() for name, x in tensors_by_name(read(path), path).items()}
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"The weights of {self.name} are damaged: {error}. Fetch them again.") from error
+            return [*found.values()]
         raise UserError(f"{self.name} has no {WEIGHTS} and no {PICKLED}, so there are no weights in it.")
 
     def _json(self, name: str) -> dict[str, Any] | None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanochat_pl.checkpoint.header import ON_HUB, STAGES, find_model_folder
+from nanochat_pl.checkpoint.header import STAGES, find_model_folder
 from nanochat_pl.checkpoint.saved import step_checkpoints, step_of
 from nanochat_pl.core.errors import UserError, nearest
+from nanochat_pl.core.hub_file import ON_HUB
 from nanochat_pl.core.paths import runs_root
 from nanochat_pl.core.run_folder import RunFolder
 

@@ -120,7 +120,7 @@ def find_parent(
                         "%s has not been trained to its end (it is %s); this stage begins with what is there.",
                         folder.parent, summary["status"],
                     )  # fmt: skip
-                return Parent(folder, earlier)
+                return Parent(folder, earlier, changes=changes or {})
     looked_in = " or ".join(str(runs_root() / name) for name in names)
     raise UserError(
         f"stage={stage} begins with the model of an earlier stage, but there is none in {looked_in}. Train one with "

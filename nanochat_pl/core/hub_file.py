@@ -4,6 +4,9 @@ from pathlib import Path
 
 from nanochat_pl.core.errors import MachineError, UserError
 
+ON_HUB = "hf:"
+"""Before the name of a repository on the hub, where a name may also be a folder."""
+
 
 def download(repo: str, file: str, what: str, instead: str) -> Path | None:
     """A file of a repository, from the hub or its cache; None where it has no such file.

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from torch.utils.data import IterableDataset
+
 T = TypeVar("T")
 
 _END = object()
@@ -14,6 +16,16 @@ _JOIN_SECONDS = 5.0
 
 STALLED_SECONDS = 5.0
 """So long nothing has come: whoever asks may give up."""
+
+
+class Endless(IterableDataset, Generic[T]):
+    """What a function makes, anew at each `iter`."""
+
+    def __init__(self, make: Callable[[], Iterator[T]]):
+        self._make = make
+
+    def __iter__(self) -> Iterator[T]:
+        return self._make()
 
 
 class ReadAhead(Iterator[T], Generic[T]):

@@ -98,8 +98,7 @@ class ModularDataSpec(EquationDataSpec):
                 f"data.operation is {self.operation!r}; legal values: {', '.join(OPERATIONS)}"
                 f"{nearest(self.operation, tuple(OPERATIONS))}"
             )
-        if not 0 < self.train_fraction < 1:
-            raise UserError(f"data.train_fraction is {self.train_fraction}; it must lie between 0 and 1.")
+        self.check_fraction("train_fraction")
 
     def equations(self) -> tuple[list[str], list[str]]:
         p, formula = self.prime, OPERATIONS[self.operation]
@@ -134,9 +133,7 @@ class AdditionDataSpec(EquationDataSpec):
             raise UserError("data.train_digits needs a length, and all lengths of data.*_digits are 1 or more.")
         if both := sorted({*self.train_digits} & {*self.held_out_digits}):
             raise UserError(f"data.held_out_digits has the length {both[0]}, which data.train_digits has too.")
-        for name in ("train_equations", "val_equations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name} is {getattr(self, name)}; it must be at least 1.")
+        self.check_at_least_1("train_equations", "val_equations")
 
     def equations(self) -> tuple[list[str], list[str]]:
         train, val = [], []

@@ -1,7 +1,7 @@
 """The LightningDataModule of text: rows dealt from virtual streams, exact to stop and continue at any step."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.types import StepBatch
-from nanochat_pl.data.background import ReadAhead
+from nanochat_pl.data.background import Endless, ReadAhead
 from nanochat_pl.data.packing import BestFitPacker, PackerState, Packing
 from nanochat_pl.data.sources import DocumentSource, TokenArray, read_documents
 from nanochat_pl.data.state import Cursor, DataState, gather_states
@@ -92,6 +92,10 @@ class TextDataModule(LightningDataModule):
         buffer_documents: pieces that each stream's packer chooses from.
         val_tokens: at most so many targets in the validation list; None: all.
         tokenizer_threads: tokenizing ahead, beside the training.
+
+    Attributes:
+        micro_batches_per_step: see `Layout`.
+        marks_learned: whether only some of the targets count.
     """
 
     def __init__(
@@ -110,7 +114,8 @@ class TextDataModule(LightningDataModule):
     ):
         super().__init__()
         self.tokenizer, self.layout = tokenizer, layout
-        self.val_tokens = val_tokens
+        self.micro_batches_per_step, self.val_tokens = layout.micro_batches_per_step, val_tokens
+        self.marks_learned = train.marks_learned
         self._train, self._val, self._packing, self._shuffle_windows = train, val, packing, shuffle_windows
         self._seed, self._buffer_documents, self._threads = seed, buffer_documents, tokenizer_threads
         self._committed = Cursor(0, {})
@@ -124,16 +129,6 @@ class TextDataModule(LightningDataModule):
         """That the training has waited for batches so far."""
         reading = self._reading and self._reading()
         return reading.waited_seconds if reading else 0.0
-
-    @property
-    def micro_batches_per_step(self) -> int:
-        """Batches that one rank yields in one optimizer step: the accumulation."""
-        return self.layout.micro_batches_per_step
-
-    @property
-    def marks_learned(self) -> bool:
-        """Whether only some of the targets count."""
-        return self._train.marks_learned
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -171,13 +166,13 @@ class TextDataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(_Endless(self._read_ahead), batch_size=None, collate_fn=_unchanged)
+        return DataLoader(Endless(self._read_ahead), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         if self._val_batches is None:
             build = self._build_val_batches
             self._val_batches = next(ReadAhead((build() for _ in range(1)), 1, lambda: self._interruption))
-        return DataLoader(self._val_batches, batch_size=None, collate_fn=_unchanged)  # type: ignore[arg-type]
+        return DataLoader(self._val_batches, batch_size=None)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
         both = batch.inputs._base
@@ -197,8 +192,7 @@ class TextDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The committed state of all ranks, in plain containers. A collective call where torch.distributed runs."""
-        own = {stream: self._state_of(stream) for stream in self._state_streams()}
-        streams = gather_states(own, self.layout.world_size)
+        streams = gather_states(self._states, self.layout.world_size)
         return DataState(self.fingerprint, self._committed.rows, streams).as_plain()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -209,7 +203,7 @@ class TextDataModule(LightningDataModule):
         """
         state = DataState.from_plain(state_dict)
         state.check_fingerprint(self.fingerprint)
-        self._committed = Cursor(state.rows, {v: state.streams[v] for v in self._state_streams()})
+        self._committed = Cursor(state.rows, state.streams)
 
     def counters(self) -> dict[str, int]:
         """What this rank's streams have read up to the committed step, for a log line.
@@ -219,16 +213,16 @@ class TextDataModule(LightningDataModule):
         """
         if self._packing == "windows":
             tokens = self._committed.rows // self.layout.world_size * self.layout.sequence_len
-            size = len(self._train_tokens) if self._train_tokens is not None else None
+            size = 0 if self._train_tokens is None else len(self._train_tokens)
             epoch = self._committed.rows * self.layout.sequence_len // size if size else 0
             return {"epoch": epoch, "tokens": tokens, **self._train.counters()}
-        states = {stream: self._state_of(stream) for stream in self.layout.own_streams}
+        states = self._states.values()
         slots_per_epoch = 1 if self._train.each_shard_is_an_epoch else self._train.num_shards
         return {
-            "epoch": min(state.position[0] for state in states.values()) // slots_per_epoch,
-            "pieces": sum(state.pieces for state in states.values()),
-            "tokens": sum(state.tokens for state in states.values()),
-            "cropped_tokens": sum(state.cropped_tokens for state in states.values()),
+            "epoch": min(state.position[0] for state in states) // slots_per_epoch,
+            "pieces": sum(state.pieces for state in states),
+            "tokens": sum(state.tokens for state in states),
+            "cropped_tokens": sum(state.cropped_tokens for state in states),
             **self._train.counters(),
         }
 
@@ -237,12 +231,12 @@ class TextDataModule(LightningDataModule):
         self._reading = weakref.ref(batches)
         return batches
 
-    def _state_streams(self) -> range:
-        return range(0) if self._packing == "windows" else self.layout.own_streams
-
-    def _state_of(self, stream: int) -> PackerState:
+    @property
+    def _states(self) -> dict[int, PackerState]:
+        """Of this rank's streams at the committed step; windows have none."""
         assert self._committed.streams is not None
-        return self._committed.streams.get(stream, PackerState())
+        streams = [] if self._packing == "windows" else self.layout.own_streams
+        return {stream: self._committed.streams.get(stream, PackerState()) for stream in streams}
 
     def _dealer(self) -> Dealer:
         return Dealer(self._train, self.layout.streams, self._seed)
@@ -254,10 +248,14 @@ class TextDataModule(LightningDataModule):
             return self._batches_from(WindowRows(self._train_tokens, self._seed, self._shuffle_windows))
         # Not shut down by hand: its threads end when the last stream that uses it is gone.
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tokenize")
-        states = {stream: self._state_of(stream) for stream in self.layout.own_streams}
-        sequence_len = self.layout.sequence_len
         rows = PackedRows(
-            self._dealer(), states, self.tokenizer, sequence_len, self._buffer_documents, pool, self._packing != "whole"
+            self._dealer(),
+            self._states,
+            self.tokenizer,
+            self.layout.sequence_len,
+            self._buffer_documents,
+            pool,
+            crop=self._packing != "whole",
         )
         return self._batches_from(rows)
 
@@ -295,18 +293,12 @@ class TextDataModule(LightningDataModule):
     def _build_val_batches(self) -> list[StepBatch]:
         layout = self.layout
         limit = None if self.val_tokens is None else max(1, self.val_tokens // layout.sequence_len)
-        if self._packing == "windows":
-            rows = window_rows(self._val, self.tokenizer, layout.sequence_len, limit, layout.world_size)
-        else:
-            crop = self._packing != "whole"
-            rows = packed_rows(self._val, self.tokenizer, layout.sequence_len, limit, layout.world_size, crop)
-        block, targets = rows
-        inputs = torch.from_numpy(block[layout.rank :: layout.world_size])
-        own = torch.from_numpy(targets[layout.rank :: layout.world_size])
-        size = layout.micro_batch_rows
+        how = (self._val, self.tokenizer, layout.sequence_len, limit, layout.world_size)
+        rows = window_rows(*how) if self._packing == "windows" else packed_rows(*how, crop=self._packing != "whole")
+        own = [torch.from_numpy(side[layout.rank :: layout.world_size].copy()) for side in rows]
         return [
-            StepBatch(inputs[i : i + size].contiguous(), own[i : i + size].contiguous(), None, None)
-            for i in range(0, len(own), size)
+            StepBatch(inputs, targets, None, None)
+            for inputs, targets in zip(*(side.split(layout.micro_batch_rows) for side in own))
         ]
 
 
@@ -352,15 +344,3 @@ class PackedRows:
             self._states[stream] = self._packers[stream].snapshot()
         self._touched.clear()
         return dict(self._states)
-
-
-class _Endless(IterableDataset):
-    def __init__(self, build_batches: Callable[[], Iterator[StepBatch]]):
-        self._build_batches = build_batches
-
-    def __iter__(self) -> Iterator[StepBatch]:
-        return self._build_batches()
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch

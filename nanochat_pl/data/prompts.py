@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from nanochat_pl.core.errors import UserError, nearest_multiples
 from nanochat_pl.core.spec import Spec
+from nanochat_pl.data.background import Endless
 from nanochat_pl.tasks.mixture import Mixture
 from nanochat_pl.tasks.specs import TaskSpec
 from nanochat_pl.tasks.task import Task
@@ -125,11 +126,11 @@ class PromptModule(LightningDataModule):
             )  # fmt: skip
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(_Endless(self), batch_size=None, collate_fn=_unchanged)
+        return DataLoader(Endless(self.batches), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         own = Asked(self._val_questions()[self._rank :: self._world_size])
-        return DataLoader([own], batch_size=None, collate_fn=_unchanged)  # type: ignore[arg-type]
+        return DataLoader([own], batch_size=None)  # type: ignore[arg-type]
 
     def asked(self, step: int) -> Asked:
         """This rank's questions of a step."""
@@ -238,12 +239,9 @@ class PromptSpec(Spec):
         tokenizer: Tokenizer,
         *,
         sequence_len: int,
-        rows_per_step: int,
-        micro_batch_rows: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        **_: Any,
+        sources: tuple[()] | None = None,
+        tokenizer_threads: int = 2,
+        **how: Any,
     ) -> PromptModule:
         """The data module of one rank; see `DataSpec.build`.
 
@@ -257,26 +255,10 @@ class PromptSpec(Spec):
             tokenizer,
             sequence_len,
             self.samples_per_prompt,
-            rows_per_step=rows_per_step,
-            micro_batch_rows=micro_batch_rows,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
+            **how,
         )
 
     def epoch_tokens(self, tokenizer: Tokenizer, sequence_len: int, sources: tuple[()] | None = None) -> int:
         """Of the answers to each question once, each counted as a whole row."""
         assert self.task is not None
         return len(self.task.build()) * self.samples_per_prompt * sequence_len
-
-
-class _Endless(IterableDataset):
-    def __init__(self, module: PromptModule):
-        self._module = module
-
-    def __iter__(self) -> Iterator[PromptBatch]:
-        return self._module.batches()
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch

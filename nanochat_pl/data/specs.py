@@ -38,10 +38,19 @@ class DataSpec(Spec):
     holds: ClassVar[str] = "text"
 
     def check(self) -> None:
-        for name in ("streams", "buffer_documents", "val_tokens"):
+        self.check_at_least_1("streams", "buffer_documents", "val_tokens")
+
+    def check_at_least_1(self, *names: str) -> None:
+        """Raise `UserError` where one of these is set, and not positive."""
+        for name in names:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"data.{name} is {value}; it must be at least 1.")
+
+    def check_fraction(self, name: str) -> None:
+        """Raise `UserError` where this is no share."""
+        if not 0 < getattr(self, name) < 1:
+            raise UserError(f"data.{name} is {getattr(self, name)}; it must lie between 0 and 1, for example 0.1.")
 
     def build_sources(self) -> Sources:
         """Open the documents; (train, val). Raises what reading them raises."""
@@ -114,9 +123,7 @@ class TinyDataSpec(DataSpec):
 
     def check(self) -> None:
         super().check()
-        for name in ("num_documents", "val_documents"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name} is {getattr(self, name)}; it must be at least 1.")
+        self.check_at_least_1("num_documents", "val_documents")
 
     def build_sources(self) -> Sources:
         return TinySource("train", self.num_documents), TinySource("val", self.val_documents)
@@ -142,7 +149,7 @@ class TextDataSpec(DataSpec):
         super().check()
         if not self.files:
             raise UserError("data=text needs files: data.files=my.txt, or data.files='[a.jsonl,more/*.parquet]'.")
-        _check_fraction(self.val_fraction)
+        self.check_fraction("val_fraction")
 
     def build_sources(self) -> Sources:
         return text_sources(
@@ -168,7 +175,7 @@ class ShakespeareDataSpec(DataSpec):
 
     def check(self) -> None:
         super().check()
-        _check_fraction(self.val_fraction)
+        self.check_fraction("val_fraction")
 
     def build_sources(self) -> Sources:
         files = find_files([self.path], "data.path") if self.path else [tiny_shakespeare()]
@@ -178,8 +185,3 @@ class ShakespeareDataSpec(DataSpec):
 def as_list(files: str | list[str] | None) -> list[str]:
     """One or several, or none."""
     return [files] if isinstance(files, str) else list(files or ())
-
-
-def _check_fraction(val_fraction: float) -> None:
-    if not 0 < val_fraction < 1:
-        raise UserError(f"data.val_fraction is {val_fraction}; it must lie between 0 and 1, for example 0.1.")

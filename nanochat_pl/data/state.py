@@ -47,13 +47,11 @@ class DataState:
             "fingerprint": self.fingerprint,
             "rows": self.rows,
             "streams": {
-                stream: {
+                stream: state._asdict()
+                | {
                     "position": list(state.position),
                     "held": [list(reference) for reference in sorted(state.held)],
                     "arrivals": sorted(state.arrivals),
-                    "pieces": state.pieces,
-                    "tokens": state.tokens,
-                    "cropped_tokens": state.cropped_tokens,
                 }
                 for stream, state in sorted(self.streams.items())
             },
@@ -73,10 +71,9 @@ class DataState:
             )
         streams = {}
         for stream, state in plain["streams"].items():
-            position, held = tuple(state["position"]), tuple(tuple(reference) for reference in state["held"])
-            streams[int(stream)] = PackerState(
-                position, held, tuple(state["arrivals"]), state["pieces"], state["tokens"], state["cropped_tokens"]
-            )
+            held = tuple(tuple(reference) for reference in state["held"])
+            tuples = {"position": tuple(state["position"]), "held": held, "arrivals": tuple(state["arrivals"])}
+            streams[int(stream)] = PackerState(**(state | tuples))
         return cls(plain["fingerprint"], plain["rows"], streams)
 
     def check_fingerprint(self, now: dict[str, Any]) -> None:
@@ -84,9 +81,10 @@ class DataState:
         names = sorted(self.fingerprint.keys() | now.keys())
         different = [name for name in names if self.fingerprint.get(name) != now.get(name)]
         if different:
-            changes = ", ".join(
-                f"{name} was {_short(self.fingerprint, name)}, is {_short(now, name)}" for name in different
+            was, is_ = (
+                {name: short(each.get(name, "absent")) for name in different} for each in (self.fingerprint, now)
             )
+            changes = ", ".join(f"{name} was {was[name]}, is {is_[name]}" for name in different)
             raise UserError(
                 f"The checkpoint cannot go on with other data: {changes}. Restore what was changed, or start anew with "
                 "run.fresh=true or another run.name."
@@ -102,6 +100,6 @@ def gather_states(own: dict[int, PackerState], world_size: int) -> dict[int, Pac
     return {stream: state for part in parts for stream, state in part.items()}
 
 
-def _short(fingerprint: dict[str, Any], name: str) -> str:
-    value = fingerprint.get(name, "absent")
+def short(value: Any) -> str:
+    """A value as a message can show it: of a fingerprint the first digits."""
     return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)

@@ -11,7 +11,7 @@ saving.
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
@@ -135,7 +135,10 @@ class PieceStream(Iterator[Piece]):
     def _read_ahead(self) -> list[Piece]:
         """The next job's pieces. Only one job of a stream is under way, so its state needs no lock."""
         chunk, documents = self._chunk()
-        end = end_of_job(documents, self._row)
+        end, characters = self._row, 0
+        while end < min(len(documents), self._row + AHEAD_DOCUMENTS) and characters < AHEAD_CHARACTERS:
+            characters += len(documents[end])
+            end += 1
         ids = self._dealer.source.encode(self._tokenizer, documents[self._row : end], num_threads=1)
         pieces: list[Piece] = []
         for row, document in enumerate(ids, self._row):
@@ -172,15 +175,6 @@ class PieceStream(Iterator[Piece]):
         self._num_chunks[shard] = source.num_chunks(shard)
         if len(self._num_chunks) == source.num_shards and len(self._barren) == sum(self._num_chunks.values()):
             raise UserError("The training data hold no document: every shard is empty or had to be left out.")
-
-
-def end_of_job(documents: Sequence[Any], start: int) -> int:
-    """Where a job that begins at `start` ends: at least one document, if there is one."""
-    end, characters = start, 0
-    while end < len(documents) and end - start < AHEAD_DOCUMENTS and characters < AHEAD_CHARACTERS:
-        characters += len(documents[end])
-        end += 1
-    return end
 
 
 def load_pieces(

@@ -66,28 +66,37 @@ def read_jsonl(path: Path, text_key: str) -> list[str]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            text = text_of_line(line, text_key)
+            if text is None:
+                raise ValueError(f"'{text_key}' is null")
+        except ValueError as error:
             raise UserError(
-                f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}); each line must be one "
-                "JSON object."
+                f"{path}, line {number}: {error}. Each line must be one JSON object with a string under the key that "
+                "data.text_key names."
             ) from error
-        if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number}: a {type(record).__name__}; each line must be one JSON object.")
-        if text_key not in record:
-            hint = nearest(text_key, list(record))
-            raise UserError(
-                f"{path}, line {number}: no key '{text_key}' (there are: {', '.join(record) or 'none'}){hint}. "
-                "Name the key of the text with data.text_key."
-            )
-        if not isinstance(record[text_key], str):
-            kind = type(record[text_key]).__name__
-            raise UserError(f"{path}, line {number}: '{text_key}' is not a string but {kind}.")
-        if record[text_key].strip():
-            documents.append(record[text_key])
+        if text.strip():
+            documents.append(text)
     if not documents:
         raise UserError(f"{path} holds no text under '{text_key}'.")
     return documents
+
+
+def text_of_line(line: str | bytes, text_key: str) -> str | None:
+    """The text in a line of .jsonl, which may be null; raises `ValueError` with the reason where there is none."""
+    try:
+        record = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg})") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"a {type(record).__name__}")
+    if text_key not in record:
+        hint = nearest(text_key, list(record)).rstrip("?.")
+        raise ValueError(f"no key '{text_key}' (there are: {', '.join(record) or 'none'}){hint}")
+    if not isinstance(record[text_key], str | None):
+        raise ValueError(f"'{text_key}' is not a string but {type(record[text_key]).__name__}")
+    return record[text_key]
 
 
 def split_at_blank_lines(texts: Iterable[str]) -> list[str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.core.held_out import split_by_hash, split_by_position
-from nanochat_pl.data.sources import DocumentSource, MemorySource
+from nanochat_pl.data.sources import DocumentSource, MemorySource, read_documents
 from nanochat_pl.data.text_files import read_jsonl, read_text, split_at_blank_lines
-from nanochat_pl.data.text_parquet import ParquetFiles, ParquetSource
+from nanochat_pl.data.text_parquet import ParquetSource
 
 IN_MEMORY_BYTES = 256 << 20
 """Parquet files with less text than this are read at once, so that their documents can be shuffled one by one."""
@@ -20,7 +20,6 @@ def text_sources(
     text_key: str = "text",
     val_fraction: float = 0.05,
     whole_files: bool = False,
-    in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> tuple[DocumentSource, DocumentSource]:
     """(train, val) documents of the files.
 
@@ -34,11 +33,11 @@ def text_sources(
         UserError: what reading the files raises; nothing left to hold out.
     """
     if val_files:
-        train, val = (_all_documents(side, text_key, whole_files, in_memory_bytes) for side in (files, val_files))
+        train, val = (_all_documents(side, text_key, whole_files) for side in (files, val_files))
         return train, val
-    big = _big_parquet(files, text_key, in_memory_bytes)
+    big = _big_parquet(files, text_key)
     if big:
-        return ParquetSource(big, "train", val_fraction), ParquetSource(big, "val", val_fraction)
+        return big.side("train", val_fraction), big.side("val", val_fraction)
     texts, records = _read(files, text_key)
     train_texts, val_texts = split_by_position(texts, val_fraction)
     train_records, val_records = split_by_hash(records, val_fraction)
@@ -52,19 +51,19 @@ def text_sources(
     return MemorySource(train_documents), MemorySource(val_documents)
 
 
-def _all_documents(files: Sequence[Path], text_key: str, whole_files: bool, in_memory_bytes: int) -> DocumentSource:
-    big = _big_parquet(files, text_key, in_memory_bytes)
+def _all_documents(files: Sequence[Path], text_key: str, whole_files: bool) -> DocumentSource:
+    big = _big_parquet(files, text_key)
     if big:
-        return ParquetSource(big, "all", 0.0)
+        return big
     texts, records = _read(files, text_key)
     return MemorySource(_cut_up(texts, whole_files) + records)
 
 
-def _big_parquet(files: Sequence[Path], text_key: str, in_memory_bytes: int) -> ParquetFiles | None:
+def _big_parquet(files: Sequence[Path], text_key: str) -> ParquetSource | None:
     """The parquet files, if they are too big for memory."""
     paths = [path for path in files if path.suffix.lower() == ".parquet"]
-    parquet = ParquetFiles(paths, text_key) if paths else None
-    if parquet is None or parquet.text_bytes <= in_memory_bytes:
+    parquet = ParquetSource(paths, text_key) if paths else None
+    if parquet is None or parquet.text_bytes <= IN_MEMORY_BYTES:
         return None
     if len(paths) < len(files):
         raise UserError(
@@ -83,8 +82,7 @@ def _read(files: Sequence[Path], text_key: str) -> tuple[list[str], list[str]]:
         elif path.suffix.lower() == ".jsonl":
             records += read_jsonl(path, text_key)
         else:
-            parquet = ParquetFiles([path], text_key)
-            documents = [text for chunk in range(len(parquet)) for text in parquet.read(chunk) if text.strip()]
+            documents = [text for text in read_documents(ParquetSource([path], text_key)) if text.strip()]
             if not documents:
                 raise UserError(f"{path} holds no text in column '{text_key}'.")
             records += documents

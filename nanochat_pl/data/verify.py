@@ -1,7 +1,6 @@
 """What a data validator looks at: can the files be read to their end, and what are the documents in them like."""
 
 import heapq
-import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.data.parquet import BadShard, read_footer, require
-from nanochat_pl.data.text_files import read_text, split_at_blank_lines
+from nanochat_pl.data.parquet import BadShard, first_line, read_footer, require
+from nanochat_pl.data.text_files import read_text, split_at_blank_lines, text_of_line
 
 TINY_CHARACTERS = 20
 """A shorter document teaches nothing."""
@@ -188,7 +187,7 @@ class Verification:
                     table.validate(full=True)
                     texts = table.column(self._text_key).to_pylist()
                 except (pa.ArrowException, OSError, ValueError) as error:
-                    damaged[group] = (str(error) or type(error).__name__).splitlines()[0]
+                    damaged[group] = first_line(error)
                     continue
                 self._summarise(table)
                 yield texts, (group + 1) / footer.num_row_groups
@@ -207,7 +206,7 @@ class Verification:
                 read += len(line)
                 if line.strip():
                     try:
-                        texts.append(self._text_of(line))
+                        texts.append(text_of_line(line, self._text_key))
                     except ValueError as error:
                         wrong[number] = str(error)
                 if len(texts) == _LINES_AT_ONCE:
@@ -217,21 +216,6 @@ class Verification:
         if wrong:
             first, reason = next(iter(wrong.items()))
             report.faults.append(f"{len(wrong)} lines without a text, line {first} first: {reason}{_looks_like(path)}")
-
-    def _text_of(self, line: bytes) -> str | None:
-        try:
-            record = json.loads(line)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"not UTF-8 ({error.reason})") from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not JSON ({error.msg})") from error
-        if not isinstance(record, dict) or self._text_key not in record:
-            there = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-            raise ValueError(f"no key '{self._text_key}' (there is: {there or 'nothing'})")
-        text = record[self._text_key]
-        if text is not None and not isinstance(text, str):
-            raise ValueError(f"'{self._text_key}' is no string but {type(text).__name__}")
-        return text
 
     def _summarise(self, table: Any) -> None:
         for name in (*VALUE_COLUMNS, *NUMBER_COLUMNS):

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat_pl.evals.branches import Branches
 from nanochat_pl.evals.core_prompts import Question, common_prefix
 
 PASS_TOKENS = {"cpu": 64}
@@ -137,4 +136,4 @@ def _logits(model: Any, prefixes: Tensor, ids: Tensor, at: Tensor) -> Tensor:
         return model.forward(ids.view(E * K, T), at=at)
     cache = model.build_cache(E, prefixes.size(1) + T)
     model.forward(prefixes, cache=cache, at=at[:0])
-    return model.forward(ids.view(E * K, T), cache=Branches(cache, K), at=at)
+    return model.forward(ids.view(E * K, T), cache=cache.branches(K), at=at)

@@ -84,7 +84,7 @@ class Engine:
             # One row more than is used: where two others are exchanged.
             self._cache = model.build_cache(2, min(64, self._context))
             decode = model.build_decoder()
-            self._decode = CapturedDecoder(decode) if self._cache.last_ids.is_cuda else decode
+            self._decode = CapturedDecoder(decode) if self._cache.can_be_captured else decode
         self._rows: list[_Row] = []
         self._decoding = 0
         self._finished: list[list[int]] = []  # the tokens in the slots behind the rows
@@ -238,7 +238,7 @@ class Engine:
         self._make_room(row.cached + len(chunk))
         if row not in self._rows[slot : slot + 1]:  # it was the youngest, or others have moved
             return []
-        ids = torch.tensor([chunk], device=self._cache.last_ids.device)
+        ids = torch.tensor([chunk], device=self._cache.device)
         logits = self.model.forward(ids, cache=self._cache.rows(slot, slot + 1), last_only=True)[:, 0]
         row.cached += len(chunk)
         if row.cached < len(row.tokens):
@@ -274,7 +274,7 @@ class Engine:
         if not rows:
             return []
         assert all(row.cached < len(row.tokens) for row in rows), "a token of each row waits to be read"
-        ids = torch.tensor([[row.tokens[row.cached]] for row in rows], device=self._cache.last_ids.device)
+        ids = torch.tensor([[row.tokens[row.cached]] for row in rows], device=self._cache.device)
         logits = self._decode(ids, self._cache.rows(0, self._decoding))[:, 0]
         for row in rows:
             row.cached += 1

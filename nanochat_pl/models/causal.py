@@ -128,21 +128,29 @@ class CausalModel(nn.Module):
         """
         x = self.trunk(ids, cache, documents)
         if targets is not None:
-            return linear_cross_entropy(
-                x,
-                self.head_weight,
-                targets,
-                weights,
-                vocab_size=self.config.vocab_size,
-                softcap=self.softcap,
-                ignore_index=IGNORE_INDEX,
-                reduction=reduction,
-                compile=self.compiles,
-            )
+            return self.loss_of(x, targets, weights, reduction)
         if at is not None:
             x = x.flatten(0, 1)[at]
         elif last_only:
             x = x[:, -1:]
+        return self.logits_of(x)
+
+    def loss_of(self, x: Tensor, targets: Tensor, weights: Tensor | None, reduction: Literal["sum", "none"]) -> Tensor:
+        """The loss of what `trunk` gives; see `forward`."""
+        return linear_cross_entropy(
+            x,
+            self.head_weight,
+            targets,
+            weights,
+            vocab_size=self.config.vocab_size,
+            softcap=self.softcap,
+            ignore_index=IGNORE_INDEX,
+            reduction=reduction,
+            compile=self.compiles,
+        )
+
+    def logits_of(self, x: Tensor) -> Tensor:
+        """float32 logits (..., vocab_size) of some of what `trunk` gives."""
         return self.capped(F.linear(x, self.head_weight[: self.config.vocab_size].to(x.dtype)))
 
     def capped(self, logits: Tensor) -> Tensor:

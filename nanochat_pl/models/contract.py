@@ -14,6 +14,7 @@ from nanochat_pl.models.causal import CausalModel
 from nanochat_pl.models.config import ModelConfig, NanoChatConfig
 from nanochat_pl.models.execution import Execution
 from nanochat_pl.models.gpt2 import GPT2, GPT2Config
+from nanochat_pl.models.hf import HF, HFConfig
 from nanochat_pl.models.llama import Llama, LlamaConfig
 from nanochat_pl.models.nanochat import NanoChat
 from nanochat_pl.nn.float8 import use_float8
@@ -30,6 +31,7 @@ ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[CausalModel]]] = {
     "nanochat": (NanoChatConfig, NanoChat),
     "gpt2": (GPT2Config, GPT2),
     "llama": (LlamaConfig, Llama),
+    "hf": (HFConfig, HF),
 }
 """The config and the model of each architecture. A config from elsewhere goes by its path, MODULE.CLASS, and names its
 model by `network`.

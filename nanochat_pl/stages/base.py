@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -53,14 +53,10 @@ class BaseStageSpec(LaterStageSpec):
 
     Attributes:
         init_from: None: nothing.
-        sequence_len: of the context, where it begins with a model; None: the model's own.
-        dropout: likewise.
         mask_documents: documents that share a row don't see each other; nanochat lets them.
     """
 
     name: Literal["base"] = "base"
-    sequence_len: int | None = None
-    dropout: float | None = None
     mask_documents: bool = False
 
     trains_on: ClassVar[str] = "text"
@@ -79,10 +75,6 @@ class BaseStageSpec(LaterStageSpec):
     ) -> Parent | None:
         """The first stage begins with nothing, unless it is told to go on from a model."""
         return super().find_parent(run, recipe_name, overrides, resumed) if self.init_from else None
-
-    def changes(self) -> dict[str, Any]:
-        given = {"sequence_len": self.sequence_len, "dropout": self.dropout}
-        return {name: value for name, value in given.items() if value is not None}
 
     def build(self, blueprint: Blueprint) -> BaseStage:
         return BaseStage(blueprint, self.mask_documents)

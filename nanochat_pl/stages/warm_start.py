@@ -31,18 +31,23 @@ class LaterStageSpec(Spec):
     Attributes:
         init_from: the model to begin with: a run, a stage of a run, a model folder, or a model of Hugging Face
             (hf:REPOSITORY or its folder); None: the earlier stage's.
+        sequence_len: of the context; None: the model's own.
+        dropout: likewise.
         momentum: begin with the optimizer's state too, where the earlier stage's last checkpoint is there.
     """
 
     name: str = ""
     init_from: str | None = None
+    sequence_len: int | None = None
+    dropout: float | None = None
     momentum: bool = False
 
     trains_on: ClassVar[str] = "conversations"
 
     def changes(self) -> dict[str, Any]:
         """Of the model's config."""
-        return {}
+        given = {"sequence_len": self.sequence_len, "dropout": self.dropout}
+        return {name: value for name, value in given.items() if value is not None}
 
     def find_parent(
         self, run: RunFolder, recipe_name: str, overrides: Sequence[str], resumed: bool = False

@@ -8,6 +8,7 @@ from nanochat_pl.core.errors import UserError
 from nanochat_pl.tasks.generated import Asked, GeneratedTask, same_number
 from nanochat_pl.tasks.task import digest
 from nanochat_pl.tiny_world.split import Teller
+from nanochat_pl.tiny_world.tables import WORDINGS
 from nanochat_pl.tiny_world.words import VOCABULARY
 
 
@@ -31,18 +32,12 @@ class SimpleSpelling(WordTask):
     """A word, and its letters one by one."""
 
     name = "simple_spelling"
-    questions = (
-        "Spell the word {word}.",
-        "Spell {word}.",
-        "How do you spell {word}?",
-        "How is {word} spelled?",
-        "What are the letters of {word}?",
-        "Write {word} letter by letter.",
-    )
 
     def ask(self, teller: Teller) -> Asked:
         word = teller.pick(self._words)
-        return Asked(teller.pick(self.questions).format(word=word), f"Letter by letter: {' '.join(word)}.")
+        return Asked(
+            teller.pick(WORDINGS["spelling"][self.name]).format(word=word), f"Letter by letter: {' '.join(word)}."
+        )
 
 
 class SpellingBee(WordTask):
@@ -53,21 +48,14 @@ class SpellingBee(WordTask):
 
     name = "spelling_bee"
     is_right = staticmethod(same_number)
-    questions = (
-        "How many {letter} are in {word}?",
-        "How many {letter} are in the word {word}?",
-        "How many times does {letter} occur in {word}?",
-        "How often does the letter {letter} appear in {word}?",
-        "Count the letter {letter} in {word}.",
-        "What is the number of {letter} in {word}?",
-        "How many of the letters of {word} are {letter}?",
-    )
 
     def ask(self, teller: Teller) -> Asked:
         word = teller.pick(self._words)
         letter = teller.pick(word) if teller.random() < 0.9 else teller.pick(ascii_lowercase)
         quote = teller.pick(("", "'", '"'))
-        question = teller.pick(self.questions).format(letter=f"{quote}{letter}{quote}", word=f"{quote}{word}{quote}")
+        question = teller.pick(WORDINGS["spelling"][self.name]).format(
+            letter=f"{quote}{letter}{quote}", word=f"{quote}{word}{quote}"
+        )
         count, letters = str(word.count(letter)), counted_aloud(word, letter)
         answer = [
             {"type": "text", "text": f"Letter by letter: {letters}.\nThat makes {count}. To check: "},
@@ -83,16 +71,11 @@ class TinyLetters(GeneratedTask):
 
     name = "tiny_letters"
     is_right = staticmethod(same_number)
-    questions = (
-        "How many times is the letter {letter} in {word}?",
-        "How often does {letter} occur in {word}?",
-        "Count the letter {letter} in {word}.",
-    )
 
     def ask(self, teller: Teller) -> Asked:
         word = teller.pick(VOCABULARY)
         letter = teller.pick(word) if teller.random() < 0.8 else teller.pick(ascii_lowercase)
-        question = teller.pick(self.questions).format(letter=letter, word=word)
+        question = teller.pick(WORDINGS["spelling"][self.name]).format(letter=letter, word=word)
         return Asked(question, f"Letter by letter: {counted_aloud(word, letter)}. The answer is {word.count(letter)}.")
 
 

@@ -6,46 +6,11 @@ every verb: what reinforcement learning can teach.
 
 from nanochat_pl.tasks.generated import Asked, GeneratedTask, calculated, same_number
 from nanochat_pl.tiny_world.split import Teller
+from nanochat_pl.tiny_world.tables import WORDINGS
 from nanochat_pl.tiny_world.world import COUNTABLE, PEOPLE, counted, plural
 
-_HAS = (
-    "{who} has {a_things}.",
-    "{who} counts {a_things}.",
-    "{who} buys {a_things}.",
-    "There are {a_things} in {who}'s bag.",
-)
-_GAINS = (
-    "{who} gets {b} more.",
-    "{who} finds {b} more.",
-    "{who} picks up {b} more.",
-    "{who} wins {b}.",
-    "{who} adds {b}.",
-    "{who} receives {b} by post.",
-    "{other} gives {him} {b}.",
-    "{other} brings {him} {b}.",
-    "{other} lends {him} {b}.",
-    "{other} has {b} for {him}.",
-)
-_LOSSES = (
-    "{who} loses {b}.",
-    "{who} drops {b}.",
-    "{who} sells {b}.",
-    "{who} throws {b} away.",
-    "{who} leaves {b} at home.",
-    "{who} gives {b} to {other}.",
-    "{who} lends {b} to {other}.",
-    "{other} takes {b}.",
-    "{other} steals {b}.",
-    "{b} fall into the river.",
-)
-_BAGS = ("{who} has {a} {bags}.", "{who} fills {a} {bags}.", "There are {a} {bags} on {who}'s table.")
-_INSIDE = ("In each {bag} there are {b_things}.", "Each {bag} holds {b_things}.", "Every {bag} has {b_things} in it.")
-_SHARES = (
-    "{who} shares them among {b} friends.",
-    "{who} puts the same number into each of {b} {bags}.",
-    "{who} makes {b} equal heaps of them.",
-    "{who} divides them into {b} equal parts.",
-)
+W = WORDINGS["tiny_math"]
+_FORMS = {"+": ("has", "gains"), "-": ("has", "losses"), "*": ("bags", "inside"), "/": ("has", "shares")}
 _QUESTION = "How many {things} does {who} have now?"
 _QUESTION_OF_SHARES = "How many {things} is one part?"
 
@@ -61,9 +26,9 @@ class TinyMath(GeneratedTask):
         a, b, c = _numbers(teller, sign)
         noun, bag = teller.pick(COUNTABLE), teller.pick(("bag", "box", "basket", "jar"))
         who, other = teller.rng.sample(PEOPLE, 2)
-        first, then = {"+": (_HAS, _GAINS), "-": (_HAS, _LOSSES), "*": (_BAGS, _INSIDE), "/": (_HAS, _SHARES)}[sign]
+        first, then = _FORMS[sign]
         asked = _QUESTION_OF_SHARES if sign == "/" else _QUESTION
-        question = " ".join((teller.pick(first), teller.pick(then), asked)).format(
+        question = " ".join((teller.pick(W[first]), teller.pick(W[then]), asked)).format(
             who=who.name, him=who.him, other=other.name, things=plural(noun), bag=bag, bags=plural(bag),
             a=a, b=b, a_things=counted(a, noun), b_things=counted(b, noun),
         )  # fmt: skip

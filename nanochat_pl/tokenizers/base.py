@@ -41,6 +41,8 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     n_ordinary: int
+    _bytes: Sequence[bytes]
+    """What each id stands for, special tokens by their name; of kinds that have such a table."""
 
     @property
     def vocab_size(self) -> int:
@@ -74,32 +76,36 @@ class Tokenizer(ABC):
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that decides how text is encoded."""
-        content = json.dumps([self._definition(), self._vocabulary_text()], sort_keys=True, ensure_ascii=True)
+        vocabulary = "".join(self._vocabulary_files().values())
+        content = json.dumps([self._definition(), vocabulary], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode("ascii")).hexdigest()
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without BOS. Lone surrogates, which UTF-8 cannot hold, count as U+FFFD."""
 
-    @abstractmethod
     def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[np.ndarray]:
-        """The ids of each text, without BOS: one array of `dtype` a text, views of a few shared buffers."""
+        """The ids of each text, without BOS: one array of `dtype` a text, perhaps views of a few shared buffers."""
+        return [np.array(self.encode(text), dtype=self.dtype) for text in texts]
 
-    @abstractmethod
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The UTF-8 bytes of `ids`; a special token gives its name.
 
         Raises:
             UserError: an id is not in the vocabulary.
         """
+        ids = [int(i) for i in ids]
+        if any(not 0 <= i < self.vocab_size for i in ids):
+            raise unknown_id(ids, self.vocab_size)
+        return b"".join([self._bytes[i] for i in ids])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; bytes that are no UTF-8 (a character cut in the middle) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    @abstractmethod
     def token_bytes(self) -> np.ndarray:
         """(vocab_size,) int32: the number of UTF-8 bytes that each token stands for; 0 for special tokens."""
+        return np.array([len(raw) if self.is_text(i) else 0 for i, raw in enumerate(self._bytes)], dtype=np.int32)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer to `folder` as readable files; `load_tokenizer` reads it back."""
@@ -124,21 +130,10 @@ class Tokenizer(ABC):
         """File name -> content, for what does not fit into the header."""
         return {}
 
-    def _vocabulary_text(self) -> str:
-        return "".join(self._vocabulary_files().values())
-
 
 def without_surrogates(text: str) -> str:
     """`text` as UTF-8 can hold it: surrogate pairs joined, lone surrogates replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def bytes_of(ids: Sequence[int] | np.ndarray, table: Sequence[bytes]) -> bytes:
-    """The bytes of all `ids`, those of each id from the table; raises `UserError` for an id outside of it."""
-    ids = [int(i) for i in ids]
-    if any(not 0 <= i < len(table) for i in ids):
-        raise unknown_id(ids, len(table))
-    return b"".join([table[i] for i in ids])
 
 
 def unknown_id(ids: Sequence[int], vocab_size: int) -> UserError:

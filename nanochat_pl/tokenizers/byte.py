@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nanochat_pl.tokenizers.base import Tokenizer, bytes_of, without_surrogates
+from nanochat_pl.tokenizers.base import Tokenizer, without_surrogates
 
 
 class ByteTokenizer(Tokenizer):
@@ -21,14 +21,6 @@ class ByteTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[np.ndarray]:
         return [np.frombuffer(_utf8(text), dtype=np.uint8).astype(self.dtype) for text in texts]
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        return bytes_of(ids, self._bytes)
-
-    def token_bytes(self) -> np.ndarray:
-        lengths = np.zeros(self.vocab_size, dtype=np.int32)
-        lengths[: self.n_ordinary] = 1
-        return lengths
 
 
 def _utf8(text: str) -> bytes:

@@ -1,11 +1,10 @@
 """Tokenizers trained once per data set and spec, and shared by all runs on this machine."""
 
-import contextlib
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from filelock import FileLock
@@ -36,7 +35,15 @@ def cached_tokenizer(
     """
     root = Path(folder) if folder is not None else cache_root() / "tokenizers"
     entry = root / _key(spec, data_fingerprint)
-    with _locked(root, entry.name):
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / f".{entry.name}.lock").acquire()
+    except OSError as error:
+        raise MachineError(
+            f"The cache {root} cannot be written ({error.strerror or error}). Make it writable, or point "
+            "NANOCHAT_PL_CACHE to another folder."
+        ) from error
+    with lock:
         if entry.exists():
             try:
                 return load_tokenizer(entry)
@@ -56,23 +63,6 @@ def find_tokenizer(spec: TokenizerSpec, data_fingerprint: str) -> Tokenizer | No
         return load_tokenizer(cache_root() / "tokenizers" / _key(spec, data_fingerprint))
     except UserError:
         return None
-
-
-@contextlib.contextmanager
-def _locked(root: Path, name: str) -> Iterator[None]:
-    lock = FileLock(root / f".{name}.lock")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise MachineError(
-            f"The cache {root} cannot be written ({error.strerror or error}). Make it writable, or point "
-            "NANOCHAT_PL_CACHE to another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _key(spec: TokenizerSpec, data_fingerprint: str) -> str:

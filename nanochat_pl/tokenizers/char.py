@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.tokenizers.base import Tokenizer, bytes_of, without_surrogates
+from nanochat_pl.tokenizers.base import Tokenizer, without_surrogates
 
 UNKNOWN = np.iinfo(np.uint32).max
 
@@ -51,13 +51,6 @@ class CharTokenizer(Tokenizer):
             f"in {around!r}) is not among the {self.n_ordinary} characters that this tokenizer was built from. "
             "Remove it, or use the byte or BPE tokenizer, which take any text."
         )
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        return bytes_of(ids, self._bytes)
-
-    def token_bytes(self) -> np.ndarray:
-        lengths = [len(c) for c in self._bytes[: self.n_ordinary]]
-        return np.array(lengths + [0] * (self.vocab_size - self.n_ordinary), dtype=np.int32)
 
     def _definition(self) -> dict[str, Any]:
         return {**super()._definition(), "characters": self.characters}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanochat_pl.core.errors import UserError
-from nanochat_pl.tokenizers.base import BOS, SPECIAL_TOKENS, Tokenizer, bytes_of, without_surrogates
+from nanochat_pl.tokenizers.base import BOS, SPECIAL_TOKENS, Tokenizer, without_surrogates
 from nanochat_pl.tokenizers.byte import byte_characters
 
 if TYPE_CHECKING:
@@ -92,12 +92,6 @@ class HFTokenizer(Tokenizer):
             return [one.ids for one in self._library.encode_batch_fast(texts, add_special_tokens=False)]
         except Exception as error:  # the library raises no class of its own
             raise UserError(f"The tokenizer cannot encode a text: {error}. Remove what it does not know.") from error
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        return bytes_of(ids, self._bytes)
-
-    def token_bytes(self) -> np.ndarray:
-        return np.array([len(b) if self.is_text(i) else 0 for i, b in enumerate(self._bytes)], dtype=np.int32)
 
     def _definition(self) -> dict[str, Any]:
         return {**super()._definition(), "bos": self.bos, "eos": self.eos}

@@ -73,18 +73,16 @@ def _tokenizer(definition: Path, settings: Path | None, bos: str | None) -> Toke
     try:
         text = definition.read_text(encoding="utf-8")
         if f'"{FORMAT}"' in text and json.loads(text).get("format") == FORMAT:
-            return _own(definition, bos)
+            if bos is not None:
+                raise UserError(
+                    f"it is one of nanochat-pl's, whose documents begin as they do; leave tokenizer.bos={bos} out."
+                )
+            return load_tokenizer(definition.parent)
         known = json.loads(settings.read_text(encoding="utf-8")) if settings and settings.is_file() else {}
         eos = _token(known, "eos_token")
         return HFTokenizer(text, bos or _token(known, "bos_token") or eos, eos)
     except (ValueError, AttributeError) as error:  # UserError is a ValueError too
         raise UserError(f"{definition} cannot be used as a tokenizer: {error}") from error
-
-
-def _own(definition: Path, bos: str | None) -> Tokenizer:
-    if bos is not None:
-        raise UserError(f"it is one of nanochat-pl's, whose documents begin as they do; leave tokenizer.bos={bos} out.")
-    return load_tokenizer(definition.parent)
 
 
 def _token(settings: dict[str, Any], name: str) -> str | None:

@@ -35,18 +35,19 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _build(header: dict[str, Any], folder: Path) -> Tokenizer:
-    kind = header.get("kind")
-    if kind == BPETokenizer.kind:
-        return BPETokenizer(_read_ranks(folder), header["pattern"])
-    if kind == ByteTokenizer.kind:
-        return ByteTokenizer()
-    if kind == CharTokenizer.kind:
-        return CharTokenizer(header["characters"])
-    if kind == WordTokenizer.kind:
-        return WordTokenizer(header["words"])
-    if kind == HFTokenizer.kind:
-        return HFTokenizer((folder / VOCABULARY_FILE).read_text(encoding="utf-8"), header["bos"], header["eos"])
-    raise UserError(f"{folder / HEADER_FILE} is of kind {kind!r}; known kinds: bpe, byte, char, word, hf.")
+    match header.get("kind"):
+        case "bpe":
+            return BPETokenizer(_read_ranks(folder), header["pattern"])
+        case "byte":
+            return ByteTokenizer()
+        case "char":
+            return CharTokenizer(header["characters"])
+        case "word":
+            return WordTokenizer(header["words"])
+        case "hf":
+            return HFTokenizer((folder / VOCABULARY_FILE).read_text(encoding="utf-8"), header["bos"], header["eos"])
+        case kind:
+            raise UserError(f"{folder / HEADER_FILE} is of kind {kind!r}; known kinds: bpe, byte, char, word, hf.")
 
 
 def _read_header(folder: Path) -> dict[str, Any]:

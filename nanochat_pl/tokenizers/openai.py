@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from nanochat_pl.core.errors import MachineError, UserError, nearest
+from nanochat_pl.core.errors import MachineError, UserError
 from nanochat_pl.tokenizers.bpe import BPETokenizer
 
 if TYPE_CHECKING:
@@ -10,12 +10,6 @@ if TYPE_CHECKING:
 
 N_ORDINARY = {"gpt2": 50256, "r50k_base": 50256, "cl100k_base": 100256, "o200k_base": 199998}
 """Ordinary tokens of the encodings whose ids have no gap, so that a training can be planned before they are fetched."""
-
-
-def check_encoding(name: str, where: str) -> None:
-    """Raise `UserError` where there is no encoding of this name that can be used."""
-    if name not in N_ORDINARY:
-        raise UserError(f"{where} is '{name}'{nearest(name, list(N_ORDINARY))} Encodings: {', '.join(N_ORDINARY)}.")
 
 
 def openai_tokenizer(name: str) -> BPETokenizer:

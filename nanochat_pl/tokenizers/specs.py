@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from nanochat_pl.core.errors import UserError
+from nanochat_pl.core.errors import UserError, nearest
 from nanochat_pl.core.spec import Spec
 from nanochat_pl.tokenizers.base import SPECIAL_TOKENS, Tokenizer
 from nanochat_pl.tokenizers.bpe import N_BYTES, train_bpe
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from nanochat_pl.tokenizers.char import train_char
 from nanochat_pl.tokenizers.hf_files import content_hash, find_hf_tokenizer
-from nanochat_pl.tokenizers.openai import N_ORDINARY, check_encoding, openai_tokenizer
+from nanochat_pl.tokenizers.openai import N_ORDINARY, openai_tokenizer
 from nanochat_pl.tokenizers.word import train_word
 
 SMALLEST_BPE = N_BYTES + len(SPECIAL_TOKENS)
@@ -28,7 +28,7 @@ class TokenizerSpec(Spec):
     reads: ClassVar[Literal["nothing", "train", "all"]] = "train"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        """The tokenizer of these texts."""
+        """The tokenizer of these texts; raises `UserError` where they do not allow it, or what finding it raises."""
         raise NotImplementedError
 
 
@@ -52,7 +52,6 @@ class BPESpec(TokenizerSpec):
             )
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        """Train; raises `UserError` where the text does not allow `vocab_size` tokens."""
         return train_bpe(texts, self.vocab_size, self.max_chars)
 
 
@@ -63,7 +62,6 @@ class ByteSpec(TokenizerSpec):
     reads = "nothing"
 
     def build(self, texts: Iterable[str] = ()) -> Tokenizer:
-        """The byte tokenizer, whatever the text."""
         return ByteTokenizer()
 
 
@@ -74,7 +72,6 @@ class CharSpec(TokenizerSpec):
     reads = "all"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        """Read all texts; raises `UserError` where there are none."""
         return train_char(texts)
 
 
@@ -85,7 +82,6 @@ class WordSpec(TokenizerSpec):
     reads = "all"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        """Read all texts; raises `UserError` where there are none."""
         return train_word(texts)
 
 
@@ -98,7 +94,9 @@ class TiktokenSpec(TokenizerSpec):
     reads = "nothing"
 
     def check(self) -> None:
-        check_encoding(self.encoding, "tokenizer.encoding")
+        if self.encoding not in N_ORDINARY:
+            hint = nearest(self.encoding, list(N_ORDINARY))
+            raise UserError(f"tokenizer.encoding is '{self.encoding}'{hint} Encodings: {', '.join(N_ORDINARY)}.")
 
     @property
     def vocab_size(self) -> int:
@@ -106,7 +104,6 @@ class TiktokenSpec(TokenizerSpec):
         return N_ORDINARY[self.encoding] + len(SPECIAL_TOKENS)
 
     def build(self, texts: Iterable[str] = ()) -> Tokenizer:
-        """The encoding, whatever the text; raises `MachineError` where it cannot be fetched."""
         return openai_tokenizer(self.encoding)
 
 
@@ -129,5 +126,4 @@ class HFSpec(TokenizerSpec):
         return super().as_dict() | {"content": content_hash(self.name)}
 
     def build(self, texts: Iterable[str] = ()) -> Tokenizer:
-        """Find it, whatever the text; raises `UserError` or `MachineError` where that fails."""
         return find_hf_tokenizer(self.name, self.bos)

@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from nanochat_pl.core.errors import UserError, nearest
-from nanochat_pl.tokenizers.base import Tokenizer, bytes_of
+from nanochat_pl.tokenizers.base import Tokenizer
 
 
 class WordTokenizer(Tokenizer):
@@ -32,16 +30,6 @@ class WordTokenizer(Tokenizer):
                 f"The word {word!r} is not among the {self.n_ordinary} that this tokenizer was built from"
                 f"{nearest(word, self.words)}"
             ) from error
-
-    def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[np.ndarray]:
-        return [np.array(self.encode(text), dtype=self.dtype) for text in texts]
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        return bytes_of(ids, self._bytes)
-
-    def token_bytes(self) -> np.ndarray:
-        lengths = [len(word) for word in self._bytes[: self.n_ordinary]]
-        return np.array(lengths + [0] * (self.vocab_size - self.n_ordinary), dtype=np.int32)
 
     def _definition(self) -> dict[str, Any]:
         return {**super()._definition(), "words": self.words}

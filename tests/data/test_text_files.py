@@ -49,19 +49,22 @@ def test_jsonl_and_parquet_hold_out_documents_by_hash(tmp_path: Path) -> None:
     assert 80 < len(val) < 160
 
 
-def test_parquet_too_big_for_memory_is_read_by_row_groups_with_the_same_split(tmp_path: Path) -> None:
+def test_parquet_too_big_for_memory_is_read_by_row_groups_with_the_same_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     documents = [f"document {i}" for i in range(95)]
     files = [
         write_parquet(tmp_path / "a.parquet", documents[:55]),
         write_parquet(tmp_path / "b.parquet", documents[55:]),
     ]
     small = text_sources(files, val_fraction=0.2)
-    big = text_sources(files, val_fraction=0.2, in_memory_bytes=0)
+    monkeypatch.setattr("nanochat_pl.data.text_sources.IN_MEMORY_BYTES", 0)
+    big = text_sources(files, val_fraction=0.2)
     assert isinstance(big[0], ParquetSource) and big[0].num_chunks(0) == 10
     assert [texts(source) for source in big] == [texts(source) for source in small]
     assert len({source.fingerprint for source in (*small, *big)}) == 4
     moved = [path.rename(tmp_path / f"moved-{path.name}") for path in files]
-    assert text_sources(moved, val_fraction=0.2, in_memory_bytes=0)[0].fingerprint == big[0].fingerprint
+    assert text_sources(moved, val_fraction=0.2)[0].fingerprint == big[0].fingerprint
 
 
 def test_validation_files_are_taken_whole(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nanochat_pl.evals.branches import Branches
 from nanochat_pl.evals.core_prompts import Question
 from nanochat_pl.evals.core_scoring import is_right, score_tokens
 from tests.models.test_nanochat import SWITCHES, TINY, randomized
@@ -28,7 +27,7 @@ def test_branches_give_what_whole_rows_give(switch, prefix, more):
     with torch.no_grad():
         cache = model.build_cache(3, prefix + more)
         model(prefixes, cache=cache)
-        found = model(ids.flatten(0, 1), cache=Branches(cache, 2))
+        found = model(ids.flatten(0, 1), cache=cache.branches(2))
         torch.testing.assert_close(found, model(whole)[:, prefix:], rtol=1e-4, atol=1e-4)
 
 

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from nanochat_pl.data.hub import shards
-from nanochat_pl.data.hub.connection import Connection
-from nanochat_pl.data.hub.errors import access_error
+from nanochat_pl.data.hub.connection import Connection, asked_for
 from nanochat_pl.data.hub.files import HubFile, HubIndex
 from nanochat_pl.data.hub.manifest import KeptShard, Manifest
 from nanochat_pl.data.hub.space import DiskFull, NoRoom, ShardSpace
@@ -202,8 +201,6 @@ class ShardCache(shards.Shards):
             return False
 
     def _download(self, file: HubFile, needed: bool) -> Path:
-        from huggingface_hub.errors import HfHubHTTPError
-
         path, name = self._path(file), self._name(file)
         part = path.with_name(f"{path.name}.part")
         self._checked.discard(file.name)
@@ -216,8 +213,6 @@ class ShardCache(shards.Shards):
         except (BadShard, NoRoom, DiskFull):
             part.unlink(missing_ok=True)
             raise
-        except HfHubHTTPError as error:
-            raise access_error(error, self._index.repo, self._index.revision) from error
         finally:
             self._space.release(name)
         self._checked.add(file.name)
@@ -238,33 +233,23 @@ class ShardCache(shards.Shards):
 
     def _get(self, file: HubFile, part: Path) -> None:
         """Fetch what is missing, once; what came stays when the connection is lost."""
-        from huggingface_hub import constants, hf_hub_url
-        from huggingface_hub.errors import HfHubHTTPError
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
         there = size_of(part)
         if there == file.size:
             return
         if there > file.size:
             part.unlink()
             there = 0
-        url = hf_hub_url(self._index.repo, file.name, repo_type="dataset", revision=self._index.revision)
-        headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
-        try:
-            with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as answer:
-                hf_raise_for_status(answer)
-                with part.open("ab" if answer.status_code == 206 else "wb") as out:
-                    for piece in answer.iter_bytes():
-                        self._connection.check_open()
-                        out.write(piece)
-                        if out.tell() > file.size:
-                            break
-                    out.flush()
-                    os.fsync(out.fileno())
-        except HfHubHTTPError as error:
-            if error.response.status_code != 416:
-                raise
-            raise BadShard("what the server has ends before what came from it earlier") from error
+        with (
+            asked_for(self._index, file, there) as answer,
+            part.open("ab" if answer.status_code == 206 else "wb") as out,
+        ):
+            for piece in answer.iter_bytes():
+                self._connection.check_open()
+                out.write(piece)
+                if out.tell() > file.size:
+                    break
+            out.flush()
+            os.fsync(out.fileno())
 
     def _check(self, path: Path, file: HubFile) -> str:
         """The sha256 of a file that is what it should be. Raises `BadShard` for any other."""

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_pl.core.errors import MachineError, UserError, nearest
-from nanochat_pl.data.hub.connection import Connection
-from nanochat_pl.data.hub.errors import access_error, gated_error
+from nanochat_pl.data.hub.connection import Connection, access_error, gated_error
 from nanochat_pl.data.hub.files import HubFile, HubIndex
-from nanochat_pl.data.hub.remote import RemoteShards
-from nanochat_pl.data.hub.shards import LocalShards, Shards
+from nanochat_pl.data.hub.shards import LocalShards, RemoteShards, Shards
 from nanochat_pl.data.parquet import BadShard, read_columns, require
 
 log = logging.getLogger("nanochat_pl.data")

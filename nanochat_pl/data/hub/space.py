@@ -86,15 +86,11 @@ class ShardSpace:
     """
 
     def __init__(self, manifest: Manifest, bound_bytes: int):
-        self._manifest, self._bound_bytes = manifest, bound_bytes
+        self.bound_bytes = bound_bytes
+        self._manifest = manifest
         self._disk_is_full = False
         self._warned = False
         self._claims = Claims(manifest.folder / "claims")
-
-    @property
-    def bound_bytes(self) -> int:
-        """What the shards may take."""
-        return self._bound_bytes
 
     def use(self, names: set[str]) -> None:
         """These, and only these, are in use from now on."""
@@ -151,7 +147,7 @@ class ShardSpace:
     def _check_disk(self, contents: Contents) -> None:
         disk = shutil.disk_usage(self._manifest.folder)
         room = self._on_disk(contents) + disk.free - min(_FREE_BYTES, int(_FREE_SHARE * disk.total))
-        if room < self._bound_bytes:
+        if room < self.bound_bytes:
             self._shrink_to(room)
 
     def _shrink_to(self, num_bytes: int) -> None:
@@ -160,9 +156,9 @@ class ShardSpace:
                 "The disk of %s is nearly full: it has room for %.1f GB of shards, not %.1f GB.",
                 self._manifest.folder,
                 max(0, num_bytes) / 1e9,
-                self._bound_bytes / 1e9,
+                self.bound_bytes / 1e9,
             )
-        self._disk_is_full, self._bound_bytes = True, num_bytes
+        self._disk_is_full, self.bound_bytes = True, num_bytes
 
     def _on_disk(self, contents: Contents) -> int:
         return sum(entry.size for entry in contents.kept.values()) + sum(self._parts().values())
@@ -177,17 +173,17 @@ class ShardSpace:
         stale = {part: there for part, there in self._parts().items() if self._file_of(part) not in counted}
         taken = sum(fetching.values()) + kept_bytes + sum(stale.values())
         for part, there in stale.items():
-            if taken + size <= self._bound_bytes:
+            if taken + size <= self.bound_bytes:
                 break
             taken -= there
             part.unlink(missing_ok=True)
         idle = [other for other in contents.kept if other not in used and other not in counted]
         for other in sorted(idle, key=self._last_used):
-            if taken + size <= self._bound_bytes:
+            if taken + size <= self.bound_bytes:
                 break
             taken -= contents.kept.pop(other).size
             (self._manifest.folder / other).unlink(missing_ok=True)
-        return taken + size - self._bound_bytes
+        return taken + size - self.bound_bytes
 
     def _last_used(self, name: str) -> int:
         path = self._manifest.folder / name

@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub as specs: what `data=hub`, `fineweb_edu` and `climbmix` name."""
 
 import fnmatch
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +13,7 @@ from nanochat_pl.data.hub.connection import Connection
 from nanochat_pl.data.hub.files import HubFile, HubIndex, hub_folder
 from nanochat_pl.data.hub.index import folder_index, hub_index
 from nanochat_pl.data.hub.manifest import Manifest
-from nanochat_pl.data.hub.remote import RemoteShards
-from nanochat_pl.data.hub.shards import LocalShards, Shards
+from nanochat_pl.data.hub.shards import LocalShards, RemoteShards, Shards
 from nanochat_pl.data.hub.source import HubSource, KeptDocuments
 from nanochat_pl.data.parquet import require
 from nanochat_pl.data.specs import DataSpec, Sources
@@ -64,8 +64,7 @@ class HubDataSpec(DataSpec):
                 "data.packing=windows holds all tokens in memory, which such data sets don't fit. Prepare them once "
                 "(python -m nanochat_pl data prepare), and train with data=tokens data.packing=windows."
             )
-        if not 0 < self.val_fraction < 1:
-            raise UserError(f"data.val_fraction is {self.val_fraction}; it must lie between 0 and 1, for example 0.01.")
+        self.check_fraction("val_fraction")
         if self.cache_gigabytes <= 0:
             raise UserError(f"data.cache_gigabytes is {self.cache_gigabytes}; it must be positive.")
 
@@ -126,7 +125,17 @@ class HubDataSpec(DataSpec):
         else:
             train = cache = self._build_cache(index, manifest, connection)
             val = cache if validate_from_cache else RemoteShards(index, connection, self._attempts, cache.kept)
-        return self._source(index, train_files, train, bad, "train"), self._source(index, val_files, val, bad, "val")
+        side = functools.partial(
+            HubSource,
+            index,
+            bad=bad,
+            text_column=self.text_column,
+            id_column=self.id_column,
+            val_fraction=self.val_fraction,
+        )
+        if self.val_files:
+            return side(train_files, train, side="all"), side(val_files, val, side="all")
+        return side(train_files, train, side="train"), side(val_files, val, side="val")
 
     def _build_cache(self, index: HubIndex, manifest: Manifest, connection: Connection) -> ShardCache:
         """The place on the disk for the files; raises `UserError` where the two largest, which are in use at the same
@@ -151,20 +160,6 @@ class HubDataSpec(DataSpec):
     @property
     def _attempts(self) -> int:
         return 2 if self.on_bad_shard == "refetch" else 1
-
-    def _source(
-        self, index: HubIndex, files: list[HubFile], shards: Shards, bad: BadShards, side: Literal["train", "val"]
-    ) -> HubSource:
-        return HubSource(
-            index,
-            files,
-            shards,
-            bad,
-            text_column=self.text_column,
-            id_column=self.id_column,
-            side="all" if self.val_files else side,
-            val_fraction=self.val_fraction,
-        )
 
     def files_by_side(self, index: HubIndex) -> tuple[list[HubFile], list[HubFile]]:
         """The files to train on, and those to validate on: the same ones where single documents are held out."""

@@ -1,7 +1,7 @@
 """A folder of prepared tokens: token shards, the tokenizer that made them, and a readable index.json."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +59,8 @@ class TokenIndex:
             splits = {split: content[split] for split in SPLITS} if content["complete"] else {}
             return cls(content["made_from"], content["complete"], splits)
         except OSError as error:
-            raise UserError(f"There are no prepared tokens in {folder}: {path} {_because(error)}.") from error
+            reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise UserError(f"There are no prepared tokens in {folder}: {path} {reason}.") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
@@ -102,13 +103,3 @@ def describe(path: Path, header: Header) -> dict[str, Any]:
         "bytes": header.file_bytes,
         "sha256_of_index": header.index_digest,
     }
-
-
-def describe_split(num_shards: int, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the index says of a split, for the descriptions of its files."""
-    totals = {name: sum(entry[name] for entry in files) for name in ("documents", "tokens", "bytes")}
-    return {"shards": num_shards, **totals, "files": list(files)}
-
-
-def _because(error: OSError) -> str:
-    return "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from nanochat_pl.core.errors import UserError
 from nanochat_pl.data.sources import DocumentSource
+from nanochat_pl.data.state import short
 from nanochat_pl.data.stream import COMING_SHARDS
 from nanochat_pl.data.tokens.folder import (
     INDEX_FILE,
@@ -27,7 +28,6 @@ from nanochat_pl.data.tokens.folder import (
     Split,
     TokenIndex,
     describe,
-    describe_split,
     shard_path,
 )
 from nanochat_pl.data.tokens.shard import Header, read_header, writing_shard
@@ -149,7 +149,7 @@ class Preparation:
         different = [name for name in self.made_from if self.made_from[name] != earlier.get(name)]
         if different:
             changes = "; ".join(
-                f"{name}: {_short(earlier.get(name))} then, {_short(self.made_from[name])} now" for name in different
+                f"{name}: {short(earlier.get(name))} then, {short(self.made_from[name])} now" for name in different
             )
             raise UserError(
                 f"{out} holds tokens that were prepared from something else ({changes}). Name another folder with "
@@ -223,7 +223,9 @@ class _SplitFiles:
     def describe(self) -> dict[str, Any]:
         """What the index says of them."""
         paths = [self._path(number) for number in range(self._count)]
-        return describe_split(self.source.num_shards, [describe(path, read_header(path)) for path in paths])
+        files = [describe(path, read_header(path)) for path in paths]
+        totals = {name: sum(entry[name] for entry in files) for name in ("documents", "tokens", "bytes")}
+        return {"shards": self.source.num_shards, **totals, "files": files}
 
     def _path(self, number: int) -> Path:
         return shard_path(self._out, self._split, number)
@@ -258,7 +260,3 @@ def _is_there(out: Path, index: TokenIndex, split: Split) -> bool:
     except UserError:
         return False
     return True
-
-
-def _short(value: Any) -> str:
-    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)

@@ -19,7 +19,7 @@ import itertools
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -84,20 +84,8 @@ class Header:
 
     def pack(self) -> bytes:
         """The first 128 bytes of the file."""
-        fields = _FIELDS.pack(
-            MAGIC,
-            FORMAT_VERSION,
-            self.token_bytes,
-            self.vocab_size,
-            self.bos_id,
-            self.num_tokens,
-            self.num_documents,
-            self.num_chunks,
-            self.shard,
-            self.first_chunk,
-            bytes.fromhex(self.tokenizer),
-            bytes.fromhex(self.index_digest),
-        )
+        *numbers, tokenizer, digest = astuple(self)
+        fields = _FIELDS.pack(MAGIC, FORMAT_VERSION, *numbers, bytes.fromhex(tokenizer), bytes.fromhex(digest))
         return (fields + _CHECKSUM.pack(zlib.crc32(fields))).ljust(HEADER_BYTES, b"\0")
 
 
