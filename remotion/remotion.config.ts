@@ -15,7 +15,7 @@ if (browser) {
 }
 Config.setVideoImageFormat("png");
 Config.setOverwriteOutput(true);
-// VP9's encoder takes ten times as long at its defaults.
+// So VP9 takes less than a tenth of the time that VP8 takes at its fastest.
 Config.overrideFfmpegCommand(({ args }) =>
   args.includes("libvpx-vp9")
     ? [...args.slice(0, -1), "-deadline", "realtime", "-cpu-used", "8", "-row-mt", "1", args[args.length - 1]]
