@@ -24,5 +24,6 @@ Config.overrideFfmpegCommand(({ args }) =>
 // Remotion's servers (the studio's writes files) listen on every address, and no option keeps them to this machine.
 const listen = Server.prototype.listen as (this: Server, ...given: unknown[]) => Server;
 Server.prototype.listen = function (this: Server, ...[to, ...more]: unknown[]) {
-  return listen.call(this, typeof to === "object" ? { ...to, host: "127.0.0.1" } : to, ...more);
+  const options = typeof to === "object" ? to : { port: to };
+  return listen.call(this, { ...options, host: "127.0.0.1" }, ...more);
 };
