@@ -114,7 +114,7 @@ def test_verify_other_files_and_columns(tmp_path: Path) -> None:
     assert run("verify", "b.txt").exit_code == 0
     result = run("verify", "a.jsonl")
     assert result.exit_code == 1
-    assert "a.jsonl: 80 lines without a text, line 1 first: no key 'text' (there is: body)" in result.output
+    assert "a.jsonl: 80 lines without a text, line 1 first: no key 'text' (there are: body)" in result.output
     for key, message in (("text", "no column 'text' (there are: body, number)"), ("number", "int64, not strings")):
         result = run("verify", "c.parquet", f"data.text_key={key}")
         assert result.exit_code == 1
