@@ -64,7 +64,7 @@ class ForeignModel:
         if self.names is not None:
             weights = self.names.imported(weights, shapes)
         rows = config.padded_vocab_size
-        found = {name: weights[name] for name in tables if name in weights and weights[name].ndim == 2}
+        found = {name: weights[name] for name in tables if name in weights and weights[name].ndim == len(shapes[name])}
         weights |= {name: resized(table, rows) for name, table in found.items() if known <= len(table) <= rows}
         check_weights(shapes, {name: tuple(weight.shape) for name, weight in weights.items()}, where, self.weights)
         of_text_and_bos = max(tokenizer.n_ordinary, tokenizer.bos_id + 1)

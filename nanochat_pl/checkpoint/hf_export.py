@@ -117,6 +117,8 @@ def _config(loaded: LoadedModel, hub_format: HubFormat) -> dict[str, Any]:
     config = loaded.model.config
     tied = loaded.model.head_weight is loaded.model.embedding.weight
     shape = hub_format.describe(config)
+    if isinstance(config, HFConfig):
+        shape |= {"architectures": [type(loaded.model.net).__name__]}
     return {**shape, **_token_ids(loaded), "dtype": config.compute_dtype, "tie_word_embeddings": tied}
 
 

@@ -219,7 +219,7 @@ FORMATS: dict[str, tuple[HubFormat, ...]] = {
         HubFormat(
             name="transformers' own architecture",
             fits=lambda config: True,
-            describe=lambda config: config.theirs.to_dict(),
+            describe=lambda config: config.theirs.to_dict() | {"vocab_size": config.vocab_size},
         ),
     ),
 }

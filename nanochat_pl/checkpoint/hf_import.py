@@ -97,7 +97,7 @@ class _Source:
                 raise UserError(f"The {RECORD} of {self.name} is damaged: {error}. Export the model again.") from error
         if isinstance(config, HFConfig):
             self._shards()  # which fetches them
-            return ForeignModel(config, read_weights(self._described().parent, self.name), None, stage, facts)
+            return ForeignModel(config, read_weights(self._described().parent, config, self.name), None, stage, facts)
         form = next((form for form in FORMATS[architecture_of(config)] if form.fits(config)), None)
         if form is None:
             raise UserError(f"{self.name} has options of its model that are not imported; take our model folder of it.")

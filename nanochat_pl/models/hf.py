@@ -26,12 +26,14 @@ from nanochat_pl.models.causal import CausalModel
 from nanochat_pl.models.config import ModelConfig
 from nanochat_pl.models.depth import ModelSpec
 from nanochat_pl.models.execution import Execution
-from nanochat_pl.models.hf_cache import Texts, build_cache
+from nanochat_pl.models.hf_cache import HFCache, Texts, can_be_joined, empty_cache
 from nanochat_pl.nn.attention.backend import Backend, document_starts
 from nanochat_pl.nn.attention.fused import FusedAttention
 
 OWN_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Of its tokenizer: a table would never learn the row of what pads."""
+KERNELS = ("attn_implementation", "experts_implementation")
+"""By which a file could have the library fetch and run code."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,7 @@ class HFConfig(ModelConfig):
     @functools.cached_property
     def theirs(self) -> Any:
         """The library's config of it."""
-        config = read_config(cut(self.values, self.n_layer) | {"vocab_size": self.padded_vocab_size})
-        for name in OWN_TOKENS:
-            setattr(config, name, None)
-        return config
+        return read_config(cut(self.values, self.n_layer) | {"vocab_size": self.padded_vocab_size})
 
     @property
     def longest(self) -> int | None:
@@ -110,12 +109,20 @@ class HFSpec(ModelSpec):
         if self.long_window is not None:
             raise UserError("model.long_window is no option of model=hf: its windows are its own config's.")
 
+        if "vocab_size" in (self.options or {}):
+            raise UserError("model.options.vocab_size follows from the tokenizer; leave it out.")
+
     def of_depth(self, depth: int) -> "HFSpec":
-        spec = dataclasses.replace(super().of_depth(depth), size=None)
-        return dataclasses.replace(spec, model_type=published(self.size)["model_type"]) if self.size else spec
+        kind = published(self.size).get("model_type", "") if self.size else self.model_type
+        options = {name: value for name, value in (self.options or {}).items() if name != "num_hidden_layers"}
+        return dataclasses.replace(super().of_depth(depth), size=None, model_type=kind, options=options)
 
     def config(self, vocab_size: int, compute_dtype: ComputeDtype = "float32") -> HFConfig:
         values, options = published(self.size) if self.size else self._shape(), self.options or {}
+        legal = [*_known(values.get("model_type")), *values]
+        for name in options:
+            if name not in legal:
+                raise UserError(f"There is no option model.options.{name}{nearest(name, legal)}")
         if "num_hidden_layers" in options:
             values = cut(values, options["num_hidden_layers"])
         return config_of(values | options, vocab_size, compute_dtype, self.sequence_len)
@@ -124,18 +131,29 @@ class HFSpec(ModelSpec):
         """Options by depth and width, those that this architecture has."""
         width = self.width()
         n_head = self.n_head or max(1, width // self.head_dim)
+        n_kv_head = self.n_kv_head or n_head
+        if width % n_head or n_head % n_kv_head:
+            raise UserError(
+                f"model.n_embd={width} does not go by n_head={n_head}, or n_head by n_kv_head={n_kv_head}: each must "
+                "divide the one before."
+            )
         sizes = {
             "hidden_size": width,
             "num_hidden_layers": self.depth,
             "num_attention_heads": n_head,
-            "num_key_value_heads": self.n_kv_head or n_head,
+            "num_key_value_heads": n_kv_head,
             "head_dim": width // n_head,
             "intermediate_size": -(-8 * width // (3 * 64)) * 64,
             "max_position_embeddings": self.sequence_len,
         }
-        kind = library_config(self.model_type)
-        known = kind().to_dict().keys() | kind.attribute_map.keys()
+        known = _known(self.model_type)
         return {"model_type": self.model_type} | {name: size for name, size in sizes.items() if name in known}
+
+
+def _known(model_type: Any) -> set[str]:
+    """Options of an architecture's config.json."""
+    config = read_config({"model_type": model_type})
+    return config.to_dict().keys() | config.attribute_map.keys() | {"rope_theta", "rope_scaling"}
 
 
 def config_of(
@@ -185,11 +203,25 @@ def read_config(values: dict[str, Any]) -> Any:
         UserError: there is no such causal language model, or the values contradict each other.
     """
     kind = library_config(values.get("model_type"))
+    if values.get("quantization_config"):
+        raise UserError("Its weights are quantized, which are not trained here; take the model that was quantized.")
+    left_out = {*OWN_TOKENS, *KERNELS, *(f"_{name}" for name in KERNELS)}
+    kept = {name: value for name, value in values.items() if name not in left_out}
     try:
-        return kind.from_dict(values | dict.fromkeys(OWN_TOKENS))
+        try:
+            return _decoder(kind, kept | dict.fromkeys(OWN_TOKENS))
+        except Exception:  # some want a number there
+            return _decoder(kind, kept)
     except Exception as error:  # each architecture checks its values in its own way
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"transformers makes no {kind.model_type} of these options: {reason}") from error
+
+
+def _decoder(kind: Any, values: dict[str, Any]) -> Any:
+    config = kind.from_dict(values)
+    if hasattr(config, "is_decoder"):  # or an encoder would see what comes next
+        config.is_decoder = True
+    return config
 
 
 def library_config(model_type: Any) -> Any:
@@ -201,7 +233,7 @@ def library_config(model_type: Any) -> Any:
     with _library():
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
-    if model_type not in KNOWN:
+    if not isinstance(model_type, str) or model_type not in KNOWN:
         raise UserError(
             f"transformers has no causal language model of the type {model_type!r}{nearest(str(model_type), [*KNOWN])} "
             "Models that bring code of their own are not run."
@@ -223,9 +255,27 @@ def published(name: str) -> dict[str, Any]:
     if path is None or not path.is_file():
         raise UserError(f"model.size={name} has no config.json; name hf:REPOSITORY or a folder of a model.")
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: it is no JSON object.")
+    return values
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What no config tells of a model; found by trying it on a few tokens.
+
+    Attributes:
+        factor: of the logits, over the product with the head's weight; None: the head does something else too.
+        apart: documents whose positions begin anew see nothing of the others in their row.
+        joins: keys and values of tokens are all that it keeps of them.
+    """
+
+    factor: float | None
+    apart: bool
+    joins: bool
 
 
 class HF(CausalModel):
@@ -240,8 +290,10 @@ class HF(CausalModel):
         _check_execution(execution)
         self.net = _build_net(config)
         if execution.recompute:
-            recompute = getattr(self.net, "activation_checkpointing_enable", None)  # its new name
-            (recompute or self.net.gradient_checkpointing_enable)({"use_reentrant": False})
+            if not self.net.supports_gradient_checkpointing:
+                raise UserError(f"hw.recompute=true: transformers' {type(self.net).__name__} does not; leave it out.")
+            self.net.activation_checkpointing_enable({"use_reentrant": False})
+        self._tried: Tried | None = None
         rates = (
             value for name, value in config.theirs.to_dict().items() if "drop" in name and isinstance(value, float)
         )
@@ -269,18 +321,23 @@ class HF(CausalModel):
     def trunk(self, ids: Tensor, cache: Any, documents: Tensor | None) -> Tensor:
         if isinstance(cache, Texts):
             return self._anew(ids, cache)
-        if documents is not None and not ids.is_meta and not self._keeps_documents_apart:
-            raise UserError(
-                f"transformers' {type(self.net).__name__} does not keep the documents of a row apart, which is wanted "
-                "here (conversations always, text with data.mask_documents=true). Take another architecture."
-            )
         given: dict[str, Any] = {"use_cache": False}
         if cache is not None:
             given = cache.begin(ids.size(1))
         elif documents is not None and not ids.is_meta:  # the library takes places that begin anew for a new document
+            if not self.tried.apart:
+                raise UserError(
+                    f"transformers' {type(self.net).__name__} does not keep the documents of a row apart, which is "
+                    "wanted here (in stage=sft always, elsewhere with stage.mask_documents=true). Take another "
+                    "architecture."
+                )
             given["position_ids"] = torch.arange(ids.size(1), device=ids.device) - document_starts(documents)
-        with self._computing(ids.device):
-            x = self._run(ids, given)
+        with self._evaluating(cache is not None), self._computing(ids.device):
+            factor = self._factor(ids.is_meta)
+            if factor is None:
+                x = self.net(input_ids=ids, **given).logits[..., : self.config.vocab_size]
+            else:
+                x = self._hidden(ids, **given).to(self.config.dtype) * factor
         if cache is not None:
             cache.advance(ids)
         return x
@@ -289,16 +346,16 @@ class HF(CausalModel):
         """`trunk` of the next tokens of texts that are read from their beginning."""
         cache.advance(ids)
         texts = [torch.tensor([text], device=ids.device) for text in cache.texts]
-        return torch.cat([self.trunk(text, None, None)[:, -ids.size(1) :] for text in texts])
+        with self._evaluating():
+            return torch.cat([self.trunk(text, None, None)[:, -ids.size(1) :] for text in texts])
 
-    def _run(self, ids: Tensor, given: dict[str, Any]) -> Tensor:
-        """What the head reads, or the logits where it does more than to multiply."""
-        if ids.is_meta or self._head_is_plain:
-            return self.net.base_model(input_ids=ids, **given).last_hidden_state.to(self.config.dtype)
-        return self.net(input_ids=ids, **given).logits[..., : self.config.vocab_size]
+    def _hidden(self, ids: Tensor, **given: Any) -> Tensor:
+        """(B, T, C): what the head reads."""
+        whole = self.net.base_model is self.net
+        return (self.net.get_decoder() if whole else self.net.base_model)(input_ids=ids, **given).last_hidden_state
 
     def loss_of(self, x: Tensor, targets: Tensor, weights: Tensor | None, reduction: Literal["sum", "none"]) -> Tensor:
-        if x.is_meta or self._head_is_plain:
+        if self._factor(x.is_meta) is not None:
             return super().loss_of(x, targets, weights, reduction)
         losses = F.cross_entropy(
             x.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
@@ -307,41 +364,70 @@ class HF(CausalModel):
         return losses if reduction == "none" else losses.sum()
 
     def logits_of(self, x: Tensor) -> Tensor:
-        return super().logits_of(x) if x.is_meta or self._head_is_plain else x.float()
+        return x.float() if self._factor(x.is_meta) is None else super().logits_of(x)
 
-    @functools.cached_property
-    def _head_is_plain(self) -> bool:
-        """Whether logits are the product with the head's weight, and no bias or factor of the architecture's own.
-
-        No config tells; so it is tried, on four tokens.
-        """
+    def _factor(self, is_meta: bool) -> float | None:
+        """See `Tried`; a bias is seen without trying."""
         if getattr(self.net.get_output_embeddings(), "bias", None) is not None:
-            return False
-        with self._trying() as ids:
-            x = self.net.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            wanted = self.net(input_ids=ids, use_cache=False).logits[..., : self.config.vocab_size]
-            return torch.allclose(super().logits_of(x), wanted.float(), rtol=1e-3, atol=1e-4)
+            return None
+        return 1.0 if is_meta else self.tried.factor
 
-    @functools.cached_property
-    def _keeps_documents_apart(self) -> bool:
-        """Whether a document's tokens see nothing of another's before it: tried too, as not all architectures do it."""
-        with self._trying() as ids:
-            places = torch.tensor([[0, 1, 0, 1]], device=ids.device)
-            others = torch.cat((ids[:, 2:], ids[:, 2:]), dim=1)
-            one, other = (self.net.base_model(input_ids=each, position_ids=places, use_cache=False).last_hidden_state
-                          for each in (ids, others))  # fmt: skip
-            return torch.allclose(one[:, 2:], other[:, 2:], rtol=1e-3, atol=1e-4)
+    @property
+    def tried(self) -> Tried:
+        """Tried once for these weights.
+
+        Raises:
+            UserError: it cannot be computed, or sees tokens that come later.
+        """
+        if self._tried is None:
+            name = f"transformers' {type(self.net).__name__}"
+            ids = torch.arange(4, device=self.head_weight.device)[None] % self.config.vocab_size
+            try:
+                with self._evaluating(), torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+                    last = ids.clone()
+                    last[:, 3] = 0
+                    is_causal = _same(
+                        self._hidden(ids, use_cache=False)[:, :3], self._hidden(last, use_cache=False)[:, :3]
+                    )
+                    self._tried = Tried(self._try_head(ids), self._try_documents(ids), self._try_cache(ids))
+            except Exception as error:  # of code that is not ours
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(f"{name} cannot be computed here: {type(error).__name__}: {reason}") from error
+            if not is_causal:
+                raise UserError(f"{name} sees tokens that come later, so it is no causal language model.")
+        return self._tried
+
+    def _try_head(self, ids: Tensor) -> float | None:
+        raw = F.linear(self._hidden(ids, use_cache=False), self.head_weight[: self.config.vocab_size])
+        wanted = self.net(input_ids=ids, use_cache=False).logits[..., : self.config.vocab_size].float()
+        factor = 1.0 if self.softcap else ((raw * wanted).sum() / (raw * raw).sum()).nan_to_num(1.0).item()
+        factor = 1.0 if abs(factor - 1) < 1e-4 else factor
+        return factor if _same(self.capped(raw * factor), wanted) else None
+
+    def _try_documents(self, ids: Tensor) -> bool:
+        places = torch.tensor([[0, 1, 0, 1]], device=ids.device)
+        others = torch.cat((ids[:, 2:], ids[:, 2:]), dim=1)
+        one, other = (self._hidden(each, position_ids=places, use_cache=False)[:, 2:] for each in (ids, others))
+        return _same(one, other)
+
+    def _try_cache(self, ids: Tensor) -> bool:
+        cache = empty_cache(self.config.theirs)
+        if joins := can_be_joined(cache):
+            self._hidden(ids, past_key_values=cache, use_cache=True)
+            joins = all(layer.is_initialized and layer.get_seq_length() == 4 for layer in cache.layers)
+        return joins
 
     @contextlib.contextmanager
-    def _trying(self) -> Iterator[Tensor]:
-        """Four different tokens (1, 4), for the model as it is when it does not train."""
-        training = self.training
-        self.eval()
+    def _evaluating(self, wanted: bool = True) -> Iterator[None]:
+        """As a model that does not train: else what recomputes its layers keeps no keys."""
+        training = self.training and wanted
+        if training:
+            self.eval()
         try:
-            with torch.no_grad():
-                yield torch.arange(4, device=self.head_weight.device)[None] % self.config.vocab_size
+            yield
         finally:
-            self.train(training)
+            if training:
+                self.train()
 
     def _computing(self, device: torch.device) -> Any:
         """Products in the compute dtype, of float32 weights."""
@@ -351,9 +437,11 @@ class HF(CausalModel):
         return torch.autocast(device.type if device.type != "meta" else "cpu", dtype)
 
     def param_roles(self) -> dict[str, str]:
-        """Matrices of the layers are matrices; a table that is the head too learns as a head does."""
+        """The layers' matrices are matrices; a table that is the head too learns as a head does. Experts, which are
+        stacks of matrices, count as vectors.
+        """
         head, embedding = self.head_weight, self.embedding.weight
-        in_layers = {id(parameter) for parameter in self.blocks.parameters() if parameter.ndim == 2}
+        in_layers = {id(x) for name, x in self.blocks.named_parameters() if x.ndim == 2 and name.endswith("weight")}
         return {
             name: "unembedding" if parameter is head
             else "embedding" if parameter is embedding
@@ -363,7 +451,8 @@ class HF(CausalModel):
         }  # fmt: skip
 
     def vocabulary_tables(self) -> list[str]:
-        tables = {id(self.head_weight), id(self.embedding.weight)}
+        head = self.net.get_output_embeddings()
+        tables = {id(head.weight), id(getattr(head, "bias", None)), id(self.embedding.weight)}
         return [name for name, parameter in self.named_parameters() if id(parameter) in tables]
 
     def use_attention(self, backend: Backend) -> None:
@@ -371,7 +460,10 @@ class HF(CausalModel):
         self.attention = backend
 
     def build_cache(self, rows: int, capacity: int) -> Any:
-        return build_cache(self.config.theirs, rows, capacity, min(self.config.windows) + 1, self.head_weight.device)
+        device = self.head_weight.device
+        if self.tried.joins:
+            return HFCache(self.config.theirs, rows, capacity, device)
+        return Texts([[] for _ in range(rows)], capacity, device)
 
     def init_buffers(self) -> None:
         """What the constructor computes, on "meta", has no values there: so it computes it once more.
@@ -394,17 +486,34 @@ class HF(CausalModel):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """As its own code does."""
+        """As its own code does, where it does: what the constructor sets is not there after "meta"."""
         device = self.head_weight.device
+        for parameter in self.net.parameters():
+            parameter.fill_(torch.nan)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             self.net.init_weights()
+            unset = [name for name, parameter in self.net.named_parameters() if parameter.isnan().any()]
+            fresh = dict(_build_net(self.config).named_parameters()) if unset else {}
+        for name in unset:
+            self.net.get_parameter(name).copy_(fresh[name])
 
 
 def _build_net(config: HFConfig) -> Any:
     with _library():
         from transformers import AutoModelForCausalLM
-    return AutoModelForCausalLM.from_config(copy.deepcopy(config.theirs), dtype=torch.float32)
+    try:
+        net = AutoModelForCausalLM.from_config(copy.deepcopy(config.theirs), dtype=torch.float32)
+    except Exception as error:  # each architecture has reasons of its own
+        reason = " ".join(str(error).split())[:300]
+        kind = config.theirs.model_type
+        raise UserError(f"transformers makes no {kind} of these options: {type(error).__name__}: {reason}") from error
+    net.get_input_embeddings().padding_idx = None
+    return net
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-4)
 
 
 def _without_tied(model: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -414,6 +523,7 @@ def _without_tied(model: Any, state: dict[str, Any], prefix: str, *_: Any) -> No
 
 
 def _with_tied(model: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    model._tried = None  # of other weights
     for name, source in model.net.all_tied_weights_keys.items():
         if f"{prefix}net.{source}" in state:
             state[f"{prefix}net.{name}"] = state[f"{prefix}net.{source}"]
@@ -438,5 +548,5 @@ def _library() -> Iterator[None]:
         yield
     except ImportError as error:
         raise UserError(
-            "model=hf needs the library transformers. Install it with: pip install 'nanochat-pl[hf]'"
+            "model=hf needs the library transformers, 5.23 or newer. Install it with: pip install -U 'nanochat-pl[hf]'"
         ) from error

@@ -10,13 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def build_cache(config: Any, rows: int, capacity: int, ring: int, device: torch.device) -> Any:
-    """See `HFCache`, or `Texts` where layers keep other things than keys and values, which cannot be joined."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+def empty_cache(config: Any) -> Any:
+    """The library's cache for the layers of a config."""
+    from transformers.cache_utils import DynamicCache
 
-    if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers):
-        return HFCache(config, rows, capacity, ring, device)
-    return Texts([[] for _ in range(rows)], capacity, device)
+    return DynamicCache(config=config)
+
+
+def can_be_joined(cache: Any) -> bool:
+    """Whether its layers keep keys and values alone."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
 
 class Texts:
@@ -70,19 +75,19 @@ class HFCache:
         config: the library's, which says what each layer keeps.
         rows: that are stored.
         capacity: nothing is allocated beforehand; see `inference.engine`.
-        ring: tokens that every layer still holds of a row.
 
     Attributes:
+        ring: tokens that every layer still holds of a row; a longer one cannot be cut.
         can_be_captured: they grow, so a CUDA graph cannot hold them.
     """
 
     can_be_captured = False
 
-    def __init__(self, config: Any, rows: int, capacity: int, ring: int, device: torch.device):
-        from transformers.cache_utils import DynamicCache
-
-        self.config, self.capacity, self.ring, self.device = config, capacity, ring, device
-        self._empty = DynamicCache(config=config)
+    def __init__(self, config: Any, rows: int, capacity: int, device: torch.device):
+        self.config, self.capacity, self.device = config, capacity, device
+        self._empty = empty_cache(config)
+        windows = (layer.sliding_window - 1 for layer in self._empty.layers if layer.is_sliding)
+        self.ring = min(windows, default=sys.maxsize)
         self._store = _Store([self._copy(self._empty) for _ in range(rows)], [0] * rows)
         self._span = range(rows)
 
@@ -137,14 +142,14 @@ class HFCache:
     def resized(self, rows: int, capacity: int) -> "HFCache":
         """The same with more or fewer rows."""
         self._settle()
-        new = HFCache(self.config, rows, capacity, self.ring, self.device)
+        new = HFCache(self.config, rows, capacity, self.device)
         kept = min(rows, self.num_rows)
         new._store.caches[:kept], new._store.lengths[:kept] = self._store.caches[:kept], self._store.lengths[:kept]
         return new
 
     def branches(self, count: int) -> "HFCache":
         """`count` rows in place of each, one after the other."""
-        new = HFCache(self.config, count * self.num_rows, self.capacity, self.ring, self.device)
+        new = HFCache(self.config, count * self.num_rows, self.capacity, self.device)
         self._settle()
         for i in range(new.num_rows):
             row = self._span[i // count]
@@ -159,6 +164,8 @@ class HFCache:
                 self._settle()
                 caches = [store.caches[row] for row in self._span]
                 store.joined, store.together = self._join(caches, max(self.lengths)), self._span
+                for row in self._span:
+                    store.caches[row] = None
             return store.joined
         if self._span[0] in store.together:
             self._settle()
@@ -206,7 +213,7 @@ class _Store:
     """What the parts of a cache share.
 
     Attributes:
-        caches: of each row; stale where it is joined.
+        caches: of each row; None where it is joined.
         lengths: tokens of each row.
         joined: the cache of the rows `together`.
     """

@@ -11,6 +11,7 @@ from nanochat_pl.core.figures import size
 from nanochat_pl.core.hardware import Hardware
 from nanochat_pl.models.contract import architecture_of
 from nanochat_pl.models.cost import ModelCost
+from nanochat_pl.models.hf import HFConfig
 from nanochat_pl.nn.attention.choose import advice, choose
 from nanochat_pl.nn.molegrad import DENSE, Streaming
 from nanochat_pl.optim.contract import OptimizerSpec
@@ -117,6 +118,12 @@ class Plan:
         """
         model = self.model
         hardware = self.hardware
+        if isinstance(model, HFConfig):
+            if hardware.attention is not None:
+                raise UserError(
+                    f"hw.attention={hardware.attention} is not model=hf's: the library attends. Leave it out."
+                )
+            return self
         kernel = choose(hardware.attention, hardware.accelerator, model.dtype, model.head_dim, model.slopes)
         hardware = dataclasses.replace(hardware, attention=kernel.name)
         note = "; ".join(filter(None, (self.note, advice(kernel, model.windows))))
@@ -199,6 +206,8 @@ def make_plan(
                 f"hw.precision=transformer-engine does not go with {option}=true, which does not see the scales that "
                 f"TransformerEngine's layers keep. Set {option}=false, or choose hw.precision=float8."
             )
+        hardware = dataclasses.replace(hardware, compile=False)
+    if isinstance(model, HFConfig):  # whose code is not compiled
         hardware = dataclasses.replace(hardware, compile=False)
     cost, sequence_len, devices = ModelCost(model), model.sequence_len, hardware.world_size
     resolved = resolve_horizon(

@@ -71,13 +71,14 @@ def trace(
     try:
         with _head_as_on(accelerator, ledger), ledger:
             model(ids, ids, documents=ids if documents else None).backward()
-    except RuntimeError:
+    except Exception:
         if isinstance(config, HFConfig):  # whose code is not ours, and may need more than shapes
             return _as_a_dense_one(config, rows, recompute)
         raise
     period_bytes = ledger.noted["second"] - ledger.noted["first"]
     further = round((config.n_layer - layers) / period * period_bytes)
-    return Traced(ledger.noted["head"] + further, ledger.peak + further)
+    kept = ledger.noted.get("head", ledger.peak)  # a head of another code's own is not told apart
+    return Traced(kept + further, ledger.peak + further)
 
 
 def _as_a_dense_one(config: Any, rows: int, recompute: bool) -> Traced:
