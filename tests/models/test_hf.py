@@ -1,5 +1,6 @@
 """Models that transformers computes: they train, go on and travel as others do, and equal the library's own."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nanochat_pl.inference.sampling import Sampling
 from nanochat_pl.models.contract import ROLES, build_model
 from nanochat_pl.models.cost import ModelCost
 from nanochat_pl.models.execution import Execution
-from nanochat_pl.models.hf import HFConfig, HFSpec
+from nanochat_pl.models.hf import HFConfig, HFSpec, read_config
 from nanochat_pl.planning.trace import trace
 from nanochat_pl.tokenizers.byte import ByteTokenizer
 from tests.models.test_nanochat import batch, randomized
@@ -167,6 +168,56 @@ def test_a_recomputed_layer_has_the_same_gradients() -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
+def test_answers_in_the_middle_of_a_training_that_recomputes(kind: str) -> None:
+    model = build_model(config_of(kind), "cpu", 3, Execution(recompute=True))
+    prompts, settings = [[61, 5, 9, 33], [7, 8]], Sampling(max_new_tokens=12, temperature=0.0)
+    wanted = Engine(model.eval()).generate(prompts, settings)
+    assert Engine(model.train()).generate(prompts, settings) == wanted and model.training and model.net.training
+
+
+@pytest.mark.parametrize("length", range(6, 11))
+def test_a_row_that_is_kept_is_gone_on_from_at_the_edge_of_its_window(length: int) -> None:
+    model = randomized(config_of("gemma2")).eval()  # windows of 8
+    engine, text = Engine(model), list(range(20, 20 + length))
+    engine.generate([text], Sampling(max_new_tokens=1, temperature=0.0))
+    prompt = [*text[:4], 100, 101]
+    settings = Sampling(max_new_tokens=8, temperature=0.0)
+    assert engine.generate([prompt], settings) == Engine(model).generate([prompt], settings)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "apertus", "openai-gpt"])
+def test_every_weight_has_an_initial_value(kind: str) -> None:
+    """Also those that the library sets in a constructor."""
+    spec = HFSpec(**SIZES, model_type=kind, options=KINDS.get(kind))
+    one, other = (build_model(spec.config(265), "cpu", seed=4) for _ in range(2))
+    for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) and a.isfinite().all(), name
+
+
+def test_an_encoder_is_made_to_see_the_past_alone() -> None:
+    spec = HFSpec(**SIZES | {"n_kv_head": None}, model_type="bert")
+    model = randomized(spec.config(265)).eval()
+    ids = torch.arange(20)[None]
+    changed = ids.clone()
+    changed[:, 15:] = 7
+    torch.testing.assert_close(model(ids)[:, :15], model(changed)[:, :15])
+
+
+def test_a_factor_of_the_logits_costs_no_logits_of_all_tokens() -> None:
+    model = randomized(config_of("cohere")).eval()
+    assert model.tried.factor == pytest.approx(0.3) and randomized(config_of("phi")).tried.factor is None
+    half = dataclasses.replace(config_of("gemma2"), compute_dtype="bfloat16")
+    assert randomized(half).tried.factor == 1
+
+
+def test_a_file_cannot_choose_code() -> None:
+    values = config_of("qwen3").values | {"attn_implementation": "someone/kernel", "_attn_implementation": "a/b"}
+    assert "/" not in str(read_config(values)._attn_implementation)
+    with pytest.raises(UserError, match="quantized"):
+        read_config(values | {"quantization_config": {"quant_method": "gptq"}})
+
+
 def test_half_precision_keeps_float32_weights(both: tuple[Any, Any]) -> None:
     values = both[0].config.as_dict() | {"compute_dtype": "bfloat16"}
     half = build_model(HFConfig(**values), "cpu", None).eval()
@@ -196,6 +247,9 @@ def test_a_published_shape(tmp_path: Path) -> None:
         ({"options": {"max_position_embeddings": 16}}, "sequence_len=48 is more than the 16 positions"),
         ({"size": "/nowhere"}, "model.size=/nowhere has no config.json"),
         ({"long_window": 100}, "model.long_window is no option of model=hf"),
+        ({"options": {"hiden_size": 64}}, r"no option model.options.hiden_size; did you mean 'hidden_size'\?"),
+        ({"options": {"vocab_size": 64}}, "vocab_size follows from the tokenizer"),
+        ({"n_kv_head": 3}, "does not go by"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
