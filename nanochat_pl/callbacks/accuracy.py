@@ -72,5 +72,5 @@ def draw_accuracy(run: RunFolder) -> None:
             width = 2 if name in colours else 1
             axes.plot(*zip(*points), color=colours.get(name) or next(others), linewidth=width, label=name)
         axes.set(xscale="log", xlabel="optimizer step", ylabel="share of right answers", ylim=(-0.02, 1.02))
-        axes.set_title(run.path.parent.name)
+        axes.set_title(run.path.parent.name, parse_math=False)
         axes.legend()

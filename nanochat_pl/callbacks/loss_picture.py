@@ -26,7 +26,8 @@ def draw_loss(run: RunFolder) -> None:
         axes.plot(*zip(*metrics["train/loss"]), color=PALE, linewidth=1, label="training loss")
         if "val/loss" in metrics:
             axes.plot(*zip(*metrics["val/loss"]), color=DARK, marker="o", markersize=3, label="validation loss")
-        axes.set(xlabel="optimizer step", ylabel="nats per token", title=f"{run.path.parent.name} / {run.path.name}")
+        axes.set(xlabel="optimizer step", ylabel="nats per token")
+        axes.set_title(f"{run.path.parent.name} / {run.path.name}", parse_math=False)
         lines = axes.get_lines()
         if "val/bpb" in metrics:
             right = axes.twinx()

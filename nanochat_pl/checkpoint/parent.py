@@ -27,7 +27,7 @@ class Parent:
         folder: its model folder.
         stage: that trained it.
         resumed: it is the stage's own model, as far as it has come.
-        changes: of its config, which leave its weights what they are: a shorter context, dropout.
+        changes: of its config, which leave its weights what they are: the context, dropout.
     """
 
     folder: Path

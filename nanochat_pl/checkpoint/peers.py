@@ -61,7 +61,7 @@ def read_nanogpt(path: Path) -> ForeignModel:
             bias=sizes.get("bias", True),  # which the first checkpoints do not name
             dropout=float(sizes.get("dropout", 0.0)), gelu="exact",
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = f"{type(error).__name__} {str(error).removesuffix('.')}"
         raise UserError(f"{path} is no checkpoint of nanoGPT's train.py: {reason}.") from error
     return ForeignModel(config, tensors_by_name(weights, path), NANOGPT, "base", {"step": step})
@@ -89,7 +89,7 @@ def read_nanochat(path: Path) -> ForeignModel:
         facts: dict[str, Any] = {"step": int(meta["step"])}
         if isinstance(meta.get("val_bpb"), float):
             facts["val_bpb"] = meta["val_bpb"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__} {str(error).removesuffix('.')}"
         raise UserError(f"{described} does not describe a model of nanochat: {reason}.") from error
     stage = next((stage for folder, stage in NANOCHAT_STAGES.items() if folder in path.resolve().parts), "base")

@@ -18,7 +18,7 @@ NOT_TRAINED = ("run", "hw", "stage", "recipe", "experiment", "trainer", "callbac
 OF_BASE = ("stage.init_from", "stage.sequence_len", "stage.dropout")
 """Options that do for stage=base; a later stage belongs to the run of its base stage, whatever it begins with."""
 HOW_LONG = ("horizon.steps", "horizon.epochs", "horizon.flops")
-"""Options of which each says how long to train."""
+"""Options of which each says how long to train; where none is set, horizon.tokens_per_parameter does."""
 
 
 def in_sweep() -> bool:
@@ -70,7 +70,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 def settle_horizon(config: DictConfig, overrides: Sequence[str]) -> None:
     """Let the command's way to say how long to train go before the recipe's, the stage's and the experiment's."""
-    given = dict(override.partition("=")[::2] for override in overrides if override.startswith(HOW_LONG))
+    names = (*HOW_LONG, "horizon.tokens_per_parameter")
+    plain = [override.lstrip("+") for override in overrides]
+    given = dict(override.partition("=")[::2] for override in plain if override.startswith(names))
     if [value != "null" for value in given.values()].count(True) == 1:
         for option in set(HOW_LONG) - given.keys():
             OmegaConf.update(config, option, None)

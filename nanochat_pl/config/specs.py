@@ -125,7 +125,7 @@ class Specs:
             shown = ", ".join(f"{name} is {theirs.get(name)} there and {asked[name]} here" for name in differing[:3])
             raise UserError(
                 f"A stage has the architecture of the model that it begins with, {parent.folder}: {shown}. Leave "
-                "model.* out (stage.sequence_len shortens the context), or name another model with "
+                "model.* out (stage.sequence_len changes the context), or name another model with "
                 "stage.init_from=RUN_OR_FOLDER."
             )
 

@@ -20,9 +20,10 @@ def number(value: float) -> str:
 
 def size(num_bytes: float) -> str:
     """Bytes with three digits: "1.31 MB"."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.3g} {unit}"
+    rounded = float(f"{num_bytes:.3g}")
+    for unit, factor in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(rounded) >= factor:
+            return f"{rounded / factor:.3g} {unit}"
     return f"{num_bytes:.0f} bytes"
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nanochat_pl.core.errors import EXIT_MACHINE, MachineError
 
 if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.api import Std
     from torch.distributed.launcher.api import LaunchConfig
 
 T = TypeVar("T")
@@ -65,22 +67,44 @@ def launch(script: str, job: dict[str, Any], processes: int) -> int:
     return 0
 
 
-def in_own_processes(task: Callable[..., T | None], arguments: tuple[Any, ...], processes: int) -> T:
-    """What `task(*arguments)` returns in the first of so many processes, each of which runs it.
+def in_own_processes(
+    task: Callable[..., T | None], arguments: tuple[Any, ...], processes: int, most_seconds: float
+) -> T:
+    """What `task(*arguments)` returns in the first of so many processes, each of which runs it, silently.
 
     Args:
         task: a function of a module, behind torch's `@record`.
+        most_seconds: after which they are killed.
 
     Raises:
-        MachineError: one of them failed; says with what.
+        MachineError: one of them failed, or took too long; says with what.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, _agent(processes, folder) as config:
+    late, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if not ended.wait(most_seconds):
+            late.set()
+        while not ended.wait(LOOKING_SECONDS):
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, _agent(processes, folder, Std.OUT) as config:
+        threading.Thread(target=watch, daemon=True).start()
         try:
             return elastic_launch(config, task)(*arguments)[0]
+        except SignalException as stopped:
+            if stopped.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + stopped.sigval) from None
         except ChildFailedError as failed:
+            if late.is_set():
+                raise MachineError(
+                    f"The test of {processes} processes came to no end within {most_seconds:.0f} s."
+                ) from failed
             rank, failure = failed.get_first_failure()
             message: Any = failure.message
             said = (message["message"] if isinstance(message, dict) else message).strip().splitlines()
@@ -88,12 +112,14 @@ def in_own_processes(task: Callable[..., T | None], arguments: tuple[Any, ...], 
                 f"The test of {processes} processes failed in rank {rank} (exit code {failure.exitcode}): "
                 f"{said[-1][:300] if said else 'no word'}"
             ) from failed
+        finally:
+            ended.set()
 
 
 @contextlib.contextmanager
-def _agent(processes: int, folder: str) -> Iterator["LaunchConfig"]:
+def _agent(processes: int, folder: str, redirected: "Std | None" = None) -> Iterator["LaunchConfig"]:
     """What torch's agent is to start; variables and handlers of signals are afterwards what they were before."""
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -110,7 +136,7 @@ def _agent(processes: int, folder: str) -> Iterator["LaunchConfig"]:
             rdzv_configs={"keep_alive_interval": DAY_SECONDS},
             max_restarts=0,
             local_addr="localhost",
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=redirected or Std.NONE),
             signals_to_handle=",".join(kind.name for kind in PASSED_ON),
         )
     finally:

@@ -9,8 +9,10 @@ from nanochat_pl.core.paths import replacing
 
 STYLE: dict[Any, Any] = {
     "axes.grid": True, "grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False,
-    "legend.frameon": False, "text.parse_math": False,  # a name with two dollars is no formula
+    "legend.frameon": False,
 }  # fmt: skip
+NO_MATH: dict[Any, Any] = {"text.parse_math": False}
+"""A name with two dollars is no formula; not where an axis is logarithmic, whose labels are."""
 PALE, DARK, THIRD = "#9db8d9", "#1f4e8c", "#c4622d"
 
 

@@ -63,20 +63,22 @@ class RunFolder:
             ) from None
 
     @contextmanager
-    def idle(self) -> Iterator[bool]:
-        """True where no process trains here, and none begins while inside; False also where that cannot be told.
+    def idle(self) -> Iterator[bool | None]:
+        """True where no process trains here, and none begins while inside; None where that cannot be told.
 
         Unlike `locked` it removes nothing, and makes no lock where no training has ever been.
         """
         from filelock import FileLock, Timeout
 
         with ExitStack() as held:
-            is_idle = True
+            is_idle: bool | None = True
             if (path := self.path / ".lock").exists():
                 try:
                     held.enter_context(FileLock(path).acquire(timeout=0))
-                except (Timeout, OSError):
+                except Timeout:
                     is_idle = False
+                except OSError:
+                    is_idle = None
             yield is_idle
 
     def is_held(self) -> bool:

@@ -28,9 +28,10 @@ OTHERWISE: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("step", ("nanochat_pl/stages/", "nanochat_pl/optim/", "nanochat_pl/models/", "nanochat_pl/nn/",
               "site-packages/torch/")),
 )  # fmt: skip
-WAITING_IN = ("torch/distributed/", "torch/nn/parallel/distributed.py")
-"""Files in whose innermost frames a process waits for others; in the backward pass gradients are averaged, too."""
-BACKWARD = "torch/autograd/graph.py"
+WAITING_IN = ("torch/distributed/",)
+"""Files in whose innermost frames a process waits for others."""
+WAITING_AT = ("torch/autograd/graph.py", "torch/nn/parallel/distributed.py")
+"""Where it does if nothing is further in: gradients are averaged in the backward pass."""
 WAITING_FOR = re.compile(r"\.(item|tolist|cpu|synchronize)\(")
 """Calls that wait for the own device."""
 INNERMOST = 6
@@ -81,10 +82,12 @@ class Thread:
             alone: the run has no other process.
         """
         files = self._files()
-        if _any(files[:INNERMOST], WAITING_IN) or (not alone and _any(files[:1], (BACKWARD,))):
-            return "collective"
         file, line, _ = self.frames[0] if self.frames else ("", "", "")
-        return "device" if line.isdecimal() and WAITING_FOR.search(linecache.getline(file, int(line))) else None
+        words = linecache.getline(file, int(line)) if line.isdecimal() else ""
+        awaited = ".wait(" in words and _any(files[:1], ("nanochat_pl/optim/", "site-packages/torch/"))
+        if _any(files[:INNERMOST], WAITING_IN) or (not alone and (awaited or _any(files[:1], WAITING_AT))):
+            return "collective"
+        return "device" if WAITING_FOR.search(words) else None
 
     def cause(self, alone: bool) -> str:
         """What it is at: of `ADVICE`, or unknown."""

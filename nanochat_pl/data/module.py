@@ -203,6 +203,7 @@ class TextDataModule(LightningDataModule):
         """
         state = DataState.from_plain(state_dict)
         state.check_fingerprint(self.fingerprint)
+        state.check_streams([] if self._packing == "windows" else self.layout.own_streams)
         self._committed = Cursor(state.rows, state.streams)
 
     def counters(self) -> dict[str, int]:

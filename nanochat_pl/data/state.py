@@ -1,5 +1,6 @@
 """Where the data stand: the cursor that rides in a batch, and the state that a checkpoint keeps."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,15 @@ class DataState:
             tuples = {"position": tuple(state["position"]), "held": held, "arrivals": tuple(state["arrivals"])}
             streams[int(stream)] = PackerState(**(state | tuples))
         return cls(plain["fingerprint"], plain["rows"], streams)
+
+    def check_streams(self, streams: Iterable[int]) -> None:
+        """Raise `UserError` where rows were read, but of these streams one is not there."""
+        missing = set(streams) - self.streams.keys()
+        if missing and self.rows:
+            raise UserError(
+                f"The checkpoint's data state is damaged: it lacks the streams {', '.join(map(str, sorted(missing)))}. "
+                "Go on from an earlier checkpoint, or start over with run.fresh=true."
+            )
 
     def check_fingerprint(self, now: dict[str, Any]) -> None:
         """Raise `UserError` naming what differs from `now`."""

@@ -72,7 +72,11 @@ def measure_in_own(world_size: int, accelerator: str) -> Measured:
     Raises:
         MachineError: one of them failed; says with what.
     """
-    return in_own_processes(_measure_here, (accelerator,), world_size)
+    return in_own_processes(_measure_here, (accelerator,), world_size, TESTING_SECONDS)
+
+
+TESTING_SECONDS = 120.0
+"""In which the test ends on any sound machine."""
 
 
 @record

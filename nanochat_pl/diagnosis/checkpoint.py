@@ -62,7 +62,7 @@ def _checkpoints(diagnosis: Diagnosis, run: RunFolder) -> Path | None:
     return newest
 
 
-def _last(diagnosis: Diagnosis, run: RunFolder, newest: Path | None, repair: bool, is_idle: bool) -> None:
+def _last(diagnosis: Diagnosis, run: RunFolder, newest: Path | None, repair: bool, is_idle: bool | None) -> None:
     last = run.checkpoints / "last.ckpt"
     if newest is None:
         if last.is_symlink() or last.exists():
@@ -70,7 +70,7 @@ def _last(diagnosis: Diagnosis, run: RunFolder, newest: Path | None, repair: boo
         return
     misleading = [path for path in step_checkpoints(run.checkpoints) if step_of(path) > step_of(newest)]
     for path in filter(is_sound, misleading):  # whole, but of no use
-        if repair and is_idle:
+        if repair and is_idle is not False:
             diagnosis.info(f"Repaired: no training goes on from {path.name} now; it is {put_aside(path).name}.")
         else:
             diagnosis.warn(
@@ -83,7 +83,7 @@ def _last(diagnosis: Diagnosis, run: RunFolder, newest: Path | None, repair: boo
         found = f"pointing to {last.readlink()}" + ("" if last.exists() else ", which is not there")
     else:
         found = "a file of its own" if last.exists() else "missing"
-    if not is_idle:
+    if is_idle is False:
         diagnosis.info(f"last.ckpt is {found}; the training that runs here sets it at its next checkpoint.")
     elif not repair:
         diagnosis.warn(f"last.ckpt is {found}.", f"\npython -m nanochat_pl doctor checkpoint {run.path}")

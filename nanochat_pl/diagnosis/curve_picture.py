@@ -28,7 +28,8 @@ def draw_curve(path: Path, title: str, seen: Seen, patterns: Sequence[Pattern]) 
         if seen.validation:
             axes.plot(*zip(*seen.validation), color="#3b7d4f", marker="o", markersize=3, label="validation loss")
         _annotate(axes, seen, patterns)
-        axes.set(title=f"{title}: {found}", ylabel="nats per token")
+        axes.set_title(f"{title}: {found}", parse_math=False)
+        axes.set_ylabel("nats per token")
         axes.legend(loc="upper right")
         if seen.rate:
             below.plot(*zip(*seen.rate), color="#666666")

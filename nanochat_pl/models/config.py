@@ -94,9 +94,9 @@ class ModelConfig(Spec):
     def _check_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is not None and not value > 0:  # NaN too
+            if value is not None and not 0 < value < math.inf:  # NaN too
                 raise UserError(
-                    f"model.{name} is {value}, but it must be above 0 (or null where it can be switched off)."
+                    f"model.{name} is {value}, but it must be a number above 0 (or null where it can be switched off)."
                 )
 
     @property

@@ -108,6 +108,11 @@ class HFSpec(ModelSpec):
         super().check()
         if self.long_window is not None:
             raise UserError("model.long_window is no option of model=hf: its windows are its own config's.")
+        if self.window_pattern != "L":
+            raise UserError(
+                f"model.window_pattern={self.window_pattern} is no option of model=hf; give model.options={{"
+                "sliding_window: N, layer_types: [...]}."
+            )
 
         if "vocab_size" in (self.options or {}):
             raise UserError("model.options.vocab_size follows from the tokenizer; leave it out.")
@@ -548,5 +553,5 @@ def _library() -> Iterator[None]:
         yield
     except ImportError as error:
         raise UserError(
-            "model=hf needs the library transformers, 5.23 or newer. Install it with: pip install -U 'nanochat-pl[hf]'"
+            "model=hf needs the library transformers, 5.23 or newer: pip install -U 'transformers>=5.23'"
         ) from error

@@ -41,8 +41,15 @@ def check_float8(accelerator: str, precision: str = "float8") -> None:
             f"hw.precision={precision} needs a chip of compute capability 8.9 (RTX 40, H100) or newer, but "
             f"{torch.cuda.get_device_name()} has {'.'.join(map(str, capability))}. {instead}"
         )
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"hw.precision={precision} needs {package}: pip install {install}. {instead}")
+    try:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"there is no {package}")
+        if package == "transformer_engine":  # whose parts are installed one by one
+            importlib.import_module(f"{package}.pytorch")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"hw.precision={precision} needs {package}: pip install {install}. ({str(error)[:200]}) {instead}"
+        ) from error
 
 
 def use_float8(model: nn.Module) -> list[str]:

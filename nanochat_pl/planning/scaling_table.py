@@ -115,6 +115,7 @@ def draw_scaling(rows: Sequence[Row], hardware: Hardware, path: Path) -> None:
         panels[2].plot(depths, [row.seconds / 3600 for row in rows], marker="o", markersize=4)
         for axes, name in zip(panels, ("tokens", "FLOPs", "hours")):
             axes.set(yscale="log", xlabel="depth", title=name)
+            axes.grid(which="both", alpha=0.25)
         panels[0].figure.suptitle(f"By the scaling laws, on {where(hardware)}")
 
 

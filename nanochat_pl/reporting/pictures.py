@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.picture import STYLE
+from nanochat_pl.core.picture import NO_MATH, STYLE
 
 Series = dict[str, list[tuple[int, float]]]
 
@@ -121,7 +121,7 @@ def painted(title: str, paint: Callable[[Any], None], salt: str) -> Picture:
     colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     colours |= dict.fromkeys(("axes.edgecolor", "grid.color"), LINES)
     settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9, "grid.alpha": 1, "grid.linewidth": 0.6}
-    with matplotlib.rc_context(STYLE | settings | colours):
+    with matplotlib.rc_context(STYLE | NO_MATH | settings | colours):
         figure = Figure(figsize=(5, 2.9), layout="constrained")
         axes = figure.add_subplot()
         paint(axes)

@@ -132,7 +132,7 @@ def build_stage(job: Job, plan: Plan, tokenizer: Any, parent: Parent | None, res
     momentum_from = parent.last_checkpoint() if parent and wanted else None
     if wanted and not momentum_from:
         where = f"beside {parent.folder}" if parent else "without stage.init_from"
-        log.warning("There is no checkpoint %s, whose momentum stage.momentum=true asks for.", where)
+        log.info("There is no checkpoint %s, so the optimizer begins without momentum (stage.momentum=true).", where)
     if momentum_from and not is_sound(momentum_from):
         log.warning("%s is damaged; this stage begins without the optimizer's momentum.", momentum_from)
         momentum_from = None

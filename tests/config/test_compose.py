@@ -49,6 +49,9 @@ def test_how_long_to_train_is_what_the_command_line_says_of_it() -> None:
     assert compose(["experiment=lr_range_test", "horizon.flops=1e15"]).horizon.steps is None
     assert compose(["horizon.steps=null", "horizon.epochs=2"]).horizon.epochs == 2
     assert compose(["horizon.epochs=null"]).horizon.steps == compose([]).horizon.steps > 0
+    assert compose(["stage=sft", "++horizon.steps=9"]).horizon.epochs is None
+    assert compose(["horizon.tokens_per_parameter=3"]).horizon.steps is None
+    assert compose(["horizon.tokens_per_parameter=3", "horizon.steps=5"]).horizon.steps == 5
 
 
 def test_the_plus_before_hw_is_dropped() -> None:

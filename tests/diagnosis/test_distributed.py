@@ -120,3 +120,10 @@ def test_processes_that_cannot_are_told(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuchdevice0")
     with pytest.raises(MachineError, match=r"The test of 2 processes failed in rank \d"):
         measure_in_own(2, "cpu")
+
+
+@pytest.mark.slow
+def test_processes_that_come_to_no_end_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(all_reduce, "TESTING_SECONDS", 0.1)
+    with pytest.raises(MachineError, match=r"The test of 2 processes came to no end within 0 s"):
+        measure_in_own(2, "cpu")

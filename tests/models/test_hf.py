@@ -246,6 +246,7 @@ def test_a_published_shape(tmp_path: Path) -> None:
         ({"options": {"num_key_value_heads": "two"}}, "transformers makes no qwen3 of these options: .*two"),
         ({"options": {"max_position_embeddings": 16}}, "sequence_len=48 is more than the 16 positions"),
         ({"size": "/nowhere"}, "model.size=/nowhere has no config.json"),
+        ({"window_pattern": "SL"}, "model.window_pattern=SL is no option of model=hf"),
         ({"long_window": 100}, "model.long_window is no option of model=hf"),
         ({"options": {"hiden_size": 64}}, r"no option model.options.hiden_size; did you mean 'hidden_size'\?"),
         ({"options": {"vocab_size": 64}}, "vocab_size follows from the tokenizer"),

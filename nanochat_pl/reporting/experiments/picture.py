@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from nanochat_pl.core.picture import picture
+from nanochat_pl.core.picture import NO_MATH, picture
 from nanochat_pl.core.run_folder import RunFolder
 from nanochat_pl.reporting.experiments.comparing import METRIC_OF
 from nanochat_pl.reporting.experiments.experiment import Experiment
@@ -33,13 +33,15 @@ def draw_experiments(experiments: Sequence[Experiment], root: Path, out: Path, i
         MachineError: it cannot be written.
     """
     curves = {one.name: RunFolder(root / one.name).read_metrics() for one in experiments}
+    from matplotlib import rc_context
+
     curves = {name: metrics for name, metrics in curves.items() if metrics.get("train/loss")}
     if not curves:
         return []
     validated = {one.name: METRIC_OF[one.stage].replace("val_", "val/") for one in experiments}
     longest = max(len(name) for name in curves) + len("  (1.0000)")
     columns = max(1, min(3, ACROSS // (longest + 8)))
-    with picture(out, 11, 4.4 + 0.2 * -(-len(curves) // columns), columns=2) as (left, right):
+    with rc_context(NO_MATH), picture(out, 11, 4.4 + 0.2 * -(-len(curves) // columns), columns=2) as (left, right):
         for number, (name, metrics) in enumerate(curves.items()):
             style: dict[str, Any] = {"color": f"C{number}", "linestyle": ("-", "--")[number % 2]}  # some lie on others
             losses, held_out = metrics["train/loss"], metrics.get(validated[name], [])
