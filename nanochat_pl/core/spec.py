@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection
@@ -22,11 +23,12 @@ class AtLeast:
     is_included: bool = True
 
     def check(self, value: Any, hint: Any, where: str) -> None:
-        """Raise `UserError` where the value is not within it."""
+        """Raise `UserError` where the value is not within it, or not finite."""
         if not isinstance(value, int | float):
             return
-        if not (self.least <= value if self.is_included else self.least < value):
-            words = f"{'at least' if self.is_included else 'above'} {self.least:g}"
+        if not (self.least <= value if self.is_included else self.least < value) or value == math.inf:
+            finite = " and finite" if value == math.inf else ""
+            words = f"{'at least' if self.is_included else 'above'} {self.least:g}{finite}"
             raise UserError(f"{where} is {value}; it must be {words}{_or_else(hint)}.")
 
 

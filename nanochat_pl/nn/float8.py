@@ -48,7 +48,7 @@ def check_float8(accelerator: str, precision: str = "float8") -> None:
             importlib.import_module(f"{package}.pytorch")
     except (ImportError, OSError, RuntimeError) as error:
         raise UserError(
-            f"hw.precision={precision} needs {package}: pip install {install}. ({str(error)[:200]}) {instead}"
+            f"hw.precision={precision} needs {package} ({str(error)[:200]}): pip install {install}. {instead}"
         ) from error
 
 
