@@ -394,12 +394,13 @@ class HF(CausalModel):
                     is_causal = _same(
                         self._hidden(ids, use_cache=False)[:, :3], self._hidden(last, use_cache=False)[:, :3]
                     )
-                    self._tried = Tried(self._try_head(ids), self._try_documents(ids), self._try_cache(ids))
+                    tried = Tried(self._try_head(ids), self._try_documents(ids), self._try_cache(ids))
             except Exception as error:  # of code that is not ours
                 reason = " ".join(str(error).split())[:300]
                 raise UserError(f"{name} cannot be computed here: {type(error).__name__}: {reason}") from error
             if not is_causal:
                 raise UserError(f"{name} sees tokens that come later, so it is no causal language model.")
+            self._tried = tried
         return self._tried
 
     def _try_head(self, ids: Tensor) -> float | None:
